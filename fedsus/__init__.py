@@ -1,0 +1,3 @@
+"""fedsus: federated learning that the data owner controls."""
+
+__version__ = "0.1.0"

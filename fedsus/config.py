@@ -1,0 +1,165 @@
+"""TOML files to frozen configuration, at the edge only.
+
+Every mistake ends in one `ConfigError` line: file, field, value, what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from fedsus.errors import ConfigError
+from fedsus.plan import Cohort, Encoding, Name, NonNegative, Positive, Strict, TaskPart, Training
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class PrivacyConfig(Strict):
+    """``[plan.privacy]``: what the run may spend and the DP-SGD numbers; the noise is calibrated from them."""
+
+    unit: Literal["none", "example"] = "none"
+    epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
+    clip: Positive = 1.0
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    denominator: Positive | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> PrivacyConfig:
+        if self.unit == "example":
+            for name in ("epsilon", "delta", "denominator"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"unit 'example' needs '{name}'")
+        elif self.epsilon is not None or self.delta is not None:
+            raise ValueError("'epsilon' and 'delta' need unit = 'example'")
+        return self
+
+
+class StrategyConfig(Strict):
+    """``[plan.strategy]``: how the mean update changes the model."""
+
+    name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "fedavg"
+    learning_rate: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Annotated[float, Field(gt=0, le=1)] = 1e-3
+
+
+class PlanConfig(Strict):
+    """``[plan]``: guarantees and training, the same for every client."""
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    spare_attempts: Annotated[int, Field(ge=0, le=200_000)] | None = None
+    deadline: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    exchange: Literal["clear_sum"] = "clear_sum"
+    cohort: Cohort
+    training: Training = Training()
+    privacy: PrivacyConfig = PrivacyConfig()
+    encoding: Encoding = Encoding()
+    strategy: StrategyConfig = StrategyConfig()
+
+    @property
+    def spares(self) -> int:
+        """Attempts that may fail: as given, else a tenth of the rounds, at least 2."""
+        return self.spare_attempts if self.spare_attempts is not None else max(2, math.ceil(self.rounds / 10))
+
+
+class PerformanceConfig(Strict):
+    """``[performance]``: changes speed and nothing else; no mechanism and no admission receives it."""
+
+    poll: Annotated[float, Field(ge=0.005, le=60)] = 0.02
+    workers: Annotated[int, Field(ge=1, le=256)] = 4
+
+
+class ServerConfig(Strict):
+    """``[server]``: the operator's own files."""
+
+    model: str = "model.safetensors"
+    wait_for_devices: NonNegative = 3600.0
+    evaluate: str | None = None
+
+
+class RunConfig(Strict):
+    """``run.toml``: what an operator asks of a federation."""
+
+    name: Name = "run"
+    task: TaskPart
+    plan: PlanConfig
+    performance: PerformanceConfig = PerformanceConfig()
+    server: ServerConfig = ServerConfig()
+
+
+def load(path: Path, model: type[T]) -> T:
+    """Read a TOML file into ``model``.
+
+    Raises:
+        ConfigError: missing file, broken TOML, unknown field, wrong type, or value out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return loads(text, model, str(path))
+
+
+def loads(text: str, model: type[T], where: str = "configuration") -> T:
+    """As `load`, from text; ``where`` names it in errors."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not valid TOML: {error}") from None
+    return validate(data, model, where)
+
+
+def validate(data: Any, model: type[T], where: str) -> T:
+    """A frozen ``model`` of plain data; the first mistake as one `ConfigError` line."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, model)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first mistake in one line: field, value, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    field = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}" if known else ""
+        return f"unknown field '{field}'{hint}"
+    if first["type"] == "missing":
+        return f"field '{field}' is missing"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not field:
+        return message
+    if first["type"] == "value_error":
+        return f"'{field}': {message}"
+    return f"'{field}' = {_short(first['input'])}: {message}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of the nested model at ``path``; empty where it is not one."""
+    current: Any = model
+    for part in path:
+        info = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        if info is None:
+            return []
+        current = info.annotation
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []
+
+
+def _short(value: Any) -> str:
+    """The value as a user would recognise it, cut to one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,226 @@
+"""What one round asks: the only configuration that crosses the wire.
+
+A plan is encoded as canonical JSON (sorted keys, no white space, shortest round-trip numbers), so that equal
+plans have equal bytes and one hash. Decoding is strict: unknown fields, wrong types, infinities and bytes
+that are not the canonical form are refused. Nothing in a plan differs between clients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedsus.errors import ProtocolViolation
+
+VERSION = 1
+MAX_BYTES = 64 * 1024
+_TAG = b"fedsus plan"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, le=1e9)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, le=1e9)]
+Scalar = bool | int | float | str
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown fields, no silent conversions, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TaskPart(Strict):
+    """Which installed task: a key into the device's own table, never an import path."""
+
+    name: Name
+    settings: dict[Name, Scalar] = {}
+
+
+class Optimizer(Strict):
+    """A row of the table of local optimizers (fedsus.learning.optimizers) and its numbers."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "radam"] = "sgd"
+    learning_rate: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+
+
+class Schedule(Strict):
+    """The learning rate as a function of the round r = 1..rounds.
+
+    ``constant``; ``cosine``: from 1 down to ``floor``; ``step``: times ``factor`` each ``every`` rounds;
+    ``exponential``: times ``factor`` each round. ``warmup`` rounds rise linearly first.
+    """
+
+    name: Literal["constant", "cosine", "step", "exponential"] = "constant"
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 0
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    every: Annotated[int, Field(ge=1, le=100_000)] = 10
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Training(Strict):
+    """What a client does with its shard in one round."""
+
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    proximal: NonNegative = 0.0
+    gradient_clip: Positive | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class NoPrivacy(Strict):
+    """A run without differential privacy: epsilon is infinity, and each owner must have granted that."""
+
+    unit: Literal["none"] = "none"
+
+
+class ExamplePrivacy(Strict):
+    """Example-level DP on the device: DP-SGD with Poisson batches (Abadi et al. 2016, Algorithm 1).
+
+    Attributes:
+        epsilon: what the whole run, spare attempts included, may spend; at ``delta``.
+        clip: L2 bound C of one example's gradient.
+        sampling_rate: q, the chance of each example to be in a batch.
+        steps: batches a round: round(local_epochs / q); fixed, whatever the data.
+        denominator: public constant that divides the noised sum of gradients. Not the shard's size: dividing
+            by a private n would release it.
+        noise_multiplier: z; each batch's sum gets Gaussian noise of standard deviation z * C. Calibrated once
+            for rounds + spare attempts; each device recomputes what it spends and never trusts ``epsilon``.
+    """
+
+    unit: Literal["example"] = "example"
+    placement: Literal["local"] = "local"
+    epsilon: Annotated[float, Field(gt=0, le=1000)]
+    delta: Annotated[float, Field(gt=0, lt=0.1)]
+    clip: Positive
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    denominator: Positive
+    noise_multiplier: Annotated[float, Field(gt=0, le=10_000)]
+
+
+Privacy = Annotated[NoPrivacy | ExamplePrivacy, Field(discriminator="unit")]
+
+
+class Encoding(Strict):
+    """How an update becomes integers mod 2**bits.
+
+    ``value_range``: a coordinate of the update outside [-value_range, value_range] is clamped, and counted.
+    ``weight_cap``: a client counts as at most so many examples (runs without DP).
+    """
+
+    bits: Annotated[int, Field(ge=16, le=32)] = 32
+    value_range: Annotated[float, Field(gt=0, le=1e6)] = 4.0
+    weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+
+
+class Cohort(Strict):
+    """Who is asked: ``size`` clients; fewer than ``minimum`` survivors release nothing."""
+
+    size: Annotated[int, Field(ge=1, le=1_000_000)]
+    minimum: Annotated[int, Field(ge=1, le=1_000_000)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Cohort:
+        if self.minimum > self.size:
+            raise ValueError(f"minimum {self.minimum} is larger than size {self.size}")
+        return self
+
+
+class Plan(Strict):
+    """All that one round asks. See `encode`, `decode` and `digest`.
+
+    ``attempt`` counts 1, 2, ... over the whole run, at most ``rounds + spare_attempts``; it never repeats, so a
+    device answers one model once and is charged once for each attempt. ``purpose`` "evaluate" asks for metric
+    totals alone, in runs without DP.
+    """
+
+    version: Literal[1] = 1
+    run: Name
+    purpose: Literal["train", "evaluate"] = "train"
+    round: Annotated[int, Field(ge=1, le=100_001)]
+    attempt: Annotated[int, Field(ge=1, le=300_000)]
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    spare_attempts: Annotated[int, Field(ge=0, le=200_000)]
+    model: Hash
+    dimension: Annotated[int, Field(ge=1, le=2_000_000_000)]
+    task: TaskPart
+    training: Training
+    privacy: Privacy
+    encoding: Encoding
+    cohort: Cohort
+    exchange: Literal["clear_sum"] = "clear_sum"
+    deadline: Annotated[float, Field(gt=0, le=86_400)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if self.attempt > self.rounds + self.spare_attempts + 1:
+            raise ValueError(f"attempt {self.attempt} exceeds rounds + spare_attempts + 1")
+        if self.purpose == "evaluate" and self.privacy.unit != "none":
+            raise ValueError("purpose 'evaluate' releases metrics; a private run has none")
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether the run is differentially private."""
+        return self.privacy.unit != "none"
+
+
+def canonical(value: Any) -> bytes:
+    """The one encoding of a JSON value: sorted keys, no white space, UTF-8, no NaN or infinity."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def encode(plan: Plan) -> bytes:
+    """Canonical bytes of a plan."""
+    return canonical(plan.model_dump(mode="json"))
+
+
+def decode(raw: bytes) -> Plan:
+    """The plan of canonical bytes.
+
+    Raises:
+        ProtocolViolation: too long, not JSON, unknown or missing fields, values out of range, or not canonical.
+    """
+    if len(raw) > MAX_BYTES:
+        raise ProtocolViolation(f"plan: {len(raw)} bytes; at most {MAX_BYTES} are allowed")
+    try:
+        plan = Plan.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "plan"
+        raise ProtocolViolation(f"plan: {where}: {first['msg']}") from error
+    if encode(plan) != raw:
+        raise ProtocolViolation("plan: the bytes are not the canonical encoding")
+    return plan
+
+
+def digest(raw: bytes) -> bytes:
+    """SHA-256 over tag, version and canonical plan bytes as received: 32 bytes."""
+    return hashlib.sha256(_TAG + bytes([VERSION]) + raw).digest()
+
+
+def learning_rate(training: Training, round: int, rounds: int) -> float:
+    """The local learning rate of one round, 1-based, by the plan's schedule."""
+    base, schedule = training.optimizer.learning_rate, training.schedule
+    if round <= schedule.warmup:
+        return base * round / (schedule.warmup + 1)
+    done = round - 1 - schedule.warmup
+    span = max(rounds - 1 - schedule.warmup, 1)
+    match schedule.name:
+        case "cosine":
+            return base * (schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * min(done / span, 1.0))) / 2)
+        case "step":
+            return base * schedule.factor ** (done // schedule.every)
+        case "exponential":
+            return base * schedule.factor**done
+    return base

@@ -1,0 +1,1 @@
+"""Rounds: where plans, trainers, mechanisms, ledgers, journals and fleets meet."""

@@ -1,0 +1,1 @@
+"""Tasks: what is learned. Installed Python, written by users; see `fedsus.tasks.task`."""

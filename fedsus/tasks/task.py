@@ -1,0 +1,85 @@
+"""The interface between fedsus and what a user wants to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+Batch: TypeAlias = tuple[Tensor, ...]
+"""Tensors whose first dimension is the example: for most tasks ``(inputs, targets)``."""
+
+Forward: TypeAlias = Callable[..., Tensor]
+"""A model as a function: an ``nn.Module``, or a functional call with other parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Where an owner's data are, and the owner's own words about them (agent.toml, ``[data.<id>]``).
+
+    Attributes:
+        path: file or folder, absolute.
+        options: further keys of the table, for the task to read (``holdout``, ``delimiter``, ...).
+    """
+
+    path: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One client's data, in memory: a part to train on and a held-out part. Each has at least one tensor."""
+
+    train: Batch
+    held_out: Batch
+
+    @property
+    def size(self) -> int:
+        """Number of training examples."""
+        return len(self.train[0])
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is learned. A class with ``Settings`` and these members, made as ``Task(settings)``.
+
+    Attributes:
+        Settings: pydantic model (frozen, ``extra="forbid"``) of what an operator may choose.
+        bounds: metric name -> range of its value for one example; the order is the order of ``measure``.
+    """
+
+    Settings: ClassVar[type[BaseModel]]
+    bounds: Mapping[str, tuple[float, float]]
+
+    def model(self, seed: int) -> nn.Module:
+        """A freshly initialised model; the same seed gives the same model."""
+        ...
+
+    def load(self, source: DataSource) -> Shard:
+        """Read, check and split an owner's data.
+
+        Raises:
+            DataError: what is wrong, where, and what is expected.
+        """
+        ...
+
+    def loss(self, model: Forward, batch: Batch) -> Tensor:
+        """Loss of each example, (B,)."""
+        ...
+
+    def measure(self, model: Forward, batch: Batch) -> Tensor:
+        """Metrics of each example, (B, len(bounds)), each within its bounds."""
+        ...
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A binary task may also rank examples; its owner's evaluation then shows a ROC-AUC."""
+
+    def scores(self, model: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Score and 0/1 label of each example, both (B,)."""
+        ...

@@ -1,0 +1,132 @@
+"""Words that more than one layer uses. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+Vector: TypeAlias = NDArray[np.float32]
+"""All trainable parameters of a model, flattened in the order of ``named_parameters()``: (d,) float32."""
+
+Ring: TypeAlias = NDArray[np.uint32]
+"""Residues mod 2**bits, bits <= 32: (n,) uint32."""
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+"""Saved state by name. Written as safetensors, never pickled."""
+
+Stop: TypeAlias = Callable[[], bool]
+"""Asked once a batch; True means: stop now, release nothing (deadline, SIGTERM)."""
+
+Clock: TypeAlias = Callable[[], float]
+"""Seconds since the epoch; passed in, so that tests own time."""
+
+
+class Noise(Protocol):
+    """The device's own source of randomness for noise, sampling and rounding.
+
+    A deployment uses the operating system's generator. Seeded sources exist for tests alone and are
+    given to constructors: no plan, file or command reaches them.
+    """
+
+    def normal(self, size: int) -> NDArray[np.float64]:
+        """Standard normal draws, (size,) float64."""
+        ...
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """Uniform draws from [0, 1), (size,) float64."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpdate:
+    """What one client proposes in one round, before encoding.
+
+    Attributes:
+        delta: the change of the model, (d,) float32.
+        weight: how much it counts, in examples; 1.0 under differential privacy.
+        totals: sums of the task's metrics over the held-out part, (len(bounds),) float64;
+            empty under differential privacy, where no metric leaves the device.
+        held_out: number of examples behind ``totals``.
+        event: what releasing ``delta`` spends; None in a run without differential privacy.
+    """
+
+    delta: Vector
+    weight: float
+    totals: NDArray[np.float64]
+    held_out: int
+    event: DpEvent | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """What the server learns of one round: aggregates over the survivors, nothing about one client.
+
+    Attributes:
+        delta: weighted mean update, (d,) float32.
+        weight: sum of the weights, in examples; the number of survivors under differential privacy.
+        totals: sums of the metrics over all held-out parts, (metrics,) float64; empty under DP.
+        held_out: number of examples behind ``totals``; 0 under DP.
+        saturated: number of coordinates that were clamped to the encoding's range, over all survivors;
+            None under DP, where no such count leaves a device.
+    """
+
+    delta: Vector
+    weight: float
+    totals: NDArray[np.float64]
+    held_out: int
+    saturated: int | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Member:
+    """A client that can be asked: ``id`` addresses it, ``name`` is what the operator calls it."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One phase of an exchange: a request for each client, and until when replies count.
+
+    Attributes:
+        requests: client id -> request bytes. Equal requests are sent once where the transport can.
+        deadline: seconds from now after which a missing reply is `Lost`.
+        enough: when this many have answered, the others are not waited for; None waits for all.
+    """
+
+    requests: Mapping[str, bytes]
+    deadline: float
+    enough: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The client's reply."""
+
+    client: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The client's owner does not allow it. No reason: a reason is a release."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """No reply before the deadline, or a client that went away."""
+
+    client: str
+
+
+Reply: TypeAlias = Answered | Refused | Lost
