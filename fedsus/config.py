@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fedsus.errors import ConfigError
-from fedsus.plan import Cohort, Encoding, Name, NonNegative, Positive, Strict, TaskPart, Training
+from fedsus.plan import Cohort, Encoding, Metrics, Name, NonNegative, Positive, Strict, TaskPart, Training
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -61,6 +61,7 @@ class PlanConfig(Strict):
     training: Training = Training()
     privacy: PrivacyConfig = PrivacyConfig()
     encoding: Encoding = Encoding()
+    metrics: Metrics = ()
     strategy: StrategyConfig = StrategyConfig()
 
     @property

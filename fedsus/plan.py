@@ -12,7 +12,7 @@ import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fedsus.errors import ProtocolViolation
 
@@ -122,6 +122,38 @@ class Encoding(Strict):
     weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
 
 
+class Metric(Strict):
+    """One metric of the task that clients may report, and the public range of its value for one example.
+
+    Each device checks it against its own task's bounds; a total is encoded on this scale.
+    """
+
+    name: Name
+    low: Annotated[float, Field(ge=-1e6, le=1e6)]
+    high: Annotated[float, Field(ge=-1e6, le=1e6)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Metric:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        return self
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML has arrays, and strict validation takes tuples alone."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distinct(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    names = [metric.name for metric in metrics]
+    if len(set(names)) < len(names):
+        raise ValueError(f"metric names must differ: {', '.join(names)}")
+    return metrics
+
+
+Metrics = Annotated[tuple[Metric, ...], BeforeValidator(_as_tuple), Field(max_length=32), AfterValidator(_distinct)]
+
+
 class Cohort(Strict):
     """Who is asked: ``size`` clients; fewer than ``minimum`` survivors release nothing."""
 
@@ -156,6 +188,7 @@ class Plan(Strict):
     training: Training
     privacy: Privacy
     encoding: Encoding
+    metrics: Metrics = ()
     cohort: Cohort
     exchange: Literal["clear_sum"] = "clear_sum"
     deadline: Annotated[float, Field(gt=0, le=86_400)]
