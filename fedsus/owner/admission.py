@@ -1,0 +1,157 @@
+"""Whether a plan may run on this device: everything that the policy does not allow is refused.
+
+Nothing the plan claims is believed: what it spends is recomputed from the numbers that the trainer will use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fedsus.errors import BudgetExhausted, Refusal
+from fedsus.owner.policy import Policy, Range, TaskPolicy
+from fedsus.plan import ExamplePrivacy, Plan, Scalar, canonical
+
+LEAST_NOISE = 0.1
+_CHANGES = ("round", "attempt", "model", "purpose")
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What the owner's policy grants to a plan.
+
+    Attributes:
+        task: name in the device's table.
+        data_id: the owner's name of the data; the ledger is keyed by it.
+        event_epsilon: of one attempt, at ``delta``; infinity without differential privacy.
+        run_epsilon: of all attempts of the run, recomputed; infinity without differential privacy.
+        delta: of the run; 0 without differential privacy.
+        attempts: how many attempts ``run_epsilon`` covers.
+        specification: hash of all in the plan that must stay the same during a run.
+        event: what one attempt spends, JSON, for `fedsus.owner.ledger.Ledger.reserve`.
+    """
+
+    task: str
+    data_id: str
+    event_epsilon: float
+    run_epsilon: float
+    delta: float
+    attempts: int
+    specification: str
+    event: str = "null"
+
+
+def admit(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> Grant:
+    """What the policy grants to a plan.
+
+    Args:
+        tasks: the device's own table, ``[tasks]`` of agent.toml.
+
+    Raises:
+        Refusal: with the reason, for the device's own log.
+        BudgetExhausted: the run alone spends more than the cap.
+    """
+    allowed = _task(plan, policy, tasks)
+    _settings(plan, allowed)
+    _limits(plan, policy)
+    if plan.cohort.minimum < policy.cohort.minimum:
+        raise Refusal(
+            f"cohort minimum {plan.cohort.minimum}: the policy needs at least {policy.cohort.minimum}: [cohort] minimum"
+        )
+    if not policy.exchange.clear_sum:  # the only exchange there is
+        raise Refusal(
+            "exchange 'clear_sum' shows this device's update to the server: [exchange] clear_sum is not granted"
+        )
+    if isinstance(plan.privacy, ExamplePrivacy):
+        return _private(plan, plan.privacy, policy, allowed)
+    if not policy.privacy.without_dp:
+        raise Refusal("a run without differential privacy: [privacy] without_dp is not granted")
+    attempts = plan.rounds + plan.spare_attempts + 1
+    return Grant(plan.task.name, allowed.data, math.inf, math.inf, 0.0, attempts, specification(plan))
+
+
+def specification(plan: Plan) -> str:
+    """SHA-256 hex of all in a plan that must not change during a run: all but round, attempt, model and purpose."""
+    fixed = {key: value for key, value in plan.model_dump(mode="json").items() if key not in _CHANGES}
+    return hashlib.sha256(b"fedsus run" + canonical(fixed)).hexdigest()
+
+
+def _task(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> TaskPolicy:
+    name = plan.task.name
+    if name not in tasks:
+        raise Refusal(f"task '{name}' is not installed here: [tasks] of agent.toml has {_listed(tasks)}")
+    if name not in policy.tasks:
+        raise Refusal(f"task '{name}' is not allowed: policy.toml allows {_listed(policy.tasks)}")
+    return policy.tasks[name]
+
+
+def _settings(plan: Plan, allowed: TaskPolicy) -> None:
+    for name, value in plan.task.settings.items():
+        where = f"task '{plan.task.name}': setting '{name}' = {value!r}"
+        rule = allowed.settings.get(name)
+        if rule is None:
+            raise Refusal(f"{where}: the policy allows {_listed(allowed.settings)}")
+        if isinstance(rule, Range):
+            if isinstance(value, bool | str) or not rule.min <= value <= rule.max:
+                raise Refusal(f"{where}: the policy allows {rule.min:g} to {rule.max:g}")
+        elif not any(_same(value, option) for option in rule):
+            raise Refusal(f"{where}: the policy allows {', '.join(map(repr, rule))}")
+
+
+def _same(value: Scalar, option: Scalar) -> bool:
+    """Equal, and not True for 1."""
+    return value == option and isinstance(value, bool) == isinstance(option, bool)
+
+
+def _limits(plan: Plan, policy: Policy) -> None:
+    for word, asked, limit in (
+        ("local_epochs", plan.training.local_epochs, policy.limits.local_epochs),
+        ("rounds", plan.rounds, policy.limits.rounds),
+        ("spare_attempts", plan.spare_attempts, policy.limits.spare_attempts),
+    ):
+        if asked > limit:
+            raise Refusal(f"{word} {asked}: the policy allows at most {limit} ([limits] {word})")
+
+
+def _private(plan: Plan, privacy: ExamplePrivacy, policy: Policy, allowed: TaskPolicy) -> Grant:
+    if plan.purpose != "train":
+        raise Refusal(f"purpose '{plan.purpose}' releases metrics; a private run has none")
+    if privacy.unit not in policy.privacy.units:
+        raise Refusal(f"privacy unit '{privacy.unit}': the policy allows {_listed(policy.privacy.units)}")
+    if privacy.placement not in policy.privacy.placements:
+        raise Refusal(f"noise placement '{privacy.placement}': the policy allows {_listed(policy.privacy.placements)}")
+    if privacy.noise_multiplier < LEAST_NOISE:
+        raise Refusal(f"noise multiplier {privacy.noise_multiplier:g}: below {LEAST_NOISE} it protects nothing")
+    steps = round(plan.training.local_epochs / privacy.sampling_rate)
+    if privacy.steps != steps:
+        raise Refusal(f"steps {privacy.steps}: local_epochs / sampling_rate is {steps}")
+    attempts, cap = plan.rounds + plan.spare_attempts, policy.privacy.cap
+    if plan.attempt > attempts:
+        raise BudgetExhausted(f"attempt {plan.attempt}: a private run has at most {attempts}")
+    if privacy.delta > cap.delta:
+        raise BudgetExhausted(f"delta {privacy.delta:g} of the run: the cap is {cap.delta:g} ([privacy] delta)")
+    spends = _epsilon(privacy.noise_multiplier, privacy.sampling_rate, steps * attempts, privacy.delta)
+    if not spends <= privacy.epsilon:
+        raise Refusal(f"the plan claims epsilon {privacy.epsilon:.6g}; its numbers spend {spends:.6g}")
+    if spends > cap.epsilon:
+        raise BudgetExhausted(f"epsilon {spends:.6g} of the run: the cap is {cap.epsilon:g} ([privacy] epsilon)")
+    once = _epsilon(privacy.noise_multiplier, privacy.sampling_rate, steps, privacy.delta)
+    event = {"noise_multiplier": privacy.noise_multiplier, "sampling_rate": privacy.sampling_rate, "steps": steps}
+    text = canonical(event).decode()
+    return Grant(plan.task.name, allowed.data, once, spends, privacy.delta, attempts, specification(plan), text)
+
+
+@lru_cache(maxsize=64)
+def _epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: float) -> float:
+    """Epsilon of so many Poisson-sampled Gaussian steps; kept, for each round of a run asks for it again."""
+    from fedsus.privacy import accounting
+
+    return accounting.epsilon(accounting.dp_sgd_event(noise_multiplier, sampling_rate, steps), delta)
+
+
+def _listed(names: object) -> str:
+    """Names for a message, or 'none'."""
+    return ", ".join(f"'{name}'" for name in names) or "none"  # type: ignore[attr-defined]
