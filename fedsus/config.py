@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from fedsus.errors import ConfigError
 from fedsus.plan import Cohort, Encoding, Metrics, Name, NonNegative, Positive, Strict, TaskPart, Training
@@ -40,6 +40,9 @@ class PrivacyConfig(Strict):
         return self
 
 
+_NEED_SINGLE_UPDATES = ("median", "trimmed_mean", "krum", "multi_krum", "bulyan")
+
+
 class StrategyConfig(Strict):
     """``[plan.strategy]``: how the mean update changes the model."""
 
@@ -48,6 +51,15 @@ class StrategyConfig(Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: Annotated[float, Field(gt=0, le=1)] = 1e-3
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _sees_a_sum(cls, value: Any) -> Any:
+        """Robust aggregation is asked for often enough to say why it is not there."""
+        if value in _NEED_SINGLE_UPDATES:
+            reason = "needs to see single updates, which nobody may: the server learns their sum alone"
+            raise ValueError(f"'{value}' {reason}; choose fedavg, fedavgm, fedadam, fedyogi or fedadagrad")
+        return value
 
 
 class PlanConfig(Strict):
