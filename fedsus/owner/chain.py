@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,8 +56,13 @@ class Chain:
         """The entries as they were at opening, in order."""
         return self._entries
 
-    def append(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Add one entry; it is on the disk when this returns. Gives it back with ``v``, ``seq`` and ``prev``."""
+    def append(self, entry: Mapping[str, Any], taken: Callable[[dict[str, Any]], None]) -> None:
+        """Add one entry; it is on the disk when this returns.
+
+        Args:
+            taken: receives the entry with ``v``, ``seq`` and ``prev`` as soon as it is on the disk, also when
+                writing the head then fails: memory and disk never disagree.
+        """
         if self._read_only:
             raise EnvironmentFault(f"{self._where}: opened for reading only")
         full = {**entry, "v": VERSION, "seq": self._seq + 1, "prev": self._hash}
@@ -66,9 +71,9 @@ class Chain:
         with self._faults():
             self._insert(self._seq + 1, body, digest)
             self._seq, self._hash = self._seq + 1, digest
+            taken(full)
             if self.path:
                 self._write_head()
-        return full
 
     def close(self) -> None:
         """Close the file and let go of the lock."""
@@ -92,7 +97,10 @@ class Chain:
         """Lock, make what is missing, and read the head, in an order that any crash leaves valid."""
         path = self._file()
         if self._read_only:
-            return self._read_head()
+            head = self._read_head()
+            if head[0] and not path.exists():
+                raise CorruptionError(f"{path}: row {head[0]}: the ledger was removed, its head is still there")
+            return head
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._take_lock()
         if not path.exists() and not self._head_file().exists():
@@ -124,7 +132,7 @@ class Chain:
 
     def _verified(self, head: tuple[int, str]) -> list[dict[str, Any]]:
         entries, reached = [], head == (0, GENESIS)
-        for seq, body, digest in self._database.execute("SELECT seq, body, hash FROM entries ORDER BY seq"):
+        for seq, body, digest in self._rows():
             row = self._seq + 1
             entry = self._entry(body, row)
             if (seq, digest) != (row, hashlib.sha256(body).hexdigest()) or entry.get("prev") != self._hash:
@@ -139,6 +147,11 @@ class Chain:
                 f"{self._where}: row {head[0]}: the newest entry is missing or another; an older copy was put back"
             )
         return entries
+
+    def _rows(self) -> list[tuple[int, Any, Any]]:
+        if not self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone():
+            return []
+        return self._database.execute("SELECT seq, body, hash FROM entries ORDER BY seq").fetchall()
 
     def _entry(self, body: Any, row: int) -> dict[str, Any]:
         try:
@@ -173,7 +186,7 @@ class Chain:
             os.fsync(handle)
         finally:
             os.close(handle)
-        os.replace(temporary, target)
+        temporary.replace(target)
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

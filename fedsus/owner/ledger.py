@@ -113,6 +113,8 @@ class Ledger:
             Refusal: the run is open with another specification.
             BudgetExhausted: the cap does not cover it.
         """
+        if not (epsilon >= 0 and 0 <= delta < 1 and attempts >= 1):  # NaN fails as well
+            raise Refusal(f"run '{run}': epsilon {epsilon}, delta {delta}, attempts {attempts} are no charge")
         with self._guard:
             known = self._runs.get((data_id, run))
             if known and known.specification != specification:
@@ -241,7 +243,7 @@ class Ledger:
             self._pending.discard((data_id, run, attempt))
 
     def _append(self, **entry: Any) -> None:
-        self._fold(self._chain.append({**entry, "time": self._clock()}))
+        self._chain.append({**entry, "time": self._clock()}, self._fold)
 
     def _fold(self, entry: dict[str, Any]) -> None:
         """Take one entry into the state.
@@ -285,7 +287,7 @@ def _so_far(event_json: str, attempts: int, delta: float) -> float:
     if attempts == 0:
         return 0.0
     event: Mapping[str, Any] | None = json.loads(event_json)
-    if event is None:
+    if event is None or delta <= 0:
         return math.inf
     from fedsus.privacy import accounting
 
