@@ -1,0 +1,94 @@
+"""From the privacy that a run may spend to the noise that it needs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from fedsus.errors import ConfigError
+from fedsus.privacy.accounting import SMALLEST_NOISE, dp_sgd_event
+from fedsus.privacy.accounting import epsilon as spent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LARGEST_NOISE: Final = 10_000.0
+"""The largest noise multiplier that a plan may hold."""
+
+_TOLERANCE: Final = 1e-4
+_MARGIN: Final = 1e-6
+"""Left unspent, as a share of epsilon: devices recompute the number with their own floating point."""
+
+
+def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """The smallest noise multiplier with which DP-SGD spends at most ``epsilon`` at ``delta``.
+
+    At most 1e-4 (relative) above the smallest, rounded up, never below `SMALLEST_NOISE`; what it spends was
+    computed and is at most ``epsilon``.
+
+    Args:
+        epsilon: > 0, for the whole run.
+        delta: in (0, 1).
+        sampling_rate: q, the chance of each example to be in a batch, in (0, 1].
+        steps: steps a round * (rounds + spare attempts), >= 1.
+
+    Raises:
+        ConfigError: an argument is out of range, or no noise up to `LARGEST_NOISE` is enough.
+    """
+    _check(epsilon, delta, sampling_rate, steps)
+    from scipy.optimize import brentq
+
+    target = epsilon * (1 - _MARGIN)
+
+    def excess(log_noise: float) -> float:
+        found = _spends(math.exp(log_noise), delta, sampling_rate, steps)
+        return math.log(min(max(found, 1e-12), 1e12) / target)
+
+    low, high = _bracket(lambda noise: excess(math.log(noise)) <= 0)
+    if math.isinf(high):
+        raise ConfigError(
+            f"epsilon = {epsilon} at delta = {delta} cannot be reached with {steps} steps at sampling rate "
+            f"{sampling_rate}: no noise up to {LARGEST_NOISE:g} is enough; allow more epsilon or fewer rounds"
+        )
+    if low == high:
+        return high
+    root = math.exp(brentq(excess, math.log(low), math.log(high), xtol=_TOLERANCE / 8, rtol=1e-12))
+    noise = _round_up(root * (1 - _TOLERANCE / 4))
+    while _spends(noise, delta, sampling_rate, steps) > target:
+        noise = _round_up(noise * (1 + _TOLERANCE / 4))
+    return noise
+
+
+def _spends(noise: float, delta: float, sampling_rate: float, steps: int) -> float:
+    return spent(dp_sgd_event(noise, sampling_rate, steps), delta)
+
+
+def _bracket(enough: Callable[[float], bool]) -> tuple[float, float]:
+    """Noise that is not enough, and twice as much that is; equal at the floor, infinite where none is enough."""
+    noise = 1.0
+    if enough(noise):
+        while noise > SMALLEST_NOISE and enough(lower := max(noise / 2, SMALLEST_NOISE)):
+            noise = lower
+        return max(noise / 2, SMALLEST_NOISE), noise
+    while noise < LARGEST_NOISE:
+        lower, noise = noise, min(2 * noise, LARGEST_NOISE)
+        if enough(noise):
+            return lower, noise
+    return noise, math.inf
+
+
+def _check(epsilon: float, delta: float, sampling_rate: float, steps: int) -> None:
+    if not 0 < epsilon < math.inf:
+        raise ConfigError(f"epsilon = {epsilon}: expected a number greater than 0")
+    if not 0 < delta < 1:
+        raise ConfigError(f"delta = {delta}: expected a number between 0 and 1")
+    if not 0 < sampling_rate <= 1:
+        raise ConfigError(f"sampling_rate = {sampling_rate}: expected a number greater than 0, at most 1")
+    if steps < 1:
+        raise ConfigError(f"steps = {steps}: expected 1 or more")
+
+
+def _round_up(noise: float) -> float:
+    """Up to the next number of six significant digits."""
+    digits = 5 - math.floor(math.log10(noise))
+    return min(float(f"{math.ceil(noise * 10**digits)}e{-digits}"), LARGEST_NOISE)
