@@ -1,0 +1,296 @@
+"""The device agent: one process that connects, asks for work, and answers as far as its owner allows.
+
+The main thread keeps the connection, the heartbeat and the clock; one worker thread loads torch and trains. A stop
+is noticed within one batch; what was not sent by then is not sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fedsus.config import load
+from fedsus.errors import Cancelled, EnvironmentFault, FedsusError, ProtocolViolation
+from fedsus.owner.ledger import Ledger
+from fedsus.owner.policy import Policy
+from fedsus.rounds.messages import REFUSAL
+from fedsus_client import identity
+from fedsus_client.config import AgentConfig, load_agent
+from fedsus_client.flower import (
+    HEARTBEAT_SECONDS,
+    MESSAGE_TYPE,
+    ConnectionLost,
+    FleetConnection,
+    Incoming,
+    NotAdmitted,
+    TlsFailure,
+)
+from fedsus_client.pace import Backoff, Pace
+from fedsus_client.status import Status, paused, process_start, write_status
+
+if TYPE_CHECKING:
+    from fedsus.rounds.device import Answer, Device, SeedSource
+
+log = logging.getLogger("fedsus.client")
+_STATUS_SECONDS: Final = 1.0
+_EXIT_SECONDS: Final = 4.0
+
+
+class Agent:
+    """Answers a server's requests until it is stopped.
+
+    Args:
+        config, policy: the owner's files.
+        clock: seconds since the epoch.
+        seeds: order of training; given by tests alone.
+        backoff: waits between reconnections.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        policy: Policy,
+        *,
+        clock: Callable[[], float] = time.time,
+        seeds: SeedSource | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._config, self._policy, self._clock, self._seeds = config, policy, clock, seeds
+        self._stopped = threading.Event()
+        self._backoff = backoff or Backoff()
+        self._pace = Pace(config.agent.poll_active, config.agent.poll_idle)
+        self._key, _ = identity.load(config.identity.key)
+        config.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._ledger = Ledger(config.ledger, clock)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="train")
+        self._device: Future[Device] | None = None
+        self._heard = 0.0
+        self._written = 0.0
+        self._status = Status(
+            state="starting",
+            server=config.server.address,
+            pid=os.getpid(),
+            started=process_start(os.getpid()) or "",
+            updated=clock(),
+        )
+
+    def stop(self) -> None:
+        """Ask the agent to end; training stops at the next batch."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Connect, answer, reconnect, until `stop`."""
+        try:
+            while not self._stopped.is_set():
+                try:
+                    self._connected()
+                except (ConnectionLost, TlsFailure, NotAdmitted) as error:
+                    self._wait_to_reconnect(error)
+        finally:
+            self._tell("stopping", force=True)
+            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._ledger.close()
+            self._tell("stopped", force=True)
+
+    def _connected(self) -> None:
+        """One connection, from activation to its loss or the agent's end."""
+        server = self._config.server
+        connection = FleetConnection(server.address, server.ca and str(server.ca), self._key, self._clock)
+        try:
+            number = connection.connect()
+            self._backoff.reset()
+            self._heard = self._clock()
+            log.info("connected to %s as node %d", server.address, number)
+            if self._device is None:
+                self._device = self._worker.submit(self._load)
+            while not self._stopped.is_set():
+                self._beat(connection)
+                self._tell("paused" if paused(self._config.state.folder) else "idle")
+                incoming = connection.receive()
+                if incoming is None:
+                    self._stopped.wait(self._pace.wait(self._clock()))
+                    continue
+                self._pace.received(self._clock())
+                self._serve(connection, incoming)
+                self._pace.answered(self._clock())
+        except ProtocolViolation as error:
+            log.warning("ignored: %s", error)
+        finally:
+            connection.close()
+
+    def _serve(self, connection: FleetConnection, incoming: Incoming) -> None:
+        """Answer one message; what cannot be answered any more is left alone."""
+        raw = self._fetch(connection, incoming)
+        if raw is None:
+            return
+        connection.confirm(incoming)
+        answer = self._answer(connection, incoming, raw)
+        if answer is None:
+            return
+        if answer.refusal is not None:
+            self._status = _changed(self._status, refused=self._status.refused + 1, last_refusal=answer.refusal)
+        else:
+            self._status = _changed(self._status, answered=self._status.answered + 1)
+        answer.sent()
+        self._send(connection, incoming, answer.body)
+
+    def _fetch(self, connection: FleetConnection, incoming: Incoming) -> bytes | None:
+        if incoming.message_type != MESSAGE_TYPE:
+            log.warning("ignored: a message of type '%s'", incoming.message_type)
+            return None
+        while not self._stopped.is_set() and self._clock() < incoming.expires:
+            raw = connection.fetch(incoming)
+            if raw is not None:
+                return raw
+            self._stopped.wait(self._config.agent.poll_active)
+        return None
+
+    def _answer(self, connection: FleetConnection, incoming: Incoming, raw: bytes) -> Answer | None:
+        """Train in the worker, beating meanwhile; None if it was stopped or came too late."""
+        from fedsus.rounds.device import Answer
+
+        if paused(self._config.state.folder):
+            log.info("refused: the owner paused this device")
+            return Answer(REFUSAL, lambda: None, "paused by the owner")
+        device = self._device
+        if device is None:
+            raise ConnectionLost("not connected")
+
+        def stop() -> bool:
+            return self._stopped.is_set() or self._clock() >= incoming.expires
+
+        self._tell("training")
+        job = self._worker.submit(lambda: device.result().answer(raw, stop))
+        while not wait_for([job], timeout=1.0).done:
+            try:
+                self._beat(connection)
+            except ConnectionLost as error:
+                log.warning("%s; training goes on", error)
+        try:
+            return job.result()
+        except Cancelled:
+            log.warning("stopped while training: nothing was sent")
+            return None
+
+    def _send(self, connection: FleetConnection, incoming: Incoming, body: bytes) -> None:
+        """Send an answer; the same bytes again if the connection breaks, while it still counts."""
+        while True:
+            try:
+                connection.reply(incoming, body)
+                return
+            except ConnectionLost as error:
+                if self._stopped.is_set() or self._clock() >= incoming.expires:
+                    raise
+                log.warning("%s; the answer is sent again", error)
+                self._stopped.wait(min(self._backoff.wait(), 2.0))
+
+    def _beat(self, connection: FleetConnection) -> None:
+        now = self._clock()
+        if now - self._heard >= 0.4 * HEARTBEAT_SECONDS:
+            connection.heartbeat()
+            self._heard = now
+
+    def _wait_to_reconnect(self, error: FedsusError) -> None:
+        seconds = self._backoff.wait()
+        kind = {ConnectionLost: "server", TlsFailure: "tls", NotAdmitted: "key"}[type(error)]
+        log.warning("%s: %s; next try in %.0f s", kind, error, seconds)
+        self._tell("connecting", f"{error}; next try in {seconds:.0f} s", force=True)
+        self._stopped.wait(seconds)
+
+    def _load(self) -> Device:
+        """Load torch, opacus and the owner's tasks; seconds, so after the connection is up."""
+        from fedsus.learning import Compute, preload
+        from fedsus.privacy.noise import SystemNoise
+        from fedsus.rounds.device import Device, system_seed
+        from fedsus.tasks.task import DataSource
+        from fedsus_client.evaluations import Evaluations
+
+        config, started = self._config, time.monotonic()
+        compute = Compute(config.compute.device, config.compute.threads or os.cpu_count() or 1)
+        preload(compute)
+        device = Device(
+            policy=self._policy,
+            ledger=self._ledger,
+            tasks=config.tasks,
+            sources={name: DataSource(part.path, part.options) for name, part in config.data.items()},
+            compute=compute,
+            noise=SystemNoise(),
+            seeds=self._seeds or system_seed,
+            report=Evaluations(config.state.folder, self._clock),
+        )
+        log.info("ready to train after %.1f s", time.monotonic() - started)
+        return device
+
+    def _tell(self, state: str, detail: str = "", force: bool = False) -> None:
+        """Write status.json, at most once a second unless it matters."""
+        now = self._clock()
+        if not force and now - self._written < _STATUS_SECONDS:
+            return
+        self._written = now
+        self._status = _changed(self._status, state=state, detail=detail, updated=now, memory=_resident())
+        write_status(self._config.state.folder, self._status)
+
+
+def _changed(status: Status, **fields: object) -> Status:
+    from dataclasses import replace
+
+    return replace(status, **fields)  # type: ignore[arg-type]
+
+
+def _resident() -> int | None:
+    """Resident bytes of this process, where /proc tells."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def run(agent_path: Path, policy_path: Path, debug: bool = False, seeds: SeedSource | None = None) -> None:
+    """Start an agent from its owner's files and run it until SIGTERM or SIGINT.
+
+    Args:
+        seeds: for the tests' own entry point; no file or option reaches it.
+
+    Raises:
+        UserError: a file is missing or wrong, or another agent uses the same state.
+    """
+    config, policy = load_agent(agent_path), load(policy_path, Policy)
+    _start_log(config, debug)
+    try:
+        agent = Agent(config, policy, seeds=seeds)
+    except OSError as error:
+        raise EnvironmentFault(f"{config.state.folder}: {error.strerror}") from None
+
+    def end(*_: object) -> None:
+        agent.stop()
+        # A request under way may hang longer than the owner should wait; the ledger is durable at any moment.
+        timer = threading.Timer(_EXIT_SECONDS, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    agent.run()
+    log.info("stopped")
+
+
+def _start_log(config: AgentConfig, debug: bool) -> None:
+    config.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(config.log)]
+    logging.basicConfig(
+        level="DEBUG" if debug else config.agent.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=handlers,
+        force=True,
+    )
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,236 @@
+"""Flower's Fleet API, as a device speaks it: all use of Flower on the client side is in this file.
+
+Protobuf over HTTPS, each request signed with the node key (ECDSA P-384 over a timestamp). A message is one
+object tree of Flower's store: this client pulls the leaf with the payload, and answers with a single object.
+It never asks for a bundle: nothing that a server sends is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import ssl
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import httpx
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, recorddict_pb2
+
+from fedsus.errors import FedsusError, ProtocolViolation
+
+# Flower's header names and its object format "<type> <children> <length>\0<body>" (flwr 1.41, supercore).
+_KEY_HEADER, _SIGNATURE_HEADER, _TIMESTAMP_HEADER = "flwr-public-key", "flwr-signature", "flwr-timestamp"
+_MEDIA_TYPE: Final = "application/protobuf"
+_OBJECT_TYPE: Final = b"ConfigRecord"
+MESSAGE_TYPE: Final = "query.fedsus"
+HEARTBEAT_SECONDS: Final = 30.0
+MAX_PAYLOAD: Final = 2**31
+
+R = TypeVar("R")
+log = logging.getLogger("fedsus.client")
+
+
+class ConnectionLost(FedsusError):
+    """The server cannot be reached or does not answer; the agent tries again."""
+
+
+class TlsFailure(FedsusError):
+    """The server's certificate is not trusted: wrong CA, expired, or another name."""
+
+
+class NotAdmitted(FedsusError):
+    """The server does not know this node key (HTTP 401, or activation refused)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message that waits for this node: its metadata and where its payload lies."""
+
+    run_id: int
+    message_id: str
+    group_id: str
+    message_type: str
+    expires: float
+    payload_id: str
+
+
+class FleetConnection:
+    """One node's connection. Thread-safe: heartbeats run beside requests.
+
+    Args:
+        address: host:port of the server's gateway.
+        ca: PEM file of the certificate authority; None for the system's.
+        key: the node's private key.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, address: str, ca: str | None, key: ec.EllipticCurvePrivateKey, clock: Callable[[], float]
+    ) -> None:
+        self._key, self._clock = key, clock
+        self._public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        context = ssl.create_default_context(cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._http = httpx.Client(
+            base_url=f"https://{address}",
+            verify=context,
+            timeout=httpx.Timeout(30.0, connect=10.0),
+            limits=httpx.Limits(keepalive_expiry=60),
+            trust_env=False,
+        )
+        self._node: node_pb2.Node | None = None
+
+    def close(self) -> None:
+        """Say good-bye if connected, and close."""
+        if self._node is not None:
+            try:
+                self._call("deactivate-node", fleet_pb2.DeactivateNodeRequest(node_id=self._node.node_id), None)
+            except FedsusError as error:
+                log.debug("deactivation: %s", error)
+        self._http.close()
+
+    def connect(self) -> int:
+        """Activate this node; returns its number."""
+        request = fleet_pb2.ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
+        response = self._call("activate-node", request, fleet_pb2.ActivateNodeResponse, activating=True)
+        self._node = node_pb2.Node(node_id=response.node_id)
+        return int(response.node_id)
+
+    def heartbeat(self) -> None:
+        """Tell the server that this node is alive for another interval."""
+        request = heartbeat_pb2.SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+        response = self._call("send-node-heartbeat", request, heartbeat_pb2.SendNodeHeartbeatResponse)
+        if not response.success:
+            raise NotAdmitted("the server does not recognise this node")
+
+    def receive(self) -> Incoming | None:
+        """The next message for this node, if one waits."""
+        request = fleet_pb2.PullMessagesRequest(node=self._node)
+        response = self._call("pull-messages", request, fleet_pb2.PullMessagesResponse)
+        if not response.messages_list:
+            return None
+        meta, tree = response.messages_list[0].metadata, response.message_object_trees[0]
+        if tree.object_id != meta.message_id or len(tree.children) != 1 or tree.children[0].children:
+            raise ProtocolViolation("message: not a fedsus envelope of one payload")
+        return Incoming(
+            run_id=meta.run_id,
+            message_id=meta.message_id,
+            group_id=meta.group_id,
+            message_type=meta.message_type,
+            expires=meta.created_at + meta.ttl,
+            payload_id=tree.children[0].object_id,
+        )
+
+    def fetch(self, incoming: Incoming) -> bytes | None:
+        """The payload, checked against its hash; None while the server is still receiving it."""
+        request = message_pb2.PullObjectRequest(node=self._node, run_id=incoming.run_id, object_id=incoming.payload_id)
+        response = self._call("pull-object", request, message_pb2.PullObjectResponse)
+        if not response.object_found:
+            raise ProtocolViolation("message: its payload is gone")
+        if not response.object_available:
+            return None
+        content = response.object_content
+        if hashlib.sha256(content).hexdigest() != incoming.payload_id:
+            raise ProtocolViolation("message: the payload does not match its hash")
+        head, divider, body = content.partition(b"\0")
+        if not divider or head != b"%s  %d" % (_OBJECT_TYPE, len(body)):
+            raise ProtocolViolation("message: the payload is not a fedsus object")
+        return bytes(body)
+
+    def confirm(self, incoming: Incoming) -> None:
+        """Let the server free the message."""
+        request = message_pb2.ConfirmMessageReceivedRequest(
+            node=self._node, run_id=incoming.run_id, message_object_id=incoming.message_id
+        )
+        self._call("confirm-message-received", request, message_pb2.ConfirmMessageReceivedResponse)
+
+    def reply(self, incoming: Incoming, body: bytes) -> None:
+        """Answer a message with ``body``."""
+        if self._node is None:
+            raise ConnectionLost("not connected")
+        # Flower names a message by its content: the prefix keeps two equal answers (refusals) two messages.
+        body = bytes.fromhex(incoming.message_id) + body
+        content = b"%s  %d\0%s" % (_OBJECT_TYPE, len(body), body)
+        object_id, now = hashlib.sha256(content).hexdigest(), self._clock()
+        message = message_pb2.Message(
+            metadata=message_pb2.Metadata(
+                run_id=incoming.run_id,
+                message_id=object_id,
+                src_node_id=self._node.node_id,
+                dst_node_id=1,
+                reply_to_message_id=incoming.message_id,
+                group_id=incoming.group_id,
+                ttl=max(incoming.expires - now, 0.001),
+                message_type=incoming.message_type,
+                created_at=now,
+            ),
+            content=recorddict_pb2.RecordDict(),
+        )
+        pushed = self._call(
+            "push-messages",
+            fleet_pb2.PushMessagesRequest(
+                node=self._node,
+                messages_list=[message],
+                message_object_trees=[message_pb2.ObjectTree(object_id=object_id)],
+                clientapp_runtime_list=[0.0],
+            ),
+            fleet_pb2.PushMessagesResponse,
+        )
+        if object_id in pushed.objects_to_push:
+            self._call(
+                "push-object",
+                message_pb2.PushObjectRequest(
+                    node=self._node,
+                    run_id=incoming.run_id,
+                    object_id=object_id,
+                    object_content=content,
+                    session_id=pushed.session_id,
+                ),
+                message_pb2.PushObjectResponse,
+            )
+
+    def _call(self, name: str, request: Any, response: Callable[[], R] | None, activating: bool = False) -> R:
+        """One signed request; transport failures and refusals as named errors."""
+        stamp = datetime.fromtimestamp(self._clock(), UTC).isoformat()
+        signature = self._key.sign(stamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
+        headers = {
+            "content-type": _MEDIA_TYPE,
+            "accept": _MEDIA_TYPE,
+            _KEY_HEADER: b64encode(self._public).decode("ascii"),
+            _TIMESTAMP_HEADER: stamp,
+            _SIGNATURE_HEADER: b64encode(signature).decode("ascii"),
+        }
+        try:
+            answer = self._http.post(f"/v1/fleet/{name}", content=request.SerializeToString(), headers=headers)
+        except httpx.TransportError as error:
+            raise _transport_error(error) from error
+        if answer.status_code == 401:
+            raise NotAdmitted("the server does not accept this node's key, or the clocks differ by over 5 minutes")
+        if activating and 400 <= answer.status_code < 500:
+            raise NotAdmitted(f"the server does not know this node's key (HTTP {answer.status_code})")
+        if answer.status_code != 200:
+            raise ConnectionLost(f"the server answered {name} with HTTP {answer.status_code}")
+        if response is None:
+            return None  # type: ignore[return-value]
+        message: Any = response()
+        message.ParseFromString(answer.content)
+        return message  # type: ignore[no-any-return]
+
+
+def _transport_error(error: httpx.TransportError) -> FedsusError:
+    """TLS failures apart from a server that is down: they need different hands."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return TlsFailure(f"the server's certificate is not accepted: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError):
+            return TlsFailure(f"TLS failed: {cause.reason or cause}")
+        cause = cause.__cause__ or cause.__context__
+    return ConnectionLost(f"the server cannot be reached: {str(error) or type(error).__name__}")

@@ -1,0 +1,217 @@
+"""The device half of a round: decode, admit, charge, train, encode. No sockets, no strategies, no journal.
+
+A request that is malformed or that the owner does not allow is answered with a refusal that carries no reason;
+the reason is in the device's log. Work that is cancelled is not answered at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedsus import plan as plans
+from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.packing import pack
+from fedsus.errors import Cancelled, ConfigError, DataError, ProtocolViolation, Refusal
+from fedsus.owner.admission import Grant, admit
+from fedsus.owner.ledger import Ledger
+from fedsus.owner.policy import Policy
+from fedsus.plan import Plan
+from fedsus.rounds.messages import REFUSAL, Request, decode_request, encode_answer
+from fedsus.types import LocalUpdate, Noise, Stop, Vector
+
+if TYPE_CHECKING:
+    from fedsus.learning import Compute, Trainer
+    from fedsus.tasks.task import DataSource, Shard, Task
+
+log = logging.getLogger("fedsus.device")
+
+SeedSource = Callable[[Plan], int]
+"""The seed of one round's training order. A deployment draws it from the operating system."""
+
+
+class OwnerReport(Protocol):
+    """Receives what the owner may see: metrics of the received model on the held-out part."""
+
+    def __call__(self, run: str, round: int, metrics: Mapping[str, float]) -> None: ...
+
+
+def system_seed(plan: Plan) -> int:
+    """A fresh seed from the operating system, whatever the plan."""
+    del plan
+    return secrets.randbits(63)
+
+
+def seeded(seed: int, client: str) -> SeedSource:
+    """Reproducible seeds for tests: of seed, client and round; an abandoned attempt is repeated alike."""
+
+    def draw(plan: Plan) -> int:
+        text = f"{seed}/{client}/{plan.round}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+
+    return draw
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back, and what to tell the ledger once it left: call ``sent`` before handing over ``body``."""
+
+    body: bytes
+    sent: Callable[[], None]
+    refusal: str | None = None
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A task with its data and trainers, kept between rounds."""
+
+    task: Task
+    shard: Shard
+    trainers: dict[str, Trainer] = field(default_factory=dict)
+
+
+class Device:
+    """One owner's device: answers requests as far as its policy and ledger allow.
+
+    Args:
+        policy, ledger: the owner's.
+        tasks: the device's own table, name -> built-in name or ``module:Class``.
+        sources: data id -> where the data are.
+        compute: processor and threads.
+        noise: the device's own generator for sampling and noise.
+        seeds: training order; `system_seed` outside tests.
+        report: where the owner's metrics go; None drops them.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        ledger: Ledger,
+        tasks: Mapping[str, str],
+        sources: Mapping[str, DataSource],
+        compute: Compute,
+        noise: Noise,
+        seeds: SeedSource = system_seed,
+        report: OwnerReport | None = None,
+    ) -> None:
+        self._policy, self._ledger = policy, ledger
+        self._tasks, self._sources = tasks, sources
+        self._compute, self._noise, self._seeds, self._report = compute, noise, seeds, report
+        self._prepared: dict[str, _Prepared] = {}
+
+    def answer(self, raw: bytes, stop: Stop) -> Answer:
+        """Answer one request.
+
+        Raises:
+            Cancelled: ``stop`` said so; nothing was released, and the attempt is refunded.
+        """
+        try:
+            request = decode_request(raw)
+            grant = admit(request.plan, self._policy, self._tasks)
+            prepared = self._prepare(request.plan, grant)
+            self._charge(request, grant)
+        except (ProtocolViolation, Refusal, DataError, ConfigError) as error:
+            log.warning("refused: %s", error)
+            return Answer(REFUSAL, lambda: None, str(error))
+        plan = request.plan
+        settle = (grant.data_id, plan.run, plan.attempt)
+        try:
+            body = self._encoded(request, prepared, stop)
+        except Cancelled:
+            self._ledger.refund(*settle)
+            raise
+        except Exception as error:  # the task is the owner's code: its failure must not reach the server as a reason
+            self._ledger.refund(*settle)
+            log.exception("round %d of run %s failed on this device", plan.round, plan.run)
+            return Answer(REFUSAL, lambda: None, f"{type(error).__name__}: {error}")
+        return Answer(encode_answer(body), lambda: self._ledger.release(*settle))
+
+    def _charge(self, request: Request, grant: Grant) -> None:
+        plan = request.plan
+        self._ledger.open_run(
+            grant.data_id,
+            plan.run,
+            grant.specification,
+            grant.run_epsilon,
+            grant.delta,
+            grant.attempts,
+            cap=self._policy.privacy.cap,
+        )
+        self._ledger.reserve(grant.data_id, plan.run, plan.attempt, plans.digest(request.raw_plan), grant.event)
+
+    def _prepare(self, plan: Plan, grant: Grant) -> _Prepared:
+        """The task with its data, checked and loaded once; told to the owner's log.
+
+        Raises:
+            DataError: the data do not fit the task.
+            Refusal: the plan does not fit the task.
+        """
+        key = plans.canonical([grant.task, grant.data_id, plan.task.settings]).decode()
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepared[key] = self._load(plan, grant)
+        bounds = {metric.name: (metric.low, metric.high) for metric in plan.metrics}
+        if plan.metrics and bounds != dict(prepared.task.bounds):
+            raise Refusal(f"the plan's metrics {bounds} are not the task's: {dict(prepared.task.bounds)}")
+        return prepared
+
+    def _load(self, plan: Plan, grant: Grant) -> _Prepared:
+        from fedsus.learning import check_model, dimension
+        from fedsus.tasks import registry
+        from fedsus.tasks.checks import refuse
+        from fedsus.tasks.task import Checked
+
+        source = self._sources.get(grant.data_id)
+        if source is None:
+            raise Refusal(f"data '{grant.data_id}' is not in agent.toml: add a table [data.{grant.data_id}]")
+        task = registry.build(registry.resolve(self._tasks[grant.task]), plan.task.settings)
+        model = task.model(0)
+        check_model(model, grant.task)
+        if dimension(model) != plan.dimension:
+            raise Refusal(f"the plan's model has {plan.dimension} parameters, the task's {dimension(model)}")
+        if isinstance(task, Checked):
+            findings = task.check(source, plan.training.batch_size)
+            for finding in findings:
+                log.warning("data '%s': %s: %s", grant.data_id, finding.severity, finding.message)
+            refuse(findings)
+        shard = task.load(source)
+        log.info(
+            "data '%s': %d rows to train on, %d held out", grant.data_id, shard.size, len(shard.held_out[0])
+        )
+        return _Prepared(task, shard)
+
+    def _encoded(self, request: Request, prepared: _Prepared, stop: Stop) -> bytes:
+        """Train or evaluate, and encode what may leave."""
+        from fedsus.learning import TrainSettings, owner_report, trainer_for
+
+        plan = request.plan
+        if self._report is not None:
+            metrics = owner_report(prepared.task, request.model, prepared.shard.held_out)
+            self._report(plan.run, plan.round, metrics)
+        mechanism = FixedPoint(plan)
+        settings = TrainSettings(plan.training, plan.privacy, plan.round, plan.rounds)
+        trainer = prepared.trainers.get(plan.privacy.unit)
+        if trainer is None:
+            trainer = prepared.trainers[plan.privacy.unit] = trainer_for(
+                prepared.task, plan.privacy, self._compute, self._noise
+            )
+        if plan.purpose == "evaluate":
+            update = _evaluated(prepared, request.model)
+        else:
+            (update,) = trainer.train(request.model, [prepared.shard], settings, [self._seeds(plan)], stop)
+        return pack(mechanism.encode(update, self._noise), mechanism.bits)
+
+
+def _evaluated(prepared: _Prepared, model: Vector) -> LocalUpdate:
+    """Metric totals of a model over the held-out part; no change of the model."""
+    import numpy as np
+
+    from fedsus.learning import held_out_totals
+
+    totals: Any = held_out_totals(prepared.task, model, prepared.shard.held_out)
+    return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, totals, len(prepared.shard.held_out[0]), None)

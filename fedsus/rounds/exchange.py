@@ -1,0 +1,104 @@
+"""Exchanges: protocols that turn a cohort's integers into their sum, and the one place where they meet a transport.
+
+An exchange is a generator. It yields an `Ask` (a phase) and receives an iterator of replies, which it consumes one
+at a time: each answer is added as it arrives and freed, so the server holds O(parameters), whatever the cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from fedsus.encoding.packing import add_packed, packed_size
+from fedsus.errors import CohortTooSmall, ProtocolViolation
+from fedsus.plan import Plan
+from fedsus.rounds.messages import decode_answer
+from fedsus.types import Answered, Ask, Lost, Member, Refused, Reply, Ring
+
+
+class Fleet(Protocol):
+    """The clients that can be asked, and the way to ask them: Flower in a deployment, memory in a simulation."""
+
+    def members(self) -> Sequence[Member]:
+        """Who can be asked now, in a fixed order."""
+        ...
+
+    def ask(self, ask: Ask) -> Iterator[Reply]:
+        """Send a whole phase; replies as they come, exactly one for each client."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """The result of an exchange: the sum mod 2**bits, (n,) uint32, and how many took part, refused or were lost."""
+
+    total: Ring
+    survivors: int
+    refused: int
+    lost: int
+    received: int
+
+
+Exchange: TypeAlias = Generator[Ask, Iterator[Reply], Summed]
+
+
+def conduct(exchange: Exchange, fleet: Fleet) -> Summed:
+    """Run an exchange over a fleet."""
+    try:
+        ask = next(exchange)
+        while True:
+            ask = exchange.send(fleet.ask(ask))
+    except StopIteration as end:
+        summed: Summed = end.value
+        return summed
+
+
+def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], size: int) -> Exchange:
+    """One phase: the server sees each client's integers. A device answers only if its owner granted it.
+
+    Args:
+        plan: of this round; its ``bits`` and ``cohort.minimum`` count.
+        request: the same bytes for every client.
+        cohort: client ids.
+        size: number of integers each client sends.
+
+    Raises:
+        CohortTooSmall: fewer survivors than the plan's minimum; the sum is dropped.
+    """
+    bits, total = plan.encoding.bits, np.zeros(size, dtype=np.uint32)
+    expected, waiting = packed_size(size, bits), set(cohort)
+    survivors = refused = lost = received = 0
+    replies = yield Ask(dict.fromkeys(cohort, request), plan.deadline)
+    for reply in replies:
+        if reply.client not in waiting:
+            continue
+        waiting.remove(reply.client)
+        match reply:
+            case Answered():
+                received += len(reply.body)
+                try:
+                    body = decode_answer(reply.body, expected)
+                    if body is None:
+                        refused += 1
+                        continue
+                    add_packed(total, body, bits)
+                except ProtocolViolation:
+                    # A malformed answer is a client's failure, not the round's: it is left out like a lost one.
+                    lost += 1
+                    continue
+                survivors += 1
+            case Refused():
+                refused += 1
+            case Lost():
+                lost += 1
+        del reply
+    lost += len(waiting)
+    if survivors < plan.cohort.minimum:
+        raise CohortTooSmall(
+            f"{survivors} of {len(cohort)} clients answered ({refused} refused, {lost} lost); "
+            f"the plan's minimum is {plan.cohort.minimum}"
+        )
+    return Summed(total, survivors, refused, lost, received)

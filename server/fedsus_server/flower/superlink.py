@@ -1,0 +1,171 @@
+"""The SuperLink process: Flower's server with two doors.
+
+The loopback door has everything (control, runtime, fleet). The network door, the gateway, is a second
+application that was given the fleet routes alone: over it, control and runtime paths do not exist. Both share
+one state and one event loop.
+
+Run as a supervised child: ``python -m fedsus_server.flower.superlink FILE`` with the settings as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+
+from fedsus_server.gateway import Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class SuperLinkSettings:
+    """What the supervisor asks of its child; all paths absolute."""
+
+    host: str
+    port: int
+    loopback_port: int
+    certificate: str
+    key: str
+    ca: str
+    database: str
+    parent: int
+
+
+def create_app(settings: SuperLinkSettings) -> FastAPI:
+    """Flower's whole application, for the loopback door: SQLite, node authentication, no runtime installs."""
+    from flwr.common.constant import ISOLATION_MODE_SUBPROCESS, TRANSPORT_TYPE_GRPC_RERE
+    from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+    from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
+    from flwr.superlink.main import create_app as create_flower_app
+
+    config = SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=None,
+        host="127.0.0.1",
+        port=settings.loopback_port,
+        insecure=True,
+        certificates=None,
+        superexec_auth_secret=None,
+        authn_plugin=load_control_authn_plugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+        database=settings.database,
+        isolation=ISOLATION_MODE_SUBPROCESS,
+        runtime_dependency_install=False,
+    )
+    return create_flower_app(config, SuperLinkLifespan)
+
+
+def create_fleet_app(whole: FastAPI) -> FastAPI:
+    """The fleet routes alone, over the same state: nothing else can be reached through it."""
+    from flwr.supercore.error import http_error_translator
+    from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+    from flwr.superlink.main import generate_unique_route_id
+    from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+    from flwr.superlink.routers.fleet.router import router
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+
+    app = FastAPI(
+        title="fedsus gateway",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=generate_unique_route_id,
+        middleware=[
+            Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
+            Middleware(ProtobufTranslationMiddleware),
+            Middleware(NodeAuthMiddleware),
+        ],
+    )
+    app.state.linkstate_factory = whole.state.linkstate_factory
+    app.state.enable_supernode_auth = True
+    app.include_router(router)
+    return app
+
+
+async def serve(settings: SuperLinkSettings) -> None:
+    """Serve both doors until SIGTERM, or until the supervisor is gone."""
+    whole = create_app(settings)
+    gateway = Gateway(create_fleet_app(whole))
+    # SQLite takes one writer at a time: parallel handlers only wait for each other's locks, in steps of up to 100 ms.
+    current_default_thread_limiter().total_tokens = 1
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.certificate, settings.key)
+    shared: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": 2, "ws": "none"}
+    inner = uvicorn.Config(whole, host="127.0.0.1", port=settings.loopback_port, **shared)
+    outer = uvicorn.Config(
+        gateway,
+        host=settings.host,
+        port=settings.port,
+        lifespan="off",
+        ssl_context_factory=lambda *_: context,
+        server_header=False,
+        timeout_keep_alive=75,
+        **shared,
+    )
+    doors = [_Door(inner), _Door(outer)]
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: [door.stop() for door in doors])
+    async with _watch(settings.parent, doors):
+        await asyncio.gather(*(door.serve() for door in doors))
+
+
+class _Door(uvicorn.Server):
+    """A uvicorn server whose signals its owner handles, since two share one loop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+@contextlib.asynccontextmanager
+async def _watch(parent: int, doors: list[_Door]) -> AsyncIterator[None]:
+    """Stop when the supervisor died, however it died: an orphan would hold the ports."""
+
+    async def look() -> None:
+        while os.getppid() == parent:
+            await asyncio.sleep(0.5)
+        for door in doors:
+            door.stop()
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    settings = SuperLinkSettings(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()
