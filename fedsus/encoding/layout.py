@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fedsus.plan import Plan
+if TYPE_CHECKING:
+    from fedsus.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,19 +18,21 @@ same mean. The mean update is off by at most N_survivors / 2 steps, one step bei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsus.encoding.layout import Layout
 from fedsus.errors import ConfigError, ProtocolViolation
-from fedsus.plan import Plan
 from fedsus.types import LocalUpdate, Mean, Noise, Ring, Vector
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dp_accounting import DpEvent
+    from numpy.typing import NDArray
+
+    from fedsus.plan import Plan
 
 _CHUNK: Final = 32 * 1024  # coordinates at a time: 256 KiB of float64
 _LEVELS: Final = 127  # fewer steps than this on each side of zero is no update worth sending

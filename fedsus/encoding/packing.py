@@ -6,14 +6,18 @@ Residue i occupies the bits [i * bits, (i + 1) * bits) of the stream; the last b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsus.errors import ProtocolViolation
-from fedsus.types import Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fedsus.types import Ring
 
 Buffer = bytes | bytearray | memoryview
 

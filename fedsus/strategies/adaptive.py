@@ -11,10 +11,14 @@ without bias correction, as in the paper; v starts at tau**2, the least that Alg
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsus.strategies.strategy import Chunked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class _Adaptive(Chunked):

@@ -7,14 +7,18 @@ give equal bits. A step allocates the new state and nothing else that grows with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsus.errors import CorruptionError, ProtocolViolation
-from fedsus.types import Arrays, Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fedsus.types import Arrays, Vector
 
 _CHUNK: Final = 32 * 1024  # coordinates at a time: 256 KiB of float64
 
