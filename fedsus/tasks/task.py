@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from pydantic import BaseModel
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic import BaseModel
+
+    from fedsus.tasks.checks import Finding
 
 Batch: TypeAlias = tuple[Tensor, ...]
 """Tensors whose first dimension is the example: for most tasks ``(inputs, targets)``."""
@@ -82,4 +87,30 @@ class Scoring(Protocol):
 
     def scores(self, model: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
         """Score and 0/1 label of each example, both (B,)."""
+        ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A task that checks an owner's data before the first round."""
+
+    def check(self, source: DataSource, batch_size: int) -> list[Finding]:
+        """What the owner must know of the data; any refusal means that nothing is trained. Raises nothing."""
+        ...
+
+
+@runtime_checkable
+class Predicting(Protocol):
+    """A task whose model can be applied to rows that carry no label."""
+
+    def inputs(self, source: DataSource) -> Batch:
+        """The inputs of all rows, in file order.
+
+        Raises:
+            DataError: what is wrong, where, and what is expected.
+        """
+        ...
+
+    def predict(self, model: Forward, inputs: Batch) -> Tensor:
+        """Score of each row, (B,); for more than two classes the most probable class."""
         ...
