@@ -35,15 +35,15 @@ R = TypeVar("R")
 log = logging.getLogger("fedsus.client")
 
 
-class ConnectionLost(FedsusError):
+class ConnectionLost(FedsusError):  # noqa: N818 (fedsus names errors after what happened)
     """The server cannot be reached or does not answer; the agent tries again."""
 
 
-class TlsFailure(FedsusError):
+class TlsFailure(FedsusError):  # noqa: N818
     """The server's certificate is not trusted: wrong CA, expired, or another name."""
 
 
-class NotAdmitted(FedsusError):
+class NotAdmitted(FedsusError):  # noqa: N818
     """The server does not know this node key (HTTP 401, or activation refused)."""
 
 

@@ -24,7 +24,7 @@ class Pace:
 
     def __init__(self, active: float, idle: float, draw: random.Random | None = None) -> None:
         self._active, self._idle = active, idle
-        self._draw = draw or random.Random()
+        self._draw = draw or random.SystemRandom()
         self._answered: float | None = None
         self._gap: float | None = None
 
@@ -61,7 +61,7 @@ class Backoff:
 
     def __init__(self, first: float = 1.0, longest: float = 60.0, draw: random.Random | None = None) -> None:
         self._first, self._longest = first, longest
-        self._draw = draw or random.Random()
+        self._draw = draw or random.SystemRandom()
         self._failures = 0
 
     def reset(self) -> None:

@@ -180,9 +180,7 @@ class Device:
                 log.warning("data '%s': %s: %s", grant.data_id, finding.severity, finding.message)
             refuse(findings)
         shard = task.load(source)
-        log.info(
-            "data '%s': %d rows to train on, %d held out", grant.data_id, shard.size, len(shard.held_out[0])
-        )
+        log.info("data '%s': %d rows to train on, %d held out", grant.data_id, shard.size, len(shard.held_out[0]))
         return _Prepared(task, shard)
 
     def _encoded(self, request: Request, prepared: _Prepared, stop: Stop) -> bytes:

@@ -21,7 +21,7 @@ from fedsus import plan as plans
 from fedsus.config import RunConfig, validate
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.errors import CohortTooSmall, ConfigError, CorruptionError, RunFailed
-from fedsus.journal import Journal, blobs
+from fedsus.journal import Journal, RunState, blobs
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundReleased, RunClosed, RunOpened
 from fedsus.plan import ExamplePrivacy, NoPrivacy, Plan, Privacy
 from fedsus.rounds.exchange import Fleet, Summed, clear_sum, conduct
@@ -102,16 +102,12 @@ def open_run(folder: Path, run: str, config: RunConfig, model: Vector, clock: Cl
     specification = Specification(run, config, calibrated(config))
     FixedPoint(specification.plan(1, 1, model))  # refuses what cannot work before anyone is asked
     with Journal.create(folder, clock) as journal:
-        state = create(config.plan.strategy).init(model)
+        parts = {"run": config.model_dump(mode="json", exclude_none=True)}
+        parts["privacy"] = specification.privacy.model_dump(mode="json")
+        checkpoint = blobs.put(folder, create(config.plan.strategy).init(model))
         journal.append(
             RunOpened(
-                run=run,
-                config={
-                    "run": config.model_dump(mode="json", exclude_none=True),
-                    "privacy": specification.privacy.model_dump(mode="json"),
-                },
-                model_hash=blobs.put(folder, state),
-                fedsus=__version__,
+                run=run, config=parts, model_hash=model_hash(model), checkpoint=checkpoint, fedsus_version=__version__
             )
         )
     return specification
@@ -154,8 +150,16 @@ class RunLoop:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
         self._choose = choose or random.SystemRandom()
         self._journal = Journal.open(folder, clock)
-        self._specification = specification_of(self._journal.state.opened)
+        opened = self._journal.state.opened
+        if opened is None:
+            raise CorruptionError(f"{folder}: the journal is empty: the run was never opened")
+        self._specification = specification_of(opened)
         self._strategy: Strategy = create(self._specification.config.plan.strategy)
+
+    @property
+    def progress(self) -> RunState:
+        """Where the run stands."""
+        return self._journal.state
 
     def run(self) -> Vector:
         """Go on until the last round is released; the final model (d,) float32.
@@ -165,22 +169,29 @@ class RunLoop:
             CorruptionError: the journal or its checkpoint was changed.
         """
         with self._journal:
-            state = blobs.get(self._folder, self._journal.state.checkpoint)
-            if self._journal.state.closed:
+            state = blobs.get(self._folder, self._checkpoint)
+            if self.progress.closed is not None:
                 return self._strategy.model(state)
             try:
-                while self._journal.state.next_round <= self._specification.config.plan.rounds:
+                while self.progress.next_round <= self._specification.config.plan.rounds:
                     state = self._attempt(state)
-                self._evaluate(self._strategy.model(state))
             except RunFailed:
-                self._journal.append(RunClosed(reason="failed", model=None))
+                model = self._checkpoint if self.progress.released else None
+                self._journal.append(RunClosed(reason="failed", model=model))
                 raise
-            self._journal.append(RunClosed(reason="completed", model=self._journal.state.checkpoint))
+            self._evaluate(self._strategy.model(state))
+            self._journal.append(RunClosed(reason="completed", model=self._checkpoint))
             return self._strategy.model(state)
+
+    @property
+    def _checkpoint(self) -> str:
+        if self.progress.checkpoint is None:
+            raise CorruptionError(f"{self._folder}: the journal names no checkpoint")
+        return self.progress.checkpoint
 
     def _attempt(self, state: Arrays) -> Arrays:
         """One attempt at the next round; the state after it, unchanged if it was abandoned."""
-        round, attempt = self._journal.state.next_round, self._journal.state.attempts_used + 1
+        round, attempt = self.progress.next_round, self.progress.attempts + 1
         if attempt > self._specification.attempts:
             raise RunFailed(f"round {round}: all {self._specification.attempts} attempts of the run are spent")
         cohort = self._cohort()
@@ -194,7 +205,7 @@ class RunLoop:
             return state
         state = self._strategy.step(state, mean.delta)
         self._release(plan, summed, mean, blobs.put(self._folder, state), sent, started)
-        blobs.prune(self._folder, self._journal.state)
+        blobs.prune(self._folder, self._journal.entries)
         return state
 
     def _exchange(self, plan: Plan, model: Vector, cohort: Sequence[str]) -> tuple[Summed, Mean, int]:
@@ -213,17 +224,21 @@ class RunLoop:
         return summed, mechanism.decode(summed.total, summed.survivors), len(request) * len(cohort)
 
     def _evaluate(self, model: Vector) -> None:
-        """Ask for the final model's metrics, in runs without differential privacy. It releases no model."""
-        plan = self._specification.plan(self._journal.state.next_round, self._journal.state.attempts_used + 1, model)
-        if plan.private or not plan.metrics:
+        """Ask once for the final model's metrics, in runs without differential privacy. It releases no model."""
+        round, attempt = self.progress.next_round, self.progress.attempts + 1
+        asked = self._specification.config.plan
+        # A crash while evaluating is not repeated: the metrics are a courtesy, the model is already released.
+        due = (round, attempt) <= (asked.rounds + 1, self._specification.attempts + 1) and not self.progress.attempt
+        if self._specification.privacy.unit != "none" or not asked.metrics or not due:
             return
+        plan = self._specification.plan(round, attempt, model)
         started = self._clock()
         try:
             summed, mean, sent = self._exchange(plan, model, self._cohort())
         except CohortTooSmall as error:
             self._journal.append(AttemptAbandoned(round=plan.round, attempt=plan.attempt, reason=str(error)))
             return
-        self._release(plan, summed, mean, self._journal.state.checkpoint, sent, started)
+        self._release(plan, summed, mean, self._checkpoint, sent, started)
 
     def _release(self, plan: Plan, summed: Summed, mean: Mean, checkpoint: str, sent: int, started: float) -> None:
         """Write what was learned: aggregates over the survivors, and what they cost."""
@@ -248,8 +263,8 @@ class RunLoop:
     def _cohort(self) -> list[str]:
         """Who is asked: all that the plan's size allows, once enough are connected."""
         asked = self._specification.config.plan.cohort
-        # The first attempt waits for everyone; later ones go on with the minimum, so that one lost device costs no wait.
-        wanted = asked.size if self._journal.state.attempts_used == 0 else asked.minimum
+        # The first attempt waits for everyone; later ones take the minimum: one lost device costs no wait.
+        wanted = asked.size if self.progress.attempts == 0 else asked.minimum
         patience = self._clock() + self._specification.config.server.wait_for_devices
         while True:
             members: Sequence[Member] = self._fleet.members()
@@ -272,4 +287,3 @@ def _metrics(plan: Plan, mean: Mean) -> Mapping[str, float] | None:
         return None
     values = np.asarray(mean.totals, dtype=np.float64) / mean.held_out
     return {metric.name: float(value) for metric, value in zip(plan.metrics, values, strict=True)}
-

@@ -1,0 +1,88 @@
+"""The ServerApp: Flower starts it in a process of its own, and it runs the round loop over a run's folder.
+
+All state is in that folder, so Flower may lose, restart or repeat this process: the run goes on where its journal
+stands. `nothing` is there because Flower's bundles must name a client part; no device ever asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from fedsus.errors import FedsusError
+from fedsus_server import looping
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+    from flwr.serverapp import Grid
+
+app = ServerApp()
+nothing = ClientApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a folder's round loop to its end.
+
+    Raises:
+        FedsusError: the run failed, or another loop has the folder: one line, in the run's ``server.log`` too.
+    """
+    folder = Path(str(context.run_config["folder"]))
+    log = _logger(folder)
+    try:
+        _loop(grid, folder, log)
+    except FedsusError as error:
+        log.error("ended: %s", error)
+        looping.note_end(folder, str(error))
+        raise
+    except Exception:
+        log.exception("ended by a defect or by the SuperLink")
+        raise
+    except BaseException as end:
+        log.info("stopped by %s", type(end).__name__)
+        raise
+
+
+def _loop(grid: Grid, folder: Path, log: logging.Logger) -> None:
+    from fedsus.reporting import summary
+    from fedsus.rounds.server import RunLoop, specification_of
+    from fedsus_server.flower.fleet import FlowerFleet
+
+    before = summary(folder)
+    if before.opened is None:
+        raise FedsusError(f"{folder}: the journal holds no run")
+    performance = specification_of(before.opened).config.performance
+    fleet = FlowerFleet(
+        grid._runtime_client,  # type: ignore[attr-defined]
+        grid.run.run_id,
+        poll=performance.poll,
+        workers=performance.workers,
+    )
+    try:
+        loop = RunLoop(folder, fleet, clock=time.time, sleep=time.sleep)
+        # Only now: the journal's lock is ours.
+        looping.note_start(folder)
+        log.info("run %s goes on after round %d, process %d", before.run, len(before.rounds), os.getpid())
+        loop.run()
+    finally:
+        fleet.close()
+    log.info("run %s is over", before.run)
+
+
+def _logger(folder: Path) -> logging.Logger:
+    """Lines into the run's ``server.log``."""
+    logger = logging.getLogger("fedsus.server")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.FileHandler(folder / "server.log", encoding="utf-8")
+        formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    return logger

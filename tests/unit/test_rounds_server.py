@@ -1,0 +1,273 @@
+"""The round loop: sums, abandoned attempts, and a server that is killed anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedsus import plan as plans
+from fedsus.config import RunConfig
+from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.packing import pack
+from fedsus.errors import ConfigError, CorruptionError, RunFailed
+from fedsus.journal import AttemptAbandoned, AttemptOpened, Disk, RoundReleased, RunClosed
+from fedsus.journal import journal as journal_module
+from fedsus.reporting import read
+from fedsus.rounds.messages import REFUSAL, decode_request, encode_answer
+from fedsus.rounds.server import RunLoop, open_run
+from fedsus.types import Answered, Ask, LocalUpdate, Lost, Member, Refused, Reply
+
+DIMENSION = 12
+METRICS = [{"name": "loss", "low": 0.0, "high": 10.0}]
+
+
+def config(rounds: int = 4, spare: int = 2, minimum: int = 2, strategy: str = "fedadam") -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "test",
+            "task": {"name": "heart"},
+            "plan": {
+                "rounds": rounds,
+                "spare_attempts": spare,
+                "deadline": 5.0,
+                "cohort": {"size": 3, "minimum": minimum},
+                "metrics": METRICS,
+                "strategy": {"name": strategy, "learning_rate": 0.1},
+            },
+            "server": {"wait_for_devices": 0.0},
+        }
+    )
+
+
+def update(name: str, raw: bytes) -> bytes:
+    """What a well-behaved client answers: a pull towards a target of its own."""
+    request = decode_request(raw)
+    mechanism = FixedPoint(request.plan)
+    target = np.full(DIMENSION, int(name), dtype=np.float32)
+    empty = request.plan.purpose == "evaluate"
+    delta = np.zeros(0, np.float32) if empty else (target - request.model).astype(np.float32)
+    local = LocalUpdate(delta, float(int(name) + 1), np.array([2.0 * int(name)]), 2, None)
+    return encode_answer(pack(mechanism.encode(local, None), mechanism.bits))  # type: ignore[arg-type]
+
+
+class FakeFleet:
+    """Clients '0', '1', '2' in an order that changes; ``fails`` says who does what in which attempt."""
+
+    def __init__(self, fails: dict[int, dict[str, str]] | None = None, seed: int = 0, size: int = 3) -> None:
+        self.fails, self._random, self._size = fails or {}, random.Random(seed), size
+        self.asked: list[plans.Plan] = []
+
+    def members(self) -> Sequence[Member]:
+        return [Member(str(i), f"h{i}") for i in range(self._size)]
+
+    def ask(self, ask: Ask) -> Iterator[Reply]:
+        names = list(ask.requests)
+        self._random.shuffle(names)
+        plan = decode_request(ask.requests[names[0]]).plan
+        self.asked.append(plan)
+        for name in names:
+            match self.fails.get(plan.attempt, {}).get(name):
+                case "lost":
+                    yield Lost(name)
+                case "refused":
+                    yield Refused(name)
+                case "refusal":
+                    yield Answered(name, REFUSAL)
+                case "garbage":
+                    yield Answered(name, b"garbage")
+                case "twice":
+                    yield Answered(name, update(name, ask.requests[name]))
+                    yield Answered(name, update(name, ask.requests[name]))
+                case _:
+                    yield Answered(name, update(name, ask.requests[name]))
+
+
+def clock() -> Iterator[float]:
+    return itertools.count(1_700_000_000.0)
+
+
+def loop(folder: Path, fleet: FakeFleet) -> RunLoop:
+    ticks = clock()
+    return RunLoop(folder, fleet, clock=lambda: next(ticks), sleep=lambda _: None)
+
+
+def start(folder: Path, **options: object) -> None:
+    open_run(folder, "run-1", config(**options), np.zeros(DIMENSION, np.float32), lambda: 1.7e9)  # type: ignore[arg-type]
+
+
+def test_a_run_is_released_round_by_round(tmp_path: Path) -> None:
+    start(tmp_path, strategy="fedavg", rounds=1)
+    model = loop(tmp_path, FakeFleet()).run()
+    # weights 1, 2, 3 and targets 0, 1, 2; strategy learning rate 0.1
+    assert model == pytest.approx(np.full(DIMENSION, 0.1 * (0 * 1 + 1 * 2 + 2 * 3) / 6), abs=1e-6)
+    released = [entry for entry in read(tmp_path) if isinstance(entry, RoundReleased)]
+    assert [entry.round for entry in released] == [1, 2]  # the round, and the evaluation of its model
+    assert released[0].survivors == 3
+    assert released[0].weight == 6.0
+    assert released[0].metrics == {"loss": pytest.approx((0 + 2 + 4) / 6, abs=1e-3)}
+    assert released[1].checkpoint == released[0].checkpoint
+    assert isinstance(read(tmp_path)[-1], RunClosed)
+
+
+def test_the_order_of_arrival_does_not_change_a_bit(tmp_path: Path) -> None:
+    models = []
+    for seed in range(4):
+        start(tmp_path / str(seed))
+        models.append(loop(tmp_path / str(seed), FakeFleet(seed=seed)).run().tobytes())
+    assert len(set(models)) == 1
+
+
+@pytest.mark.parametrize("failure", ["lost", "refused", "refusal", "garbage"])
+def test_a_client_that_fails_costs_its_own_update_only(tmp_path: Path, failure: str) -> None:
+    start(tmp_path, rounds=1, strategy="fedavg")
+    model = loop(tmp_path, FakeFleet({1: {"2": failure}})).run()
+    assert model == pytest.approx(np.full(DIMENSION, 0.1 * 2 / 3), abs=1e-6)
+    released = next(entry for entry in read(tmp_path) if isinstance(entry, RoundReleased))
+    assert released.survivors == 2
+    assert released.refused + released.lost == 1
+    assert released.refused == (failure in ("refused", "refusal"))
+
+
+def test_a_client_counts_once(tmp_path: Path) -> None:
+    start(tmp_path, rounds=1)
+    loop(tmp_path, FakeFleet({1: {"1": "twice"}})).run()
+    released = next(entry for entry in read(tmp_path) if isinstance(entry, RoundReleased))
+    assert released.survivors == 3
+    assert released.weight == 6.0
+
+
+def test_too_few_survivors_release_nothing_and_cost_an_attempt(tmp_path: Path) -> None:
+    start(tmp_path, rounds=2, spare=1)
+    fleet = FakeFleet({1: {"0": "lost", "1": "refused"}})
+    loop(tmp_path, fleet).run()
+    entries = read(tmp_path)
+    abandoned = [entry for entry in entries if isinstance(entry, AttemptAbandoned)]
+    assert [(entry.round, entry.attempt) for entry in abandoned] == [(1, 1)]
+    assert "minimum is 2" in abandoned[0].reason
+    assert [(plan.round, plan.attempt) for plan in fleet.asked] == [(1, 1), (1, 2), (2, 3), (3, 4)]
+    assert fleet.asked[-1].purpose == "evaluate"
+
+
+def test_a_run_whose_attempts_are_spent_ends(tmp_path: Path) -> None:
+    start(tmp_path, rounds=2, spare=1)
+    everyone = {"0": "lost", "1": "lost", "2": "lost"}
+    with pytest.raises(RunFailed, match="all 3 attempts of the run are spent"):
+        loop(tmp_path, FakeFleet({2: everyone, 3: everyone})).run()
+    entries = read(tmp_path)
+    assert isinstance(entries[-1], RunClosed)
+    assert entries[-1].reason == "failed"
+    assert sum(isinstance(entry, AttemptOpened) for entry in entries) == 3
+
+
+def test_too_few_devices_end_a_run_that_waits_no_longer(tmp_path: Path) -> None:
+    start(tmp_path)
+    with pytest.raises(RunFailed, match="2 devices are connected, 3 are needed"):
+        loop(tmp_path, FakeFleet(size=2)).run()
+
+
+def test_an_encoding_that_cannot_carry_the_cohort_is_refused_before_anyone_is_asked(tmp_path: Path) -> None:
+    text = config().model_dump()
+    text["plan"]["cohort"] = {"size": 1_000_000, "minimum": 2}
+    text["plan"]["encoding"] = {"bits": 16}
+    text["plan"]["metrics"] = METRICS
+    with pytest.raises(ConfigError, match="bits = 16"):
+        open_run(tmp_path, "r", RunConfig.model_validate(text), np.zeros(3, np.float32), lambda: 0.0)
+
+
+def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path) -> None:
+    start(tmp_path)
+    blob = next((tmp_path / "blobs").iterdir())
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CorruptionError):
+        loop(tmp_path, FakeFleet()).run()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+def test_a_server_that_stops_at_any_write_goes_on_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path / "whole", rounds=3, spare=10)
+    expected = loop(tmp_path / "whole", FakeFleet()).run()
+    points = 0
+    real = Disk.sync
+
+    def count(disk: Disk, file: int) -> None:
+        nonlocal points
+        points += 1
+        real(disk, file)
+
+    monkeypatch.setattr(Disk, "sync", count)
+    start(tmp_path / "count", rounds=3, spare=10)
+    loop(tmp_path / "count", FakeFleet()).run()
+    assert points >= 9
+    for point in range(3, points + 1):
+        folder, seen = tmp_path / f"killed-{point}", 0
+
+        def die(disk: Disk, file: int, point: int = point) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == point:
+                raise Killed
+            real(disk, file)
+
+        monkeypatch.setattr(Disk, "sync", die)
+        with pytest.raises(Killed):
+            start(folder, rounds=3, spare=10)
+            loop(folder, FakeFleet()).run()
+        monkeypatch.setattr(Disk, "sync", real)
+        if not (folder / journal_module.NAME).read_bytes():
+            continue
+        model = loop(folder, FakeFleet()).run()
+        assert np.array_equal(model, expected), f"killed at write {point}"
+        attempts = [entry.attempt for entry in read(folder) if isinstance(entry, AttemptOpened)]
+        assert attempts == list(range(1, len(attempts) + 1)), "an attempt that was opened is spent"
+
+
+SCRIPT = """
+import sys, importlib.util
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("loopy", sys.argv[1]); m = importlib.util.module_from_spec(spec)
+sys.modules["loopy"] = m
+spec.loader.exec_module(m)
+import os, signal
+folder, stop_at = Path(sys.argv[2]), int(sys.argv[3])
+class Fleet(m.FakeFleet):
+    def ask(self, ask):
+        for n, reply in enumerate(super().ask(ask)):
+            if self.asked[-1].round == stop_at and n == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield reply
+m.loop(folder, Fleet()).run()
+"""
+
+
+def test_sigkill_in_the_middle_of_an_exchange(tmp_path: Path) -> None:
+    start(tmp_path / "whole", rounds=3)
+    expected = loop(tmp_path / "whole", FakeFleet()).run()
+    start(tmp_path / "killed", rounds=3)
+    command = [sys.executable, "-c", SCRIPT, __file__, str(tmp_path / "killed"), "2"]
+    killed = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    fleet = FakeFleet()
+    assert np.array_equal(loop(tmp_path / "killed", fleet).run(), expected)
+    assert [(plan.round, plan.attempt) for plan in fleet.asked] == [(2, 3), (3, 4), (4, 5)]
+
+
+def test_one_loop_at_a_time(tmp_path: Path) -> None:
+    start(tmp_path)
+    first = loop(tmp_path, FakeFleet())
+    with pytest.raises(Exception, match="another process|in use|locked"):
+        loop(tmp_path, FakeFleet())
+    assert len(first.run()) == DIMENSION
