@@ -31,6 +31,11 @@ class ServerPart(Strict):
     ca: File | None = None
 
     @property
+    def ca_file(self) -> str | None:
+        """``ca`` as OpenSSL takes it; None for the system's authorities."""
+        return None if self.ca is None else str(self.ca)
+
+    @property
     def host(self) -> str:
         """The name that the server's certificate must carry."""
         return self.address.rpartition(":")[0].strip("[]")
