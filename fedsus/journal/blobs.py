@@ -83,10 +83,11 @@ def prune(folder: Path, entries: Sequence[Entry], keep: int = 3) -> list[str]:
     kept = set(list(named)[-max(keep, 1) :])
     removed = []
     for path in sorted((folder / FOLDER).glob("*")):
-        if path.suffix == ".tmp" or (path.suffix == _SUFFIX and path.stem not in kept):
+        if path.name.startswith("."):  # left by a crash: ours, or the one that safetensors writes first
             path.unlink(missing_ok=True)
-            if path.suffix == _SUFFIX:
-                removed.append(path.stem)
+        elif path.suffix == _SUFFIX and path.stem not in kept:
+            path.unlink(missing_ok=True)
+            removed.append(path.stem)
     return removed
 
 

@@ -53,7 +53,8 @@ class Disk:
 def fault(path: Path, error: OSError | SafetensorError) -> EnvironmentFault:
     """What a user sees when a file cannot be written."""
     code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if code in full or any(f"(os error {number})" in str(error) for number in full):  # safetensors keeps no errno
         return EnvironmentFault(
             f"{path}: the disk is full; free some space and start again: the run goes on from there"
         )
