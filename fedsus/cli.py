@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -106,12 +106,17 @@ def cli(debug: bool) -> None:
     """Federated learning that the data owner controls."""
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run ``fedsus`` with ``args`` (default: those of the process); returns the exit code."""
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run ``fedsus`` with ``args`` (default: those of the process) and exit."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """As `main`; returns the exit code."""
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in _leading_options(arguments)
     try:
-        code = _run(arguments)
+        code = _invoke(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()
@@ -145,7 +150,7 @@ def explain(error: Exception) -> tuple[str, int]:
     ), DEFECT
 
 
-def _run(arguments: list[str]) -> int:
+def _invoke(arguments: list[str]) -> int:
     """Parse and run; click's own ways to end become exit codes or exceptions."""
     try:
         with cli.make_context("fedsus", arguments) as ctx:
@@ -178,4 +183,4 @@ def _silence_stdout() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
