@@ -5,10 +5,7 @@ Xiao, Rasul and Vollgraf 2017, https://arxiv.org/abs/1708.07747. Pixels are scal
 
 from __future__ import annotations
 
-import gzip
-import math
 import re
-import zlib
 from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
@@ -22,6 +19,7 @@ from torch.nn import functional
 from fedsus.errors import DataError
 from fedsus.plan import Strict
 from fedsus.tasks.checks import Finding, Findings, one_class, refuse, too_few
+from fedsus.tasks.idx import read_idx
 from fedsus.tasks.seeding import seeded
 from fedsus.tasks.split import known_options
 from fedsus.tasks.task import Batch, DataSource, Forward, Shard
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 CLASSES: Final = 10
 SIDE: Final = 28
-MAX_ROWS: Final = 1_000_000
 MAX_LOSS: Final = 20.0
 FILES: Final = (
     "train-images-idx3-ubyte",
@@ -133,32 +130,6 @@ class FashionMnist:
             chosen = _choose(source, len(labels), part)
             halves.append((torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen].astype(np.int64))))
         return Shard(train=halves[0], held_out=halves[1])
-
-
-def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes: (n, *shape) uint8.
-
-    Magic number 0x0000, type 0x08, dimensions; then each dimension as a big-endian uint32, then the bytes
-    (http://yann.lecun.com/exdb/mnist/).
-
-    Raises:
-        DataError: not such a file, other dimensions, or more or fewer bytes than its header says.
-    """
-    header = 4 + 4 * (1 + len(shape))
-    limit = header + MAX_ROWS * math.prod(shape)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            raw = file.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(raw) < header or raw[:4] != bytes((0, 0, 8, 1 + len(shape))):
-        raise DataError(f"{path}: not an IDX file of bytes with {1 + len(shape)} dimensions")
-    rows, *rest = np.frombuffer(raw, ">u4", 1 + len(shape), 4).tolist()
-    if tuple(rest) != shape or not 0 < rows <= MAX_ROWS:
-        raise DataError(f"{path}: the header says {rows} x {rest}; 1 to {MAX_ROWS} x {list(shape)} is expected")
-    if len(raw) != header + rows * math.prod(shape):
-        raise DataError(f"{path}: {len(raw) - header} bytes of data; the header says {rows * math.prod(shape)}")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(rows, *shape)
 
 
 def _find(folder: Path, name: str) -> Path:
