@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Control:
     """Requests to a running SuperLink on this machine; see `connect`."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self._client = _Translating(client)
 
     def add(self, name: str, public_key: bytes) -> int:
         """Register a node key (PEM, SubjectPublicKeyInfo) under a name; returns its number."""
@@ -97,9 +97,29 @@ class Control:
         return found
 
 
+class _Translating:
+    """Flower's client with named errors, raised where the request was made."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        method = getattr(self._client, name)
+
+        def call(request: Any) -> Any:
+            try:
+                return method(request)
+            except httpx.TransportError as error:
+                raise EnvironmentFault("the server does not answer; start it: fedsus server start") from error
+            except httpx.HTTPStatusError as error:
+                raise UserError(f"the SuperLink refused: {_reason(error.response)}") from error
+
+        return call
+
+
 @contextmanager
 def connect(loopback_port: int) -> Iterator[Control]:
-    """A connection to the control API on this machine.
+    """A connection to the control API on this machine; its methods raise:
 
     Raises:
         EnvironmentFault: no server answers.
@@ -110,16 +130,13 @@ def connect(loopback_port: int) -> Iterator[Control]:
     client = ControlHttpClient.from_server_address(f"127.0.0.1:{loopback_port}", True, None, interceptors=[])
     try:
         yield Control(client)
-    except httpx.TransportError as error:
-        raise EnvironmentFault("the server is not running here; start it: fedsus server start") from error
-    except httpx.HTTPStatusError as error:
-        raise UserError(f"the SuperLink refused: {_reason(error.response)}") from error
     finally:
         client.close()
 
 
 def _reason(response: httpx.Response) -> str:
     try:
-        return str(response.json().get("message") or response.text)
-    except ValueError:
+        content = response.json()
+        return str(content.get("detail") or content.get("message") or response.text)
+    except (AttributeError, ValueError):
         return response.text.strip() or f"HTTP {response.status_code}"

@@ -30,7 +30,11 @@ from fedsus_server.gateway import Gateway
 
 @dataclass(frozen=True, slots=True)
 class SuperLinkSettings:
-    """What the supervisor asks of its child; all paths absolute."""
+    """What the supervisor asks of its child; all paths absolute.
+
+    ``superexec`` is a file in which the child names the process that starts round loops: it leads a process group
+    of its own, which the supervisor must be able to end. Empty: not named.
+    """
 
     host: str
     port: int
@@ -40,6 +44,7 @@ class SuperLinkSettings:
     ca: str
     database: str
     parent: int
+    superexec: str = ""
 
 
 def create_app(settings: SuperLinkSettings) -> FastAPI:
@@ -73,7 +78,14 @@ def create_app(settings: SuperLinkSettings) -> FastAPI:
         isolation=ISOLATION_MODE_SUBPROCESS,
         runtime_dependency_install=False,
     )
-    return create_flower_app(config, SuperLinkLifespan)
+
+    class Lifespan(SuperLinkLifespan):
+        def startup(self) -> None:
+            super().startup()
+            if settings.superexec and self.superexec_process is not None:
+                Path(settings.superexec).write_text(str(self.superexec_process.pid), encoding="ascii")
+
+    return create_flower_app(config, Lifespan)
 
 
 def create_fleet_app(whole: FastAPI) -> FastAPI:
@@ -126,9 +138,14 @@ async def serve(settings: SuperLinkSettings) -> None:
         **shared,
     )
     doors = [_Door(inner), _Door(outer)]
+
+    def stop() -> None:
+        for door in doors:
+            door.stop()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: [door.stop() for door in doors])
+        loop.add_signal_handler(number, stop)
     async with _watch(settings.parent, doors):
         await asyncio.gather(*(door.serve() for door in doors))
 
