@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from fedsus.plan import Name, Scalar, Strict
 
@@ -79,6 +79,17 @@ class Range(Strict):
         return self
 
 
+def _kind(rule: Any) -> str | None:
+    """Which of the two forms a rule has; None is neither."""
+    return "range" if isinstance(rule, dict | Range) else "list" if isinstance(rule, list) else None
+
+
+Rule = Annotated[
+    Annotated[list[Scalar], Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(_kind, custom_error_type="rule", custom_error_message="expected a list of values, or {min, max}"),
+]
+
+
 class TaskPolicy(Strict):
     """``[tasks.<name>]``: a task that may run.
 
@@ -89,7 +100,7 @@ class TaskPolicy(Strict):
     """
 
     data: Name
-    settings: dict[Name, list[Scalar] | Range] = {}
+    settings: dict[Name, Rule] = {}
 
 
 class Policy(Strict):
