@@ -1,0 +1,57 @@
+"""Local training and evaluation: the trainers of a device and of a simulation.
+
+Importing this package loads no torch; `trainer_for` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fedsus.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fedsus.learning.settings import Compute, TrainSettings
+    from fedsus.plan import ExamplePrivacy, NoPrivacy
+    from fedsus.tasks.task import Shard, Task
+    from fedsus.types import LocalUpdate, Noise, Stop, Vector
+
+
+class Trainer(Protocol):
+    """Turns the global model and shards into updates."""
+
+    def train(
+        self, model: Vector, shards: Sequence[Shard], settings: TrainSettings, seeds: Sequence[int], stop: Stop
+    ) -> Iterator[LocalUpdate]:
+        """One update for each shard, in order; ``model`` (d,) float32 is not changed.
+
+        Raises:
+            Cancelled: ``stop`` said so.
+            ConfigError: the settings do not fit this trainer, the model or the hardware.
+        """
+        ...
+
+
+def trainer_for(
+    task: Task,
+    privacy: TrainSettings | NoPrivacy | ExamplePrivacy | Literal["none", "example"],
+    compute: Compute,
+    noise: Noise,
+) -> Trainer:
+    """The trainer for a privacy unit, given by name, by the plan's privacy part or by whole settings.
+
+    Raises:
+        ConfigError: the model is not trainable so, or the device is not there.
+    """
+    chosen: Any = getattr(privacy, "privacy", privacy)
+    unit = getattr(chosen, "unit", chosen)
+    if unit == "none":
+        from fedsus.learning.loop import LoopTrainer
+
+        return LoopTrainer(task, compute)
+    if unit == "example":
+        from fedsus.learning.dp_sgd import DpSgdTrainer
+
+        return DpSgdTrainer(task, compute, noise)
+    raise ConfigError(f"privacy.unit = {unit!r}: expected 'none' or 'example'")
