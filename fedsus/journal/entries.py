@@ -155,12 +155,12 @@ def decode(line: bytes, seq: int, prev: str) -> Entry:
         data = json.loads(line)
         if not isinstance(data, dict) or canonical(data) != line:
             raise CorruptionError("not the canonical form of a JSON object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptionError("not JSON") from error
-    version, kind = data.pop("v", None), data.pop("type", None)
+    version, number, kind = (data.pop(name, None) for name in ("v", "seq", "type"))
     if version != VERSION or type(version) is not int:
         raise CorruptionError(f"version {version!r}; this fedsus reads version {VERSION}")
-    if data.pop("seq", None) != seq:
+    if number != seq or type(number) is not int:
         raise CorruptionError(f"not entry number {seq}")
     if data.pop("prev", None) != prev:
         raise CorruptionError("does not follow the line before: one of the two was changed")

@@ -21,22 +21,25 @@ class RunSummary:
     Attributes:
         run: identifier; the folder's name before the run was opened.
         folder: the run's folder.
-        status: "open" until it is closed: whether a server works on it now, a journal does not know.
+        status: "open" until it is closed: whether a server works on it now, a journal does not know;
+            "broken" only in the list of `runs`.
         opened: the first entry, with the configuration; None before it.
         closed: the last entry; None until then.
         rounds: released rounds, oldest first, with survivors, metrics, bytes and seconds of each.
         attempts: attempts used, those among them that released nothing included.
         model: blob that holds the newest model; None before any round was released.
+        fault: what is wrong with a broken journal, in one line.
     """
 
     run: str
     folder: Path
-    status: Literal["new", "open", "completed", "stopped", "failed"]
+    status: Literal["new", "open", "completed", "stopped", "failed", "broken"]
     opened: RunOpened | None
     closed: RunClosed | None
     rounds: tuple[RoundReleased, ...]
     attempts: int
     model: str | None
+    fault: str | None = None
 
     @property
     def survivors(self) -> tuple[int, ...]:
@@ -122,8 +125,14 @@ def released_model(run_dir: Path) -> Vector:
 def runs(folder: Path) -> list[RunSummary]:
     """Summaries of all runs in ``folder``, oldest first; empty when it does not exist.
 
-    Raises:
-        CorruptionError: a broken journal, by file and line.
+    A broken journal does not hide the others: its run has status "broken" and says why in ``fault``.
     """
-    found = [summary(path.parent) for path in sorted(folder.glob(f"*/{NAME}"))]
+    found = [_summary_or_fault(path.parent) for path in sorted(folder.glob(f"*/{NAME}"))]
     return sorted(found, key=lambda one: (one.opened.time if one.opened else float("inf"), one.run))
+
+
+def _summary_or_fault(run_dir: Path) -> RunSummary:
+    try:
+        return summary(run_dir)
+    except (ConfigError, CorruptionError) as error:
+        return RunSummary(run_dir.name, run_dir, "broken", None, None, (), 0, None, str(error))

@@ -27,7 +27,7 @@ from fedsus.journal import (
 )
 from fedsus.strategies import FedAvgM
 
-ROUNDS = 4
+ROUNDS = 3
 HASH = "a" * 64
 STRATEGY = FedAvgM(0.5, 0.9)
 

@@ -155,6 +155,7 @@ def broken_files():
     yield "unknown type", edit(8, b"RunClosed", b"RunOpener"), 9
     yield "unknown version", edit(0, b'"v":1', b'"v":2'), 1
     yield "version as float", edit(0, b'"v":1', b'"v":1.0'), 1
+    yield "number as float", edit(8, b'"seq":8', b'"seq":8.0'), 9
     yield "unknown field", edit(8, b'"v":1', b'"v":1,"w":1'), 9
     yield "missing field", edit(8, b'"reason":"completed",', b""), 9
     yield "wrong type", edit(8, b'"reason":"completed"', b'"reason":1'), 9

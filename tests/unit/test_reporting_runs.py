@@ -83,6 +83,15 @@ def test_runs_are_listed_by_age(tmp_path):
     assert runs(tmp_path / "nowhere") == []
 
 
+def test_a_broken_run_does_not_hide_the_others(tmp_path, run_dir):
+    (run_dir / NAME).write_bytes(LINES[1:])
+    make_run(run_dir.parent / "two", 1)
+    good, bad = runs(run_dir.parent)
+    assert (good.run, good.fault) == ("two", None)
+    assert (bad.run, bad.status) == ("one", "broken")
+    assert "journal.jsonl: line 1: not JSON" in bad.fault
+
+
 def test_reading_leaves_an_unfinished_line_and_changes_nothing(run_dir):
     path = run_dir / NAME
     assert len(read(run_dir)) == 9
