@@ -80,21 +80,16 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], size: int) -> E
             case Answered():
                 received += len(reply.body)
                 try:
-                    body = decode_answer(reply.body, expected)
-                    if body is None:
-                        refused += 1
-                        continue
-                    add_packed(total, body, bits)
+                    added = _add(total, reply.body, expected, bits)
+                    survivors, refused = survivors + added, refused + (not added)
                 except ProtocolViolation:
                     # A malformed answer is a client's failure, not the round's: it is left out like a lost one.
                     lost += 1
-                    continue
-                survivors += 1
             case Refused():
                 refused += 1
             case Lost():
                 lost += 1
-        del reply
+        del reply  # before the next one is made: the server holds one answer at a time
     lost += len(waiting)
     if survivors < plan.cohort.minimum:
         raise CohortTooSmall(
@@ -102,3 +97,12 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], size: int) -> E
             f"the plan's minimum is {plan.cohort.minimum}"
         )
     return Summed(total, survivors, refused, lost, received)
+
+
+def _add(total: Ring, answer: bytes, size: int, bits: int) -> bool:
+    """Add an answer's integers to ``total`` in place; False where the client refused. Keeps no view of the answer."""
+    body = decode_answer(answer, size)
+    if body is None:
+        return False
+    add_packed(total, body, bits)
+    return True
