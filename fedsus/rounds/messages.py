@@ -44,7 +44,7 @@ def model_hash(model: Vector) -> str:
 
 def encode_request(plan: plans.Plan, model: Vector) -> bytes:
     """Request bytes; ``plan.model`` and ``plan.dimension`` must describe ``model``."""
-    raw, body = plans.encode(plan), memoryview(np.ascontiguousarray(model, dtype="<f4")).cast("B")
+    raw, body = plans.encode(plan), np.ascontiguousarray(model, dtype="<f4").data.cast("B")
     # One copy of the model, made here: the server's memory is counted in models.
     return b"".join((_REQUEST.pack(_ASKS, VERSION, len(raw), len(body)), raw, body))
 
