@@ -207,7 +207,7 @@ class Agent:
 
     def _load(self) -> Device:
         """Load torch, opacus and the owner's tasks; seconds, so after the connection is up."""
-        from fedsus.learning import Compute, preload
+        from fedsus.learning.settings import Compute
         from fedsus.privacy.noise import SystemNoise
         from fedsus.rounds.device import Device, system_seed
         from fedsus.tasks.task import DataSource
@@ -215,7 +215,7 @@ class Agent:
 
         config, started = self._config, time.monotonic()
         compute = Compute(config.compute.device, config.compute.threads or os.cpu_count() or 1)
-        preload(compute)
+        self._import_trainers()
         device = Device(
             policy=self._policy,
             ledger=self._ledger,
@@ -228,6 +228,15 @@ class Agent:
         )
         log.info("ready to train after %.1f s", time.monotonic() - started)
         return device
+
+    def _import_trainers(self) -> None:
+        """Import now what the policy may need, so that the first round does not wait for it; opacus takes memory."""
+        import fedsus.learning.loop
+
+        if self._policy.privacy.epsilon > 0:
+            import dp_accounting.pld
+
+            import fedsus.learning.dp_sgd  # noqa: F401
 
     def _tell(self, state: str, detail: str = "", force: bool = False) -> None:
         """Write status.json, at most once a second unless it matters."""

@@ -11,7 +11,9 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from fedsus import plan as plans
 from fedsus.encoding.mechanism import FixedPoint
@@ -22,10 +24,11 @@ from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.rounds.messages import REFUSAL, Request, decode_request, encode_answer
-from fedsus.types import LocalUpdate, Noise, Stop, Vector
+from fedsus.types import LocalUpdate, Noise, Stop
 
 if TYPE_CHECKING:
-    from fedsus.learning import Compute, Trainer
+    from fedsus.learning import Trainer
+    from fedsus.learning.settings import Compute
     from fedsus.tasks.task import DataSource, Shard, Task
 
 log = logging.getLogger("fedsus.device")
@@ -161,7 +164,7 @@ class Device:
         return prepared
 
     def _load(self, plan: Plan, grant: Grant) -> _Prepared:
-        from fedsus.learning import check_model, dimension
+        from fedsus.learning.parameters import check_model, dimension
         from fedsus.tasks import registry
         from fedsus.tasks.checks import refuse
         from fedsus.tasks.task import Checked
@@ -171,7 +174,7 @@ class Device:
             raise Refusal(f"data '{grant.data_id}' is not in agent.toml: add a table [data.{grant.data_id}]")
         task = registry.build(registry.resolve(self._tasks[grant.task]), plan.task.settings)
         model = task.model(0)
-        check_model(model, grant.task)
+        check_model(model, grant.task, private=plan.private)
         if dimension(model) != plan.dimension:
             raise Refusal(f"the plan's model has {plan.dimension} parameters, the task's {dimension(model)}")
         if isinstance(task, Checked):
@@ -185,31 +188,37 @@ class Device:
 
     def _encoded(self, request: Request, prepared: _Prepared, stop: Stop) -> bytes:
         """Train or evaluate, and encode what may leave."""
-        from fedsus.learning import TrainSettings, owner_report, trainer_for
+        from fedsus.learning.settings import TrainSettings
 
-        plan = request.plan
+        plan, shard = request.plan, prepared.shard
         if self._report is not None:
-            metrics = owner_report(prepared.task, request.model, prepared.shard.held_out)
-            self._report(plan.run, plan.round, metrics)
+            from fedsus.learning.evaluation import owner_report
+
+            self._report(plan.run, plan.round, owner_report(prepared.task, request.model, shard.held_out))
         mechanism = FixedPoint(plan)
-        settings = TrainSettings(plan.training, plan.privacy, plan.round, plan.rounds)
-        trainer = prepared.trainers.get(plan.privacy.unit)
-        if trainer is None:
-            trainer = prepared.trainers[plan.privacy.unit] = trainer_for(
-                prepared.task, plan.privacy, self._compute, self._noise
-            )
         if plan.purpose == "evaluate":
-            update = _evaluated(prepared, request.model)
+            update = self._evaluated(request, prepared)
         else:
-            (update,) = trainer.train(request.model, [prepared.shard], settings, [self._seeds(plan)], stop)
+            settings = TrainSettings(plan.training, plan.privacy, plan.round, plan.rounds)
+            trainer = self._trainer(plan, prepared)
+            (update,) = trainer.train(request.model, [shard], settings, [self._seeds(plan)], stop)
         return pack(mechanism.encode(update, self._noise), mechanism.bits)
 
+    def _trainer(self, plan: Plan, prepared: _Prepared) -> Trainer:
+        from fedsus.learning import trainer_for
 
-def _evaluated(prepared: _Prepared, model: Vector) -> LocalUpdate:
-    """Metric totals of a model over the held-out part; no change of the model."""
-    import numpy as np
+        unit = plan.privacy.unit
+        if unit not in prepared.trainers:
+            prepared.trainers[unit] = trainer_for(prepared.task, unit, self._compute, self._noise)
+        return prepared.trainers[unit]
 
-    from fedsus.learning import held_out_totals
+    def _evaluated(self, request: Request, prepared: _Prepared) -> LocalUpdate:
+        """Metric totals of a model over the held-out part; no change of the model."""
+        from fedsus.learning import evaluation
+        from fedsus.learning.parameters import load_into
 
-    totals: Any = held_out_totals(prepared.task, model, prepared.shard.held_out)
-    return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, totals, len(prepared.shard.held_out[0]), None)
+        module = prepared.task.model(0)
+        load_into(module, request.model)
+        held_out = prepared.shard.held_out
+        sums = evaluation.totals(prepared.task, module, held_out)
+        return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, sums, len(held_out[0]), None)
