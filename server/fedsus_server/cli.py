@@ -28,6 +28,14 @@ home_option = click.option(
     help="The server's folder. Default: FEDSUS_SERVER_HOME, else .fedsus/server.",
 )
 
+runs_option = click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where runs are kept.",
+)
+
 
 @click.group()
 def server() -> None:
@@ -65,6 +73,86 @@ def start(home: Path | None, names: tuple[str, ...], **asked: Any) -> None:
             signal.signal(number, lambda *_: stop.set())
         banner.log_to(folder)
         Supervisor(folder, options, stop).run(lambda running: banner.show(folder, running))
+
+
+@server.command()
+@home_option
+@runs_option
+@click.argument("run_toml", type=click.Path(path_type=Path), required=False)
+@click.option("--resume", "resumed", metavar="RUN", help="Go on with a run that is not closed, instead of a new one.")
+@click.option("--detach", is_flag=True, help="Do not follow it.")
+def run(home: Path | None, runs: Path, run_toml: Path | None, resumed: str | None, detach: bool) -> None:
+    """Start the run of RUN_TOML, and follow it. Ctrl-C leaves it running."""
+    import time
+
+    from fedsus_server import following
+    from fedsus_server import runs as known
+    from fedsus_server.home import ActiveRun
+
+    if (run_toml is None) == (resumed is None):
+        raise click.UsageError("give RUN_TOML, or --resume RUN")
+    folder = _home(home)
+    folder.connectable()
+    if run_toml is not None:
+        active = known.open_new(run_toml, runs, time.time)
+    else:
+        found = known.find(folder, runs, resumed or "")
+        known.check_open(found)
+        active = ActiveRun(found.name, str(found))
+    folder.activate(active)
+    click.echo(f"run {active.run} in {active.folder}")
+    if detach:
+        click.echo(following.how_to(folder, active.run, Path(active.folder)))
+    else:
+        following.follow_run(folder, Path(active.folder))
+
+
+@server.command()
+@home_option
+@runs_option
+@click.argument("run", metavar="RUN")
+def follow(home: Path | None, runs: Path, run: str) -> None:
+    """Show a run's progress until it ends. Ctrl-C leaves it running."""
+    from fedsus_server import following
+    from fedsus_server import runs as known
+
+    folder = _home(home)
+    following.follow_run(folder, known.find(folder, runs, run))
+
+
+@server.command()
+@home_option
+@runs_option
+@click.argument("run", metavar="RUN")
+def stop(home: Path | None, runs: Path, run: str) -> None:
+    """End a run for good: its journal is closed, its newest model stays."""
+    import time
+
+    from fedsus_server import runs as known
+
+    folder = _home(home)
+    found = known.find(folder, runs, run)
+    ended = known.stop(folder, found, time.time)
+    click.echo(f"run {found.name} {'is stopped' if ended else 'was over already'}")
+
+
+@server.command()
+@home_option
+def status(home: Path | None) -> None:
+    """Whether the server runs, where, and what it works on."""
+    from fedsus_server import following
+
+    click.echo(following.status_text(_home(home)))
+
+
+@server.command("runs")
+@home_option
+@runs_option
+def list_runs(home: Path | None, runs: Path) -> None:
+    """All runs, oldest first."""
+    from fedsus_server import following
+
+    following.print_runs(_home(home), runs)
 
 
 @server.group()

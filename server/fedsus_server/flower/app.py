@@ -6,6 +6,7 @@ stands. `nothing` is there because Flower's bundles must name a client part; no 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -19,8 +20,12 @@ from fedsus.errors import FedsusError
 from fedsus_server import looping
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flwr.app import Context
     from flwr.serverapp import Grid
+
+    from fedsus.config import RunConfig
 
 app = ServerApp()
 nothing = ClientApp()
@@ -57,7 +62,8 @@ def _loop(grid: Grid, folder: Path, log: logging.Logger) -> None:
     before = summary(folder)
     if before.opened is None:
         raise FedsusError(f"{folder}: the journal holds no run")
-    performance = specification_of(before.opened).config.performance
+    config = specification_of(before.opened).config
+    performance = config.performance
     fleet = FlowerFleet(
         grid._runtime_client,  # type: ignore[attr-defined]
         grid.run.run_id,
@@ -69,10 +75,26 @@ def _loop(grid: Grid, folder: Path, log: logging.Logger) -> None:
         # Only now: the journal's lock is ours.
         looping.note_start(folder)
         log.info("run %s goes on after round %d, process %d", before.run, len(before.rounds), os.getpid())
-        loop.run()
+        with _central(folder, config):
+            loop.run()
     finally:
         fleet.close()
     log.info("run %s is over", before.run)
+
+
+@contextlib.contextmanager
+def _central(folder: Path, config: RunConfig) -> Iterator[None]:
+    """Central evaluation beside the round loop, where the operator asked for it."""
+    if config.server.evaluate is None:
+        yield
+        return
+    from fedsus_server.central import CentralEvaluation
+
+    evaluation = CentralEvaluation(folder, config)
+    try:
+        yield
+    finally:
+        evaluation.close()
 
 
 def _logger(folder: Path) -> logging.Logger:

@@ -1,0 +1,118 @@
+"""What an operator sees of the server and its runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from fedsus.errors import EnvironmentFault, FedsusError, RunFailed
+from fedsus.reporting import follow, summary
+from fedsus.reporting import runs as all_runs
+from fedsus_server import looping, progress
+from fedsus_server.home import ActiveRun, Home, home_option
+
+log = logging.getLogger("fedsus.server")
+
+
+def how_to(home: Home, run: str, folder: Path) -> str:
+    """How to follow or stop a run that goes on."""
+    name = run if folder.parent == Path("runs").resolve() else str(folder)
+    option = home_option(home)
+    return f"follow it: fedsus server follow {name}{option}\nstop it: fedsus server stop {name}{option}"
+
+
+def follow_run(home: Home, folder: Path) -> None:
+    """Show progress until the run is closed; Ctrl-C detaches.
+
+    Raises:
+        RunFailed: it ended without its last round, or was given up; the reason.
+        EnvironmentFault: the server is gone; the run goes on when it is back.
+    """
+    from rich.console import Console
+
+    finished = summary(folder).closed is not None
+
+    def over() -> bool:
+        if finished:
+            return False  # all of it is there to be read
+        noted = _noted(home, folder)
+        return home.running() is None or (noted is not None and noted.given_up is not None)
+
+    try:
+        seen = progress.show(follow(folder, over), Console())
+    except KeyboardInterrupt:
+        click.echo(f"\nrun {folder.name} goes on\n{how_to(home, folder.name, folder)}")
+        return
+    if seen.closed is None:
+        noted = _noted(home, folder)
+        if noted is not None and noted.given_up is not None:
+            raise RunFailed(f"run {folder.name} was given up: {noted.given_up}; go on: {_resume(home, folder)}")
+        raise EnvironmentFault(f"the server stopped; run {folder.name} goes on when it starts again")
+    if seen.closed.reason == "failed":
+        loop = looping.of(folder)
+        raise RunFailed(f"run {folder.name} failed: {(loop and loop.ended) or 'see server.log in its folder'}")
+    click.echo(
+        f"run {folder.name} {seen.closed.reason}: {seen.round} of {seen.rounds} rounds, {progress.size(seen.bytes)}"
+    )
+    if seen.closed.model is not None:
+        click.echo(f"model: fedsus model export {folder}")
+
+
+def status_text(home: Home) -> str:
+    """The server's address, devices and active runs, one fact a line.
+
+    Raises:
+        EnvironmentFault: no server runs here.
+    """
+    from fedsus_server.flower import control
+
+    running = home.connectable()
+    with control.connect(running.loopback_port) as connected:
+        devices = connected.devices()
+    lines = [
+        f"server   {running.address}, process {running.pid}, version {running.version}",
+        f"health   port {running.health_port}",
+        f"devices  {sum(device.online for device in devices)} connected of {len(devices)} known",
+    ]
+    return "\n".join(lines + [f"run      {run.run}: {_state(run)}" for run in home.active()])
+
+
+def print_runs(home: Home, folder: Path) -> None:
+    """A table of all runs below ``folder``."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found = all_runs(folder)
+    if not found:
+        click.echo(f"no runs in {folder}; start one: fedsus server run run.toml{home_option(home)}")
+        return
+    active = {run.run: run for run in home.active()}
+    table = Table("run", "state", "rounds", "attempts", "bytes", "seconds", box=None, header_style="bold")
+    for one in found:
+        state = _state(active[one.run]) if one.status == "open" and one.run in active else one.status
+        moved = progress.size(one.bytes_sent + one.bytes_received)
+        table.add_row(one.run, state, str(len(one.rounds)), str(one.attempts), moved, f"{one.seconds:.1f}")
+    Console().print(table)
+
+
+def _state(run: ActiveRun) -> str:
+    """One phrase about an active run."""
+    if run.given_up is not None:
+        return f"given up: {run.given_up}"
+    loop = looping.of(Path(run.folder))
+    if loop is None or not loop.alive:
+        return "starting"
+    try:
+        return f"running, {len(summary(Path(run.folder)).rounds)} rounds released"
+    except FedsusError as error:
+        return str(error)
+
+
+def _noted(home: Home, folder: Path) -> ActiveRun | None:
+    return next((run for run in home.active() if Path(run.folder) == folder), None)
+
+
+def _resume(home: Home, folder: Path) -> str:
+    return f"fedsus server run --resume {folder}{home_option(home)}"

@@ -1,0 +1,141 @@
+"""Runs from the operator's side: make, find, stop."""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fedsus.config import RunConfig, load
+from fedsus.errors import ConfigError, EnvironmentFault
+from fedsus.journal import NAME, Journal, RunClosed
+from fedsus.model_file import read_model, task_of
+from fedsus.reporting import summary
+from fedsus_server import looping, processes
+from fedsus_server.home import ActiveRun, Home
+
+if TYPE_CHECKING:
+    from fedsus.types import Clock, Vector
+
+_STOP_SECONDS: Final = 10.0
+
+
+def prepare(path: Path) -> tuple[RunConfig, Vector]:
+    """A run's configuration and initial model, checked against each other.
+
+    Raises:
+        ConfigError: a field of ``run.toml``, a missing file, or a model of another task or other settings.
+        CorruptionError: the model file is broken.
+    """
+    config = load(path, RunConfig)
+    file = path.parent / config.server.model
+    if not file.exists():
+        raise ConfigError(f"{file}: no initial model; make one: fedsus model init {path} -o {file}")
+    model, described = read_model(file)
+    made = task_of(described)
+    if made != config.task:
+        what = f"task '{made.name}'" if made.name != config.task.name else "other settings"
+        raise ConfigError(
+            f"{file}: a model of {what} than [task] of {path}; make one: fedsus model init {path} -o {file}"
+        )
+    if config.server.evaluate is not None:
+        data = (path.parent / config.server.evaluate).resolve()
+        if not data.exists():
+            raise ConfigError(f"{path}: 'server.evaluate' = '{config.server.evaluate}': no such file")
+        config = config.model_copy(update={"server": config.server.model_copy(update={"evaluate": str(data)})})
+    return config, model
+
+
+def open_new(path: Path, runs: Path, clock: Clock) -> ActiveRun:
+    """Open the journal of a new run of ``run.toml`` below ``runs``.
+
+    Raises:
+        ConfigError, CorruptionError: as `prepare`; or the run cannot work as asked.
+        EnvironmentFault: the folder cannot be written.
+    """
+    from fedsus.rounds.server import open_run
+
+    config, model = prepare(path)
+    stamp = datetime.fromtimestamp(clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
+    run = f"{config.name[:36]}-{stamp}-{secrets.token_hex(3)}"
+    folder = (runs / run).resolve()
+    open_run(folder, run, config, model, clock)
+    return ActiveRun(run, str(folder))
+
+
+def find(home: Home, runs: Path, name: str) -> Path:
+    """The folder of a run, by its identifier, the beginning of it, or its path.
+
+    Raises:
+        ConfigError: none, or more than one.
+    """
+    for folder in (runs / name, Path(name)):
+        if (folder / NAME).is_file():
+            return folder.resolve()
+    known = {Path(run.folder).name: Path(run.folder) for run in home.active()}
+    known |= {path.parent.name: path.parent.resolve() for path in runs.glob(f"*/{NAME}")}
+    matches = [folder for run, folder in sorted(known.items()) if run.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ConfigError(f"'{name}' fits {len(matches)} runs: {', '.join(folder.name for folder in matches[:5])}")
+    close = difflib.get_close_matches(name, known, n=1)
+    others = "see: fedsus server runs" if known else f"none is in {runs}; name another folder with --runs"
+    raise ConfigError(f"no run '{name}'; " + (f"did you mean '{close[0]}'?" if close else others))
+
+
+def check_open(folder: Path) -> None:
+    """Raises:
+    ConfigError: the run is over.
+    """
+    closed = summary(folder).closed
+    if closed is not None:
+        raise ConfigError(f"run {folder.name} is {closed.reason}; start a new one: fedsus server run run.toml")
+
+
+def stop(home: Home, folder: Path, clock: Clock) -> bool:
+    """End a run's round loop and close its journal as stopped; False if it was closed before.
+
+    Works without a server too. A resubmission under way ends at the closed journal.
+
+    Raises:
+        EnvironmentFault: the journal is held by a process that does not end.
+    """
+    noted = next((run for run in home.active() if Path(run.folder) == folder), None)
+    if noted is not None:
+        home.forget(noted.run)
+        _stop_flower(home, noted)
+    limit = time.monotonic() + _STOP_SECONDS
+    while True:
+        loop = looping.of(folder)
+        if loop is not None:
+            processes.end(loop.pid, loop.start, patience=3.0)
+        try:
+            with Journal.open(folder, clock) as journal:
+                if journal.state.closed is not None:
+                    return False
+                model = journal.state.checkpoint if journal.state.released else None
+                journal.append(RunClosed(reason="stopped", model=model))
+                return True
+        except EnvironmentFault:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.1)
+
+
+def _stop_flower(home: Home, run: ActiveRun) -> None:
+    """Tell Flower, where a server runs, so that it starts no round loop of a submission under way."""
+    from fedsus.errors import FedsusError
+    from fedsus_server.flower import control
+
+    running = home.running()
+    if running is None or run.flower_run is None:
+        return
+    try:
+        with control.connect(running.loopback_port) as connected:
+            connected.stop(run.flower_run)
+    except FedsusError:
+        return  # what counts is the journal
