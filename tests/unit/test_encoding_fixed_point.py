@@ -187,6 +187,13 @@ def test_too_few_bits_for_the_cohort_name_the_way_out(clients, bits, needed):
     FixedPoint(make_plan(clients=clients, bits=int(needed.split()[-1])))
 
 
+def test_a_client_has_at_least_127_steps_on_each_side_of_zero():
+    mechanism = FixedPoint(make_plan(clients=258, bits=16, privacy=PRIVACY, value_range=1.27))
+    assert mechanism.step == pytest.approx(0.01)
+    with pytest.raises(ConfigError, match="259 clients: it takes at least 17, or a smaller cohort.size"):
+        FixedPoint(make_plan(clients=259, bits=16, privacy=PRIVACY))
+
+
 def test_sums_that_honest_clients_cannot_reach_are_refused():
     mechanism = FixedPoint(make_plan(bits=24))
     good = mechanism.encode(update([1] * 5), None)

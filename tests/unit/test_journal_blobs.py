@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +116,43 @@ def test_pruning_never_removes_the_model_of_a_closed_run_nor_the_last_checkpoint
     back = [opened(checkpoint=names[1]), released(1, checkpoint=names[2]), released(2, checkpoint=names[1])]
     prune(tmp_path, back, keep=0)
     assert files(tmp_path) == [f"{names[1]}.safetensors"]
+
+
+class Recorder(Disk):
+    """Notes each operation; a folder's fsync is told from a file's."""
+
+    def __init__(self):
+        self.done = []
+
+    def write(self, file, data):
+        self.done.append("write")
+        super().write(file, data)
+
+    def sync(self, file):
+        self.done.append("sync folder" if Path(f"/proc/self/fd/{file}").is_dir() else "sync")
+        super().sync(file)
+
+    def save(self, path, arrays):
+        self.done.append("save")
+        super().save(path, arrays)
+
+    def rename(self, old, new):
+        self.done.append("rename")
+        super().rename(old, new)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_everything_is_on_the_disk_before_it_is_relied_on(tmp_path):
+    disk = Recorder()
+    put(tmp_path, arrays(), disk)
+    assert disk.done == ["sync folder", "save", "sync", "rename", "sync folder"]
+    disk.done.clear()
+    with Journal.create(tmp_path / "run", clock, disk) as journal:
+        assert disk.done == ["sync folder", "sync folder"]
+        for entry in (opened(), AttemptOpened(round=1, attempt=1, plan_digest=A, cohort=2)):
+            disk.done.clear()
+            journal.append(entry)
+            assert disk.done == ["write", "sync"]
 
 
 class FullDisk(Disk):
