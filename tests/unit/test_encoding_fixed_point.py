@@ -190,7 +190,7 @@ def test_too_few_bits_for_the_cohort_name_the_way_out(clients, bits, needed):
 def test_a_client_has_at_least_127_steps_on_each_side_of_zero():
     mechanism = FixedPoint(make_plan(clients=258, bits=16, privacy=PRIVACY, value_range=1.27))
     assert mechanism.step == pytest.approx(0.01)
-    with pytest.raises(ConfigError, match="259 clients: it takes at least 17, or a smaller cohort.size"):
+    with pytest.raises(ConfigError, match="259 clients: it takes at least 17, or a smaller cohort"):
         FixedPoint(make_plan(clients=259, bits=16, privacy=PRIVACY))
 
 
