@@ -55,6 +55,12 @@ class Findings:
         """Record one finding of ``check``."""
         self.all.append(Finding(check, self._severities[check], message))
 
+    def ended_by(self, error: DataError) -> list[Finding]:
+        """All findings of a check that could not go on, with its error unless a refusal says it already."""
+        if not any(finding.severity == "refuse" for finding in self.all):
+            self.all.append(Finding("columns", "refuse", str(error)))
+        return self.all
+
 
 def refuse(findings: Sequence[Finding]) -> None:
     """Raise the first refusal.

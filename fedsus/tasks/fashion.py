@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from fedsus.errors import DataError
 from fedsus.plan import Strict
-from fedsus.tasks.checks import Finding, Findings, one_class, refuse, too_few
+from fedsus.tasks.checks import Findings, one_class, refuse, too_few
 from fedsus.tasks.idx import read_idx
 from fedsus.tasks.seeding import seeded
 from fedsus.tasks.split import known_options
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from pydantic import BaseModel
+
+    from fedsus.tasks.checks import Finding
 
 CLASSES: Final = 10
 SIDE: Final = 28
@@ -94,8 +96,7 @@ class FashionMnist:
         try:
             images, labels = self._read(source).train
         except DataError as error:
-            notes.add("columns", str(error))
-            return notes.all
+            return notes.ended_by(error)
         one_class(str(source.path), labels.tolist(), notes)
         too_few(str(source.path), len(labels), batch_size, notes)
         again = sum(n - 1 for n in Counter(image.tobytes() for image in images.numpy()).values())

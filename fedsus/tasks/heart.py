@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from fedsus.errors import DataError
 from fedsus.plan import Strict
-from fedsus.tasks.checks import Finding, Findings, refuse
+from fedsus.tasks.checks import Findings, refuse
 from fedsus.tasks.seeding import seeded
 from fedsus.tasks.split import held_out, known_options, number_option
 from fedsus.tasks.table import Category, Column, Number, Table, check_table, read_table
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from fedsus.tasks.checks import Finding
 
 HOSPITALS: Final = ("cleveland", "hungary", "switzerland", "va")
 MAX_LOSS: Final = 10.0
@@ -131,7 +133,7 @@ class HeartDisease:
         try:
             table, labels, out = self._read(source, notes)
         except DataError as error:
-            return [*notes.all, Finding("columns", "refuse", str(error))]
+            return notes.ended_by(error)
         if not any(finding.check in ("columns", "types") for finding in notes.all):
             check_table(
                 table, notes, labels=_words(labels[~out]), training_rows=int((~out).sum()), batch_size=batch_size
