@@ -150,7 +150,10 @@ def _passing(findings: Iterator[Finding]) -> Any:
 
 def _known(agent: AgentConfig, key: identity.PrivateKey, clock: Clock) -> Finding:
     """Whether the operator registered the key; a running agent knows it already and is not disturbed."""
-    status = read_status(agent.state.folder)
+    try:
+        status = read_status(agent.state.folder)
+    except UserError as error:
+        return warn("registration", f"not looked at: {error}")
     if status is not None and running(status):
         return fine("registration", f"the agent is running ({status.state}); see 'fedsus client status'")
     from fedsus_client.flower import FleetConnection

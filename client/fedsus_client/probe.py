@@ -50,7 +50,7 @@ def probe(server: ServerPart, clock: Clock) -> Iterator[Finding]:
         yield fail("server", f"{server.host}: no such host", "check [server] address and the network's name service")
         return
     except OSError as error:
-        reason = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        reason = "no answer" if isinstance(error, TimeoutError) else str(error.strerror or error)
         yield fail(
             "server", f"{server.address}: {reason}", "is the server up, and does the firewall let this port out?"
         )
@@ -65,8 +65,11 @@ def probe(server: ServerPart, clock: Clock) -> Iterator[Finding]:
         except ssl.SSLCertVerificationError as error:
             yield _mistrusted(server, error)
         except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-            yield fail("tls", f"{server.address}: {reason}", "is this the port of the fedsus server?")
+            yield fail(
+                "tls",
+                f"{server.address}: {getattr(error, 'reason', None) or error.strerror or error}",
+                "is this the port of the fedsus server?",
+            )
 
 
 def _certificate(secure: ssl.SSLSocket) -> Finding:

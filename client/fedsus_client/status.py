@@ -72,7 +72,7 @@ def read_status(folder: Path) -> Status | None:
     try:
         fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return Status(**fields)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, TypeError, ValueError):
         raise ConfigError(f"{file}: not a status of this version; start the agent again") from None
@@ -92,7 +92,7 @@ def process_start(pid: int) -> str | None:
         except OSError:
             return None
         return None if fields[0] in "ZX" else f"{_boot()}/{fields[19]}"
-    found = subprocess.run(  # noqa: S603 (fixed arguments)
+    found = subprocess.run(
         ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, env={"LC_ALL": "C"}, check=False
     )
     return found.stdout.strip() or None

@@ -101,7 +101,9 @@ class Chain:
             if head[0] and not path.exists():
                 raise CorruptionError(f"{path}: row {head[0]}: the ledger was removed, its head is still there")
             return head
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, mode=0o700)
+            _sync(path.parent.parent)
         self._take_lock()
         if not path.exists() and not self._head_file().exists():
             self._write_head()
@@ -187,11 +189,7 @@ class Chain:
         finally:
             os.close(handle)
         temporary.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(target.parent)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
@@ -204,3 +202,12 @@ class Chain:
             raise CorruptionError(f"{self._where}: row {self._seq + 1}: {error}") from error
         except OSError as error:
             raise EnvironmentFault(f"{self._where}: {error.strerror or error}") from error
+
+
+def _sync(folder: Path) -> None:
+    """Make names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

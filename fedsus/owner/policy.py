@@ -30,8 +30,8 @@ class PrivacyPolicy(Strict):
 
     epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
     delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    units: list[Literal["example"]] = ["example"]
-    placements: list[Literal["local"]] = ["local"]
+    units: list[Literal["example"]] = Field(default=["example"])
+    placements: list[Literal["local"]] = Field(default=["local"])
     without_dp: bool = False
 
     @property
@@ -100,7 +100,7 @@ class TaskPolicy(Strict):
     """
 
     data: Name
-    settings: dict[Name, Rule] = {}
+    settings: dict[Name, Rule] = Field(default={})
 
 
 class Policy(Strict):
@@ -110,4 +110,4 @@ class Policy(Strict):
     cohort: CohortPolicy = CohortPolicy()
     exchange: ExchangePolicy = ExchangePolicy()
     limits: LimitsPolicy = LimitsPolicy()
-    tasks: dict[Name, TaskPolicy] = {}
+    tasks: dict[Name, TaskPolicy] = Field(default={})

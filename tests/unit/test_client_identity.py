@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,13 @@ def test_another_kind_of_key_is_refused(tmp_path: Path, kind: str, line: str) ->
     hidden = serialization.BestAvailableEncryption(b"secret")
     clear = serialization.NoEncryption()
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    content = {
+    content: dict[str, Callable[[], bytes]] = {
         "text": lambda: b"a key, honestly",
         "ed25519": lambda: ed25519.Ed25519PrivateKey.generate().private_bytes(pem, pkcs8, clear),
         "p256": lambda: ec.generate_private_key(ec.SECP256R1()).private_bytes(pem, pkcs8, clear),
         "password": lambda: ec.generate_private_key(ec.SECP384R1()).private_bytes(pem, pkcs8, hidden),
-    }[kind]()
-    (tmp_path / "node.key").write_bytes(content)
+    }
+    (tmp_path / "node.key").write_bytes(content[kind]())
     (tmp_path / "node.key").chmod(0o600)
     with pytest.raises(ConfigError, match=line) as caught:
         identity.load(tmp_path / "node.key")
