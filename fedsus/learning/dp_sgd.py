@@ -92,7 +92,7 @@ class DpSgdTrainer:
         flat.load(start)
         flat.module.train()
         optimizer = optimizers.make(settings.training.optimizer, [flat.values], settings.learning_rate)
-        with _quiet_hooks(), seeded(int(noise.uniform(1)[0] * 2**53), self._device):
+        with quiet_hooks(), seeded(int(noise.uniform(1)[0] * 2**53), self._device):
             for _ in range(privacy.steps):
                 if stop():
                     raise Cancelled("training stopped before it was complete")
@@ -144,7 +144,7 @@ class DpSgdTrainer:
 
 
 @contextmanager
-def _quiet_hooks() -> Iterator[None]:
+def quiet_hooks() -> Iterator[None]:
     """Without torch's warning that a first layer's inputs need no gradient: Opacus uses those of the outputs alone."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing when gradients are computed", UserWarning)
