@@ -21,6 +21,6 @@ index=()
 "${pip[@]}" install --quiet "${index[@]}" "torch==$torch" -e '.[dev]' -e client -e server -e simulations
 
 head -n 2 constraints.txt >"$folder/lock"
-"${pip[@]}" freeze --exclude-editable 2>/dev/null | sed -E 's/\+[a-z0-9.]+$//; /^#/d' >>"$folder/lock"
+"${pip[@]}" freeze --all --exclude-editable 2>/dev/null | sed -E 's/\+[a-z0-9.]+$//; /^(#|pip==)/d' >>"$folder/lock"
 cp "$folder/lock" constraints.txt
 echo "lock: $(grep -c == constraints.txt) versions in constraints.txt" >&2
