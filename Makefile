@@ -72,7 +72,7 @@ hygiene: $(STAMP) ## white space, large files, private paths, hosts of package i
 
 docs: $(STAMP) ## build the documentation into site/, warnings are errors
 	@echo "docs: mkdocs build --strict"
-	@$(PY) -m mkdocs build --strict --quiet
+	@said=$$($(PY) -m mkdocs build --strict 2>&1) || { echo "$$said" >&2; exit 1; }
 
 bench: $(STAMP) ## every benchmark, quick sizes
 	@echo "bench: every benchmark, quick sizes"
