@@ -59,7 +59,7 @@ class DpSgdTrainer:
         check_model(module, type(task).__name__, private=True)
         self._flat = Flat(module, self._device)
         optimizers.preload(self._flat.values)
-        # The "hooks" mode, the quickest of Opacus' modes that keep each example's gradient: docs/benchmarks.md.
+        # The "hooks" mode: the quickest of Opacus' modes that trains every layer; measured in docs/benchmarks.md.
         self._hooks = GradSampleHooks(module, loss_reduction="sum")
         self._trainable = [p for _, p in module.named_parameters() if p.requires_grad]
 
@@ -91,6 +91,7 @@ class DpSgdTrainer:
         flat, noise = self._flat, self._noise
         flat.load(start)
         flat.module.train()
+        self._forget()
         optimizer = optimizers.make(settings.training.optimizer, [flat.values], settings.learning_rate)
         with quiet_hooks(), seeded(int(noise.uniform(1)[0] * 2**53), self._device):
             for _ in range(privacy.steps):
@@ -136,6 +137,15 @@ class DpSgdTrainer:
             vars(p)["grad_sample"] = None
             parts.append(self._flat.gradient.new_zeros(count, p.numel()) if found is None else found.reshape(count, -1))
         return torch.cat(parts, dim=1).to(self._wide)
+
+    def _forget(self) -> None:
+        """Drops what an interrupted pass left in Opacus' hooks: its gradients would count as zero from then on."""
+        for module in self._flat.module.modules():
+            vars(module).pop("activations", None)
+            vars(module).pop("max_batch_len", None)
+        for p in self._trainable:
+            vars(p).update(grad_sample=None, _forward_counter=0)
+            vars(p).pop("_current_grad_sample", None)
 
     @property
     def _wide(self) -> torch.dtype:

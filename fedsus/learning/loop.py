@@ -17,7 +17,6 @@ from fedsus.types import LocalUpdate
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from fedsus.learning.settings import Compute, TrainSettings
@@ -66,12 +65,6 @@ class LoopTrainer:
                     "lower it or set gradient_clip"
                 )
             yield LocalUpdate(delta, float(shard.size), sums, len(shard.held_out[0]), None)
-
-    def measure(self, model: Vector, shard: Shard) -> tuple[NDArray[np.float64], int]:
-        """Totals of the metrics on the held-out part, and its number of examples, without training."""
-        self._flat.load(torch.tensor(model, device=self._device))
-        sums = evaluation.totals(self._task, self._flat.module, self._here(shard.held_out))
-        return sums, len(shard.held_out[0])
 
     def _fit(self, start: Tensor, train: Batch, settings: TrainSettings, seed: int, stop: Stop) -> None:
         training, flat = settings.training, self._flat
