@@ -120,7 +120,8 @@ class HeartDisease:
         """Inputs (n, features) float32 and labels (n,) float32, split as `fedsus.tasks.split.held_out` says."""
         notes = Findings()
         table, labels, out = self._read(source, notes)
-        if len(labels) and out.all():
+        refuse(notes.all)
+        if out.all():
             raise DataError(f"{source.path}: no training rows are left; lower the option 'holdout'")
         check_table(table, notes, labels=_words(labels[~out]), training_rows=int((~out).sum()), batch_size=1)
         refuse(notes.all)

