@@ -19,7 +19,7 @@ PATTERNS = {
     "trailing white space": re.compile(r"[ \t]+$"),
     "conflict marker": re.compile(r"^(<{7}|>{7})( |$)"),
     "path of one machine": re.compile(r"(?<![\w.$}/])/(work|home|root|Users)/\w"),
-    "host of a package index": re.compile(r"(?i)\b(pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs\.org)"),
+    "host of a package index": re.compile(r"(?i)\b(pypi|pythonhosted|download\.pytorch|registry\.npmjs)\.org"),
     "private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s*$"),
 }
 

@@ -41,7 +41,7 @@ def device_constraints(lock: list[str]) -> list[str]:
     needed = closure(DEVICE)
     own = [f"{name}=={distribution(name).version}" for name in DEVICE]
     lines = [line for line in lock if canonicalize_name(re.split("==", line)[0]) in needed]
-    return ["# What a device installs with fedsus and fedsus-client, as locked when these wheels were built.", *own, *lines]
+    return ["# What a device installs with fedsus and fedsus-client, as locked for these wheels.", *own, *lines]
 
 
 def closure(names: tuple[str, ...]) -> set[str]:

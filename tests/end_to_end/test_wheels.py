@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOSED = "server: "
+CLOSED = "server: the server cannot be reached"
 ALONE = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
 
 
@@ -143,7 +143,6 @@ def test_the_agent_starts_waits_for_its_server_and_listens_on_nothing(
         lines = iter(process.stderr.readline, "")
         said = next((line for line in lines if CLOSED in line), "")
         assert "next try in" in said
-        assert f"localhost:{closed_port}" in said
         assert listening(process.pid) == set()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == 0

@@ -98,3 +98,18 @@ def third_party(folder: Path) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
     return names - set(sys.stdlib_module_names) - {folder.name}
+
+
+def test_the_docs_list_each_dependency_with_its_range() -> None:
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \| (?:.+?) \|", (ROOT / "docs" / "dependencies.md").read_text(), re.MULTILINE
+    )
+    documented = {}
+    for names, ranges in rows:
+        for name in names.split(", "):
+            documented[canonicalize_name(name)] = {frozenset(part.split(",")) for part in ranges.split("; ")}
+    for package in PROJECTS:
+        for requirement in requirements(package):
+            if not requirement.name.startswith("fedsus"):
+                name = canonicalize_name(requirement.name)
+                assert frozenset(str(s) for s in requirement.specifier) in documented[name], name
