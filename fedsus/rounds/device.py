@@ -10,7 +10,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -202,6 +202,9 @@ class Device:
             settings = TrainSettings(plan.training, plan.privacy, plan.round, plan.rounds)
             trainer = self._trainer(plan, prepared)
             (update,) = trainer.train(request.model, [shard], settings, [self._seeds(plan)], stop)
+            if not plan.metrics:
+                # What the plan does not name stays here, whatever the trainer measured.
+                update = replace(update, totals=np.zeros(0), held_out=0)
         return pack(mechanism.encode(update, self._noise), mechanism.bits)
 
     def _trainer(self, plan: Plan, prepared: _Prepared) -> Trainer:
