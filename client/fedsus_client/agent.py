@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedsus.client")
 _STATUS_SECONDS: Final = 1.0
 _EXIT_SECONDS: Final = 4.0
+_LOOK_SECONDS: Final = 0.5
 
 
 class Agent:
@@ -114,17 +115,34 @@ class Agent:
             while not self._stopped.is_set():
                 self._beat(connection)
                 self._tell("paused" if paused(self._config.state.folder) else "idle")
-                incoming = connection.receive()
+                asked = self._clock()
+                incoming = self._receive(connection)
                 if incoming is None:
-                    self._stopped.wait(self._pace.wait(self._clock()))
+                    self._stopped.wait(self._pace.wait(self._clock(), asked))
                     continue
-                self._pace.received(self._clock())
                 self._serve(connection, incoming)
                 self._pace.answered(self._clock())
         except ProtocolViolation as error:
             log.warning("ignored: %s", error)
         finally:
             connection.close()
+
+    def _receive(self, connection: FleetConnection) -> Incoming | None:
+        """Ask for a message. The server may hold the question for long, so another thread waits for the answer."""
+        answer: Future[Incoming | None] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(connection.receive())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name="receive", daemon=True).start()
+        while not wait_for([answer], timeout=_LOOK_SECONDS).done:
+            if self._stopped.is_set():
+                return None
+            self._beat(connection)
+        return answer.result()
 
     def _serve(self, connection: FleetConnection, incoming: Incoming) -> None:
         """Answer one message; what cannot be answered any more is left alone."""

@@ -1,24 +1,19 @@
-"""When to ask the server next: short while a round is on, long when idle.
-
-Every request costs the server 10-20 ms, so an agent that just answered waits most of the time that the last rounds
-left between its answer and the next message, then asks often, and slows down as the wait grows.
-"""
+"""When to ask the server again, where it does not hold the question until there is an answer."""
 
 from __future__ import annotations
 
 import random
 from typing import Final
 
-_SLEPT: Final = 0.7
 _STRETCH: Final = 0.15
 
 
 class Pace:
-    """Waits between two polls.
+    """Waits between two questions: short after an answer, for a round may be on, then longer and longer.
 
     Args:
-        active: seconds between polls while a message is due.
-        idle: the longest wait.
+        active: the shortest wait, seconds.
+        idle: the longest.
         draw: uniform in [0, 1), for the jitter that keeps agents from asking in step.
     """
 
@@ -26,30 +21,17 @@ class Pace:
         self._active, self._idle = active, idle
         self._draw = draw or random.SystemRandom()
         self._answered: float | None = None
-        self._gap: float | None = None
 
     def answered(self, now: float) -> None:
         """A message was answered: another may be due soon."""
         self._answered = now
 
-    def received(self, now: float) -> None:
-        """A message came: learn how long after the last answer."""
-        if self._answered is None:
-            return
-        gap = now - self._answered
-        # The shortest recent gap counts most: waiting past it would cost the round, one poll too many costs little.
-        self._gap = gap if self._gap is None or gap < self._gap else min(gap, 0.8 * self._gap + 0.2 * gap)
-
-    def wait(self, now: float) -> float:
-        """Seconds until the next poll."""
-        if self._answered is None:
-            return self._jittered(self._idle)
-        since = now - self._answered
-        due = self._gap * _SLEPT - since if self._gap is not None else 0.0
-        return min(self._jittered(max(due, self._active, _STRETCH * (since - (self._gap or 0.0)))), self._idle)
-
-    def _jittered(self, seconds: float) -> float:
-        return seconds * (0.9 + 0.2 * self._draw.random())
+    def wait(self, now: float, asked: float) -> float:
+        """Seconds until the next question, when the last was asked at ``asked``; 0 where the server held it."""
+        wanted = self._idle
+        if self._answered is not None:
+            wanted = min(max(self._active, _STRETCH * (now - self._answered)), self._idle)
+        return max(wanted * (0.9 + 0.2 * self._draw.random()) - (now - asked), 0.0)
 
 
 class Backoff:

@@ -1,8 +1,8 @@
 """The fleet of a deployment: Flower's runtime API, with as few requests as it allows.
 
 Each request costs the SuperLink 10-20 ms, so a phase sends: one push of all messages, one object for each
-message plus one for each distinct request (equal requests share it), polls that start when the first answer is
-likely, and for each answer one pull and one confirmation, in parallel.
+message plus one for each distinct request (equal requests share it), questions that the server holds until an answer
+is there, and for each answer one pull and one confirmation, in parallel.
 
 A message is an envelope without content of its own (an object that makes it unique) with one child: the
 payload. An answer is a single object.
@@ -70,7 +70,6 @@ class FlowerFleet:
         self._poll, self._clock, self._sleep = poll, clock, sleep
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fleet")
         self._node = node_pb2.Node(node_id=_SUPERLINK)
-        self._first_answer = 0.0
         self.traffic = Traffic()
 
     def close(self) -> None:
@@ -84,28 +83,22 @@ class FlowerFleet:
 
     def ask(self, ask: Ask) -> Iterator[Reply]:
         """Send a whole phase; replies as they come, each client exactly once."""
-        started = self._clock()
+        end = self._clock() + ask.deadline
         phase = self._push(ask)
         for client in phase.lost:
             yield Lost(client)
-        answered, end = 0, started + ask.deadline
-        self._sleep(min(self._first_answer, ask.deadline))
-        first = True
-        while phase.waiting:
+        answered = 0
+        while phase.waiting and self._clock() < end:
+            asked = self._clock()
             ready = self._pull(phase)
-            if ready and first:
-                # Half of the usual wait is slept through; the rest is polled, so that a faster round is noticed.
-                self._first_answer = 0.5 * (self._clock() - started)
-                first = False
             for reply in self._collect(ready):
                 answered += isinstance(reply, Answered)
                 yield reply
             if ask.enough is not None and answered >= ask.enough:
                 break
-            if self._clock() >= end:
-                break
-            if phase.waiting and not ready:
-                self._sleep(min(self._poll, max(end - self._clock(), 0.0)))
+            if not ready:
+                # Our server holds the question until there is an answer; where none does, this is the pace.
+                self._sleep(max(min(asked + self._poll, end) - self._clock(), 0.0))
         for client in phase.waiting.values():
             yield Lost(client)
 

@@ -25,6 +25,7 @@ import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
+from fedsus_server.flower.holding import FLEET_SECONDS, RUNTIME_SECONDS, Holding, Mailbox
 from fedsus_server.gateway import Gateway
 
 
@@ -85,7 +86,25 @@ def create_app(settings: SuperLinkSettings) -> FastAPI:
             if settings.superexec and self.superexec_process is not None:
                 Path(settings.superexec).write_text(str(self.superexec_process.pid), encoding="ascii")
 
-    return create_flower_app(config, Lifespan)
+    app = create_flower_app(config, Lifespan)
+    _let_nodes_return(app.state.linkstate_factory.state())
+    return app
+
+
+def _let_nodes_return(state: Any) -> None:
+    """A node that is still marked online may activate again.
+
+    Flower refuses that for two heartbeat intervals (60 s) after a device or this process was killed. The node has
+    proved its key by then (`NodeAuthMiddleware`), so activating again is the same as a heartbeat.
+    """
+    activate = state.activate_node
+
+    def activate_again(node_id: int, heartbeat_interval: float) -> bool:
+        return bool(
+            activate(node_id, heartbeat_interval) or state.acknowledge_node_heartbeat(node_id, heartbeat_interval)
+        )
+
+    state.activate_node = activate_again
 
 
 def create_fleet_app(whole: FastAPI) -> FastAPI:
@@ -119,14 +138,16 @@ def create_fleet_app(whole: FastAPI) -> FastAPI:
 async def serve(settings: SuperLinkSettings) -> None:
     """Serve both doors until SIGTERM, or until the supervisor is gone."""
     whole = create_app(settings)
-    gateway = Gateway(create_fleet_app(whole))
+    mailbox = Mailbox()
+    inside = Holding(whole, mailbox, RUNTIME_SECONDS)
+    gateway = Gateway(Holding(create_fleet_app(whole), mailbox, FLEET_SECONDS))
     # SQLite takes one writer at a time: parallel handlers only wait for each other's locks, in steps of up to 100 ms.
     current_default_thread_limiter().total_tokens = 1
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.certificate, settings.key)
     shared: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": 2, "ws": "none"}
-    inner = uvicorn.Config(whole, host="127.0.0.1", port=settings.loopback_port, **shared)
+    inner = uvicorn.Config(inside, host="127.0.0.1", port=settings.loopback_port, **shared)
     outer = uvicorn.Config(
         gateway,
         host=settings.host,

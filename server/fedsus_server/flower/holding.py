@@ -1,0 +1,226 @@
+"""Held polls: a question for messages waits at the door until there is one, instead of being asked again and again.
+
+Flower's protocol has polls alone, and each costs the SuperLink 10-20 ms. Both doors live in one event loop, so
+what arrives through one can wake who waits at the other. A poll is forwarded at once (so that Flower
+authenticates it); if the answer is empty it is held, and forwarded once more when a message for it is complete or the
+time is over. Nothing is decided here: a poll that is woken in vain gets an empty answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from flwr.proto import fleet_pb2, message_pb2, runtime_pb2
+from google.protobuf.message import DecodeError, Message
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Event: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FLEET_SECONDS: Final = 15.0
+RUNTIME_SECONDS: Final = 1.0
+_ANNOUNCED: Final = 100_000
+_SMALL: Final = 4096
+
+
+class Mailbox:
+    """Who waits for what. Used from one event loop alone.
+
+    A message is announced when its envelope is pushed, and arrives when the object of that name is complete. ``key``
+    says who waits for it: a node's number, or the identifier of the message that it answers.
+    """
+
+    def __init__(self) -> None:
+        self._announced: OrderedDict[str, str] = OrderedDict()
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+
+    def announce(self, name: str, key: str) -> None:
+        """The object ``name`` will complete a message for ``key``; the oldest of very many is forgotten."""
+        self._announced[name] = key
+        if len(self._announced) > _ANNOUNCED:
+            self._announced.popitem(last=False)
+
+    def arrived(self, name: str) -> None:
+        """An object is complete: wake who waits for its message."""
+        for event in self._waiting.get(self._announced.pop(name, ""), ()):
+            event.set()
+
+    @contextlib.contextmanager
+    def waiter(self, keys: Iterable[str]) -> Iterator[asyncio.Event]:
+        """An event that is set when a message for any of ``keys`` arrives, from now on."""
+        event, mine = asyncio.Event(), set(keys)
+        for key in mine:
+            self._waiting.setdefault(key, set()).add(event)
+        try:
+            yield event
+        finally:
+            for key in mine:
+                waiting = self._waiting[key]
+                waiting.discard(event)
+                if not waiting:
+                    del self._waiting[key]
+
+
+class Holding:
+    """ASGI middleware of one door.
+
+    Args:
+        app: Flower's application.
+        mailbox: shared by both doors.
+        seconds: how long an empty poll is held.
+    """
+
+    def __init__(self, app: App, mailbox: Mailbox, seconds: float) -> None:
+        self._app, self._mailbox, self._seconds = app, mailbox, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hold polls, watch pushes, pass everything else through."""
+        watch = _WATCHED.get(scope["path"]) if scope["type"] == "http" else None
+        if watch is None:
+            await self._app(scope, receive, send)
+            return
+        body = await _body(receive)
+        if body is None:
+            return
+        if scope["path"] in _POLLS:
+            await self._poll(scope, receive, send, body)
+            return
+        status = 0
+
+        async def note(event: Event) -> None:
+            nonlocal status
+            status = event.get("status", status)
+            await send(event)
+
+        await self._app(dict(scope), _replay(body, receive), note)
+        if status == 200:
+            with contextlib.suppress(DecodeError):
+                watch(self._mailbox, body)
+
+    async def _poll(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        try:
+            keys = list(_POLLS[scope["path"]](body))
+        except DecodeError:
+            keys = []
+        with self._mailbox.waiter(keys) as arrived:
+            events = await self._collect(scope, receive, body)
+            if keys and _empty(scope["path"], events) and await self._wait(arrived, receive):
+                events = await self._collect(scope, receive, body)
+        for event in events:
+            await send(event)
+
+    async def _wait(self, arrived: asyncio.Event, receive: Receive) -> bool:
+        """Whether a message arrived before the time was over; False too when the asker went away."""
+        gone = asyncio.ensure_future(receive())
+        came = asyncio.ensure_future(arrived.wait())
+        try:
+            await asyncio.wait({gone, came}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+            return arrived.is_set()
+        finally:
+            gone.cancel()
+            came.cancel()
+
+    async def _collect(self, scope: Scope, receive: Receive, body: bytes) -> list[Event]:
+        events: list[Event] = []
+
+        async def keep(event: Event) -> None:
+            events.append(event)
+
+        # A fresh scope each time: Flower's middleware keeps the parsed request in its state.
+        await self._app({**scope, "state": dict(scope.get("state", {}))}, _replay(body, receive), keep)
+        return events
+
+
+def _fleet_pull(body: bytes) -> Iterable[str]:
+    return [f"node {_parse(fleet_pb2.PullMessagesRequest(), body).node.node_id}"]
+
+
+def _runtime_pull(body: bytes) -> Iterable[str]:
+    return [f"reply {name}" for name in _parse(runtime_pb2.PullAppMessagesRequest(), body).message_ids]
+
+
+def _runtime_push(mailbox: Mailbox, body: bytes) -> None:
+    for message in _parse(runtime_pb2.PushAppMessagesRequest(), body).messages_list:
+        mailbox.announce(message.metadata.message_id, f"node {message.metadata.dst_node_id}")
+
+
+def _fleet_push(mailbox: Mailbox, body: bytes) -> None:
+    for message in _parse(fleet_pb2.PushMessagesRequest(), body).messages_list:
+        mailbox.announce(message.metadata.message_id, f"reply {message.metadata.reply_to_message_id}")
+
+
+def _push_object(mailbox: Mailbox, body: bytes) -> None:
+    mailbox.arrived(_parse(message_pb2.PushObjectRequest(), body).object_id)
+
+
+def _nothing(mailbox: Mailbox, body: bytes) -> None:
+    del mailbox, body
+
+
+_POLLS: Final[Mapping[str, Callable[[bytes], Iterable[str]]]] = {
+    "/v1/fleet/pull-messages": _fleet_pull,
+    "/v1/runtime/pull-messages": _runtime_pull,
+}
+_WATCHED: Final[Mapping[str, Callable[[Mailbox, bytes], None]]] = {
+    **dict.fromkeys(_POLLS, _nothing),
+    "/v1/runtime/push-messages": _runtime_push,
+    "/v1/fleet/push-messages": _fleet_push,
+    "/v1/runtime/push-object": _push_object,
+    "/v1/fleet/push-object": _push_object,
+}
+_ANSWERS: Final[Mapping[str, Callable[[], Any]]] = {
+    "/v1/fleet/pull-messages": fleet_pb2.PullMessagesResponse,
+    "/v1/runtime/pull-messages": runtime_pb2.PullAppMessagesResponse,
+}
+
+
+def _empty(path: str, events: list[Event]) -> bool:
+    """Whether a collected answer is a good one without messages."""
+    if not events or events[0].get("status") != 200:
+        return False
+    body = b"".join(event.get("body", b"") for event in events)
+    if len(body) > _SMALL:
+        return False
+    try:
+        return not _parse(_ANSWERS[path](), body).messages_list
+    except DecodeError:
+        return False
+
+
+def _parse(message: Any, body: bytes) -> Any:
+    if not isinstance(message, Message):
+        raise TypeError(f"{type(message).__name__} is no protobuf message")
+    message.ParseFromString(body)
+    return message
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole request; None when the asker went away before its end."""
+    parts: list[bytes] = []
+    while True:
+        event = await receive()
+        if event["type"] != "http.request":
+            return None
+        parts.append(event.get("body", b""))
+        if not event.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The request once more, then whatever comes after it."""
+    given = False
+
+    async def replayed() -> Event:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replayed
