@@ -15,7 +15,9 @@ from fedsus.errors import BudgetExhausted, Refusal
 from fedsus.owner.policy import Policy, Range, TaskPolicy
 from fedsus.plan import ExamplePrivacy, Plan, Scalar, canonical
 
-LEAST_NOISE = 0.1
+LEAST_NOISE, MOST_NOISE = 0.1, 100.0
+"""Noise multipliers that are accounted for: less protects nothing, more drowns everything and is slow to account."""
+
 _CHANGES = ("round", "attempt", "model", "purpose")
 
 
@@ -117,18 +119,8 @@ def _limits(plan: Plan, policy: Policy) -> None:
 
 
 def _private(plan: Plan, privacy: ExamplePrivacy, policy: Policy, allowed: TaskPolicy) -> Grant:
-    if plan.purpose != "train":
-        raise Refusal(f"purpose '{plan.purpose}' releases metrics; a private run has none")
-    if privacy.unit not in policy.privacy.units:
-        raise Refusal(f"privacy unit '{privacy.unit}': the policy allows {_listed(policy.privacy.units)}")
-    if privacy.placement not in policy.privacy.placements:
-        raise Refusal(f"noise placement '{privacy.placement}': the policy allows {_listed(policy.privacy.placements)}")
-    if privacy.noise_multiplier < LEAST_NOISE:
-        raise Refusal(f"noise multiplier {privacy.noise_multiplier:g}: below {LEAST_NOISE} it protects nothing")
-    steps = round(plan.training.local_epochs / privacy.sampling_rate)
-    if privacy.steps != steps:
-        raise Refusal(f"steps {privacy.steps}: local_epochs / sampling_rate is {steps}")
-    attempts, cap = plan.rounds + plan.spare_attempts, policy.privacy.cap
+    _mechanism(plan, privacy, policy)
+    attempts, cap, steps = plan.rounds + plan.spare_attempts, policy.privacy.cap, privacy.steps
     if plan.attempt > attempts:
         raise BudgetExhausted(f"attempt {plan.attempt}: a private run has at most {attempts}")
     if privacy.delta > cap.delta:
@@ -142,6 +134,23 @@ def _private(plan: Plan, privacy: ExamplePrivacy, policy: Policy, allowed: TaskP
     event = {"noise_multiplier": privacy.noise_multiplier, "sampling_rate": privacy.sampling_rate, "steps": steps}
     text = canonical(event).decode()
     return Grant(plan.task.name, allowed.data, once, spends, privacy.delta, attempts, specification(plan), text)
+
+
+def _mechanism(plan: Plan, privacy: ExamplePrivacy, policy: Policy) -> None:
+    """Unit, placement, noise and steps: what is quick to check, before anything is computed from it."""
+    if plan.purpose != "train":
+        raise Refusal(f"purpose '{plan.purpose}' releases metrics; a private run has none")
+    if privacy.unit not in policy.privacy.units:
+        raise Refusal(f"privacy unit '{privacy.unit}': the policy allows {_listed(policy.privacy.units)}")
+    if privacy.placement not in policy.privacy.placements:
+        raise Refusal(f"noise placement '{privacy.placement}': the policy allows {_listed(policy.privacy.placements)}")
+    if not LEAST_NOISE <= privacy.noise_multiplier <= MOST_NOISE:
+        raise Refusal(f"noise multiplier {privacy.noise_multiplier:g}: expected {LEAST_NOISE:g} to {MOST_NOISE:g}")
+    steps = round(plan.training.local_epochs / privacy.sampling_rate)
+    if privacy.steps != steps:
+        raise Refusal(f"steps {privacy.steps}: local_epochs / sampling_rate is {steps}")
+    if steps > policy.limits.steps:
+        raise Refusal(f"steps {steps}: the policy allows at most {policy.limits.steps} ([limits] steps)")
 
 
 @lru_cache(maxsize=64)

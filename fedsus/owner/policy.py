@@ -59,11 +59,13 @@ class LimitsPolicy(Strict):
         local_epochs: most passes over the data in one round.
         rounds: most rounds of one run.
         spare_attempts: most repeated attempts of one run.
+        steps: most batches of one round of a private run; it also bounds the work of accounting for them.
     """
 
     local_epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 1000
     spare_attempts: Annotated[int, Field(ge=0, le=200_000)] = 200
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 
 
 class Range(Strict):

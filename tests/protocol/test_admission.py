@@ -55,7 +55,7 @@ def policy(**changes: Any) -> Policy:
         "privacy": {"epsilon": 8.0, "delta": 1e-4},
         "cohort": {"minimum": 3},
         "exchange": {"clear_sum": True},
-        "limits": {"local_epochs": 2, "rounds": 10, "spare_attempts": 5},
+        "limits": {"local_epochs": 2, "rounds": 10, "spare_attempts": 5, "steps": 100},
         "tasks": {"heart": {"data": "clinic", "settings": {"hidden": [8, 16], "rate": {"min": 0.1, "max": 1.0}}}},
     }
     for name, value in changes.items():
@@ -94,7 +94,9 @@ def test_an_empty_policy_refuses() -> None:
         ({"cohort": {"size": 4, "minimum": 2}}, "cohort minimum 2"),
         ({"privacy": {"steps": 9}}, "steps 9"),
         ({"privacy": {"steps": 11}}, "steps 11"),
-        ({"privacy": {"noise_multiplier": 0.05}}, "protects nothing"),
+        ({"privacy": {"noise_multiplier": 0.05}}, "expected 0.1 to 100"),
+        ({"privacy": {"noise_multiplier": 101.0}}, "expected 0.1 to 100"),
+        ({"privacy": {"sampling_rate": 1e-3, "steps": 1000}}, r"steps 1000: the policy allows at most 100"),
         ({"privacy": {"unit": "none"}}, "without_dp is not granted"),
     ],
 )
