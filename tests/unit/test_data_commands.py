@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def _quiet(_: str) -> None:
+    pass
+
+
 def _tgz(path: Path, members: dict[str, bytes], links: tuple[str, ...] = ()) -> Path:
     with tarfile.open(path, "w:gz") as tar:
         for name, raw in members.items():
@@ -76,42 +80,42 @@ def test_only_the_wanted_files_are_taken(tmp_path: Path, npm: Path) -> None:
 def test_nothing_is_left_when_a_file_is_wrong(tmp_path: Path, npm: Path) -> None:
     _tgz(tmp_path / "source.tgz", {"package/data/a": b"aaa", "package/data/b": b"too long"})
     with pytest.raises(DataError, match="b: wrong size"):
-        fetch(PACKAGE, tmp_path / "target", _size, str)
+        fetch(PACKAGE, tmp_path / "target", _size, _quiet)
     assert list((tmp_path / "target").iterdir()) == []
 
 
 def test_a_failing_manager_is_one_line(tmp_path: Path, npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIL", "no such package")
     with pytest.raises(EnvironmentFault, match=r"`npm pack .* some@1` failed \(exit code 3\): no such package"):
-        fetch(PACKAGE, tmp_path / "target", _size, str)
+        fetch(PACKAGE, tmp_path / "target", _size, _quiet)
 
 
 def test_a_missing_manager_says_how(tmp_path: Path, npm: Path) -> None:
     npm.unlink()
     with pytest.raises(EnvironmentFault, match=r"'npm' is not here \(Node.js\); run `npm pack .*` where it is"):
-        fetch(PACKAGE, tmp_path / "target", _size, str)
+        fetch(PACKAGE, tmp_path / "target", _size, _quiet)
 
 
 def test_a_command_is_bounded_in_time(tmp_path: Path) -> None:
     waits = (sys.executable, "-c", "import threading; threading.Event().wait()")
     with pytest.raises(EnvironmentFault, match=r"took longer than 0\.2 s and was stopped"):
-        run(waits, tmp_path, str, timeout=0.2)
+        run(waits, tmp_path, _quiet, timeout=0.2)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, npm: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(EnvironmentFault, match="cannot be written"):
-        fetch(PACKAGE, tmp_path / "target", _size, str)
+        fetch(PACKAGE, tmp_path / "target", _size, _quiet)
 
 
 def test_links_and_missing_members_are_refused(tmp_path: Path) -> None:
     archive = _tgz(tmp_path / "x.tgz", {}, links=("package/data/a",))
     with pytest.raises(DataError, match=r"x\.tgz: no file 'package/data/a' inside"):
-        extract(archive, {"package/data/a": "a"}, tmp_path, str)
+        extract(archive, {"package/data/a": "a"}, tmp_path, _quiet)
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
         wheel.writestr("p/a", b"aaa")
-    extract(tmp_path / "x.whl", {"p/a": "ours"}, tmp_path, str)
+    extract(tmp_path / "x.whl", {"p/a": "ours"}, tmp_path, _quiet)
     assert (tmp_path / "ours").read_bytes() == b"aaa"
 
 
@@ -119,14 +123,14 @@ def test_links_and_missing_members_are_refused(tmp_path: Path) -> None:
 def test_broken_archives_are_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"no archive")
     with pytest.raises(DataError, match="not a whole archive"):
-        extract(tmp_path / name, {"a": "a"}, tmp_path, str)
+        extract(tmp_path / name, {"a": "a"}, tmp_path, _quiet)
 
 
 def test_a_member_that_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedsus.commands.packages.MAX_FILE", 10)
     assert MAX_FILE > 50_000_000
     with pytest.raises(DataError, match="larger than 10 bytes"):
-        extract(_tgz(tmp_path / "x.tgz", {"a": b"x" * 11}), {"a": "a"}, tmp_path, str)
+        extract(_tgz(tmp_path / "x.tgz", {"a": b"x" * 11}), {"a": "a"}, tmp_path, _quiet)
 
 
 def test_list_names_licence_and_source() -> None:

@@ -20,7 +20,13 @@ from fedsus.tasks.table import Category, Number, check_table, read_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-COLUMNS = {"age": Number(0, 120, missing=0.5, blank=(0.0,)), "sex": Category(("f", "m")), "n": Number(0, 9, whole=True)}
+    from fedsus.tasks.table import Column
+
+COLUMNS: dict[str, Column] = {
+    "age": Number(0, 120, missing=0.5, blank=(0.0,)),
+    "sex": Category(("f", "m")),
+    "n": Number(0, 9, whole=True),
+}
 GOOD = "age,sex,n\n50,f,1\n,M,2\n0,m,3\n"
 
 
