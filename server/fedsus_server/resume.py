@@ -57,6 +57,7 @@ class Resumer:
     ) -> None:
         self._home, self._connect, self._up_since, self._clock = home, connect, up_since, clock
         self._asked: dict[str, float] = {}
+        self._said: dict[str, str] = {}
 
     def step(self) -> None:
         """Look at each active run once. A fault of one does not touch the others."""
@@ -64,7 +65,9 @@ class Resumer:
             try:
                 self._look(run)
             except (FedsusError, OSError) as error:
-                log.warning("run %s: %s", run.run, error)
+                if self._said.get(run.run) != str(error):
+                    log.warning("run %s: %s", run.run, error)
+                self._said[run.run] = str(error)
                 if not isinstance(error, UserError):
                     self._give_up(run, str(error))
 

@@ -178,7 +178,7 @@ class Supervisor:
                 health.set(serving=True)
                 ready(running)
                 log.info("serving on %s, SuperLink process %s", running.address, child.pid)
-                with self._resuming(child, loopback_port):
+                with self._resuming(child, health, loopback_port):
                     self._watch(child, probe, health)
             finally:
                 health.set(serving=False)
@@ -234,7 +234,7 @@ class Supervisor:
             child.start(self._clock())
 
     @contextlib.contextmanager
-    def _resuming(self, child: SuperLink, loopback_port: int) -> Iterator[None]:
+    def _resuming(self, child: SuperLink, health: HealthServer, loopback_port: int) -> Iterator[None]:
         """A thread that keeps active runs going: its requests may wait while the SuperLink is restarted."""
         from fedsus_server.flower import control
 
@@ -242,7 +242,7 @@ class Supervisor:
 
         def work() -> None:
             while not self._stop.wait(_RESUME_SECONDS):
-                if child.ended() is None:
+                if health.serving:
                     resumer.step()
 
         thread = threading.Thread(target=work, name="resume", daemon=True)

@@ -1,0 +1,140 @@
+"""The server's folder: one server each, honest about what runs, and ports, disks and health."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fedsus.errors import EnvironmentFault
+from fedsus_server import processes, supervisor
+from fedsus_server.health import HealthServer, Probe
+from fedsus_server.home import ActiveRun, Home, Running
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    one = Home(tmp_path / "home")
+    one.make()
+    return one
+
+
+def running(pid: int, start: str | None) -> Running:
+    return Running(pid, start, "127.0.0.1", 8443, 1, 2, None, "127.0.0.1:8443", "0.1.0")
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_one_server_a_home(home: Home) -> None:
+    with home.lock():
+        home.write_running(running(os.getpid(), processes.started(os.getpid())))
+        program = (
+            "import sys; from pathlib import Path; from fedsus_server.home import Home\n"
+            "try:\n  with Home(Path(sys.argv[1])).lock(): pass\nexcept Exception as e: print(e); sys.exit(3)"
+        )
+        command = [sys.executable, "-c", program, str(home.folder)]
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode == 3, second.stderr
+        assert f"process {os.getpid()}, 127.0.0.1:8443" in second.stdout
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_dead_server_is_not_running_even_if_its_number_was_given_to_another(home: Home) -> None:
+    assert home.running() is None
+    mine = running(os.getpid(), processes.started(os.getpid()))
+    home.write_running(mine)
+    assert home.running() == mine
+    home.write_running(replace(mine, start="another start"))
+    assert home.running() is None
+    with pytest.raises(EnvironmentFault, match="fedsus server start --home"):
+        home.connectable()
+    (home.folder / "running.json").write_text("{broken", encoding="ascii")
+    assert home.running() is None
+
+
+def test_a_process_that_nobody_waited_for_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    start = processes.started(child.pid)
+    assert processes.alive(child.pid, start)
+    assert processes.group_alive(child.pid)
+    processes.end(child.pid, start, patience=5)
+    assert not processes.alive(child.pid, start)
+    assert not processes.group_alive(child.pid)
+    child.communicate()
+
+
+def test_active_runs_are_remembered_until_forgotten(home: Home) -> None:
+    home.activate(ActiveRun("b", "/runs/b"))
+    home.activate(ActiveRun("a", "/runs/a", tries=1))
+    home.activate(ActiveRun("a", "/runs/a", tries=2))
+    assert [(run.run, run.tries) for run in home.active()] == [("a", 2), ("b", 0)]
+    home.forget("a")
+    home.forget("a")
+    assert [run.run for run in home.active()] == ["b"]
+
+
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="ascii")
+    with pytest.raises(EnvironmentFault, match="choose another with --home"):
+        Home(tmp_path / "file" / "home").make()
+
+
+def test_a_taken_port_is_named_with_the_way_out(taken: int) -> None:
+    with pytest.raises(EnvironmentFault, match=f"port {taken} on 127.0.0.1 is taken.*--port"):
+        supervisor.claim_port("127.0.0.1", taken)
+    with pytest.raises(EnvironmentFault, match=f"health port {taken} .* taken.*--health-port"):
+        HealthServer("127.0.0.1", taken)
+    with pytest.raises(EnvironmentFault, match="cannot listen on 192.0.2.1"):
+        supervisor.claim_port("192.0.2.1", 0)
+    assert supervisor.claim_port("127.0.0.1", 0) > 1023
+
+
+def test_a_full_disk_is_told_before_anything_starts(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    one = supervisor.Supervisor(home, supervisor.Options(port=0), supervisor.threading.Event())
+    with pytest.raises(EnvironmentFault, match="full \\(1 MB left\\)"):
+        one.run(lambda running: None)
+
+
+def test_health_says_what_it_was_told_and_starts_with_not_serving() -> None:
+    with HealthServer("127.0.0.1", 0) as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        def status() -> int:
+            return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status)
+
+        answers = [status()]
+        for serving in (True, False):
+            server.set(serving=serving)
+            answers.append(status())
+    kind = health_pb2.HealthCheckResponse
+    assert answers == [kind.NOT_SERVING, kind.SERVING, kind.NOT_SERVING]
+
+
+def test_a_port_without_tls_is_not_serving(taken: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        assert not Probe("127.0.0.1", free.getsockname()[1], None)()
+
+
+def test_the_child_phones_nobody_and_finds_this_interpreter_first(home: Home) -> None:
+    found = supervisor.environment(home, {"PATH": "/elsewhere", "KEPT": "yes"})
+    assert found["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/elsewhere"]
+    assert (found["FLWR_TELEMETRY_ENABLED"], found["FLWR_DISABLE_UPDATE_CHECK"], found["KEPT"]) == ("0", "1", "yes")
+    assert found["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert found["FLWR_HOME"].startswith(str(home.folder))
