@@ -122,7 +122,7 @@ def _epsilon(parts: frozenset[tuple[Any, int]], delta: float) -> float:
 def _finite(bound: float) -> float:
     """Infinity, where the tail beyond delta was cut off, is a bound too; NaN is none."""
     if math.isnan(bound):
-        raise ValueError("the accountant gives no number")  # noqa: EM101
+        raise ValueError("the accountant gives no number")
     return float(bound)
 
 
