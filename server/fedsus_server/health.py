@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fedsus.errors import EnvironmentFault

@@ -199,7 +199,7 @@ def _live(progress: Progress, spent: Spent, console: Console) -> Iterator[Callab
 
         def say(entry: Entry) -> None:
             if isinstance(entry, AttemptAbandoned):
-                live.console.print(f"attempt {entry.attempt} abandoned: {entry.reason}", markup=False)
+                live.console.print(f"attempt {entry.attempt} abandoned: {entry.reason}", markup=False, highlight=False)
             live.refresh()
 
         yield say

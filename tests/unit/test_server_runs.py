@@ -1,0 +1,182 @@
+"""What an operator types: run files, node keys, progress."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from rich.console import Console
+
+from fedsus.config import RunConfig
+from fedsus.errors import ConfigError, UserError
+from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
+from fedsus.model_file import metadata, write_model
+from fedsus.plan import TaskPart
+from fedsus.privacy.accounting import dp_sgd_event, epsilon
+from fedsus.reporting import read
+from fedsus.rounds.server import Specification, calibrated, open_run
+from fedsus_server import devices, progress, runs
+from fedsus_server.home import Home
+
+GOOD = """
+name = "trial"
+task = { name = "heart" }
+plan = { rounds = 4, cohort = { size = 2, minimum = 2 } }
+"""
+HASH = "0" * 64
+
+
+def write_run(folder: Path, text: str = GOOD, task: str | None = "heart", **settings: float) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    if task is not None:
+        part = TaskPart.model_validate({"name": task, "settings": settings})
+        write_model(folder / "model.safetensors", np.zeros(4, np.float32), metadata(part))
+    return path
+
+
+def test_a_new_run_has_a_name_a_time_and_a_journal(tmp_path: Path) -> None:
+    active = runs.open_new(write_run(tmp_path), tmp_path / "runs", lambda: 0.0)
+    assert active.run.startswith("trial-19700101T000000Z-")
+    assert Path(active.folder) == tmp_path / "runs" / active.run
+    assert len(read(Path(active.folder))) == 1
+    home = Home(tmp_path / "home")
+    assert runs.find(home, tmp_path / "runs", "trial") == Path(active.folder)
+    with pytest.raises(ConfigError, match=f"did you mean '{active.run}'"):
+        runs.find(home, tmp_path / "runs", active.run.replace("trial", "trail"))
+    runs.open_new(tmp_path / "run.toml", tmp_path / "runs", lambda: 0.0)
+    with pytest.raises(ConfigError, match="fits 2 runs"):
+        runs.find(home, tmp_path / "runs", "trial")
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "settings", "reason"),
+    [
+        (GOOD.replace("rounds", "ronds = 1, rounds"), "heart", {}, "unknown field 'plan.ronds'; did you mean 'rounds'"),
+        (GOOD, None, {}, "no initial model; make one: fedsus model init .*run.toml -o .*model.safetensors"),
+        (GOOD, "fashion-mnist", {}, "a model of task 'fashion-mnist' than"),
+        (GOOD, "heart", {"hidden": 9.0}, "a model of other settings than"),
+        (GOOD + 'server = { evaluate = "absent.csv" }', "heart", {}, "'server.evaluate' = 'absent.csv': no such file"),
+    ],
+)
+def test_mistakes_in_a_run_are_one_line(
+    tmp_path: Path, text: str, task: str | None, settings: dict[str, float], reason: str
+) -> None:
+    path = write_run(tmp_path, text, task, **settings)
+    with pytest.raises(UserError, match=reason):
+        runs.open_new(path, tmp_path / "runs", lambda: 0.0)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_operators_evaluation_file_is_found_beside_run_toml(tmp_path: Path) -> None:
+    (tmp_path / "held.csv").write_text("x", encoding="ascii")
+    config, _ = runs.prepare(write_run(tmp_path, GOOD + 'server = { evaluate = "held.csv" }'))
+    assert config.server.evaluate == str(tmp_path / "held.csv")
+
+
+def key_file(folder: Path, curve: ec.EllipticCurve, *, ssh: bool = True, private: bool = False) -> Path:
+    key, path = ec.generate_private_key(curve), folder / "node.key"
+    if private:
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return path
+    kind = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    pem = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    path.write_bytes(key.public_key().public_bytes(*(kind if ssh else pem)) + b"\n")
+    return path
+
+
+@pytest.mark.parametrize("ssh", [True, False])
+def test_node_keys_are_read_in_both_forms(tmp_path: Path, ssh: bool) -> None:
+    key = devices.read_key(key_file(tmp_path, ec.SECP384R1(), ssh=ssh))
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert devices.fingerprint(key) == devices.fingerprint_of(pem)
+
+
+def test_what_is_no_node_key_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must never leave its device; give the public one, node\.key\.pub"):
+        devices.read_key(key_file(tmp_path, ec.SECP384R1(), private=True))
+    with pytest.raises(ConfigError, match="not an ECDSA key on curve P-384"):
+        devices.read_key(key_file(tmp_path, ec.SECP256R1()))
+    (tmp_path / "text").write_text("hello", encoding="ascii")
+    with pytest.raises(ConfigError, match="not a public key"):
+        devices.read_key(tmp_path / "text")
+    with pytest.raises(ConfigError, match="no such file"):
+        devices.read_key(tmp_path / "absent")
+
+
+def entries(folder: Path, config: RunConfig) -> Iterator[Entry]:
+    open_run(folder, "one", config, np.zeros(4, np.float32), lambda: 0.0)
+    yield from read(folder)
+    yield AttemptOpened(round=1, attempt=1, plan_digest=HASH, cohort=2)
+    yield AttemptAbandoned(round=1, attempt=1, reason="1 of 2 clients answered")
+    for n in (1, 2):
+        yield AttemptOpened(round=n, attempt=n + 1, plan_digest=HASH, cohort=2)
+        yield RoundReleased(
+            round=n,
+            attempt=n + 1,
+            survivors=2,
+            refused=0,
+            lost=0,
+            weight=2.0,
+            metrics=None if config.plan.privacy.unit == "example" else {"accuracy": 0.75, "loss": 0.5, "auc": 0.8},
+            held_out=8,
+            saturated=None,
+            checkpoint=HASH,
+            bytes_sent=1500,
+            bytes_received=500,
+            seconds=3.0,
+        )
+    yield RunClosed(reason="completed", model=HASH)
+
+
+def shown(folder: Path, config: RunConfig, terminal: bool = False) -> tuple[str, progress.Progress]:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, color_system=None, width=120)
+    seen = progress.show(entries(folder, config), console)
+    return text.getvalue(), seen
+
+
+def test_plain_progress_says_rounds_clients_metrics_bytes_and_time_left(tmp_path: Path) -> None:
+    text, seen = shown(tmp_path, RunConfig.model_validate({"task": {"name": "heart"}, "plan": plan()}))
+    assert text.splitlines() == [
+        "waiting for 2 devices",
+        "round 1/4  attempt 1 abandoned: 1 of 2 clients answered",
+        "round 1/4  clients 2/2  loss 0.5  accuracy 0.75  auc 0.8  2.0 kB  3.0 s  9 s left",
+        "round 2/4  clients 2/2  loss 0.5  accuracy 0.75  auc 0.8  2.0 kB  3.0 s  6 s left",
+    ]
+    assert (seen.round, seen.bytes, seen.closed is not None) == (2, 4000, True)
+
+
+def test_planned_epsilon_counts_every_attempt(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"task": {"name": "heart"}, "plan": plan() | {"privacy": PRIVATE}})
+    private = calibrated(config)
+    specification = Specification("one", config, private)
+    assert private.unit == "example"
+    event = dp_sgd_event(private.noise_multiplier, private.sampling_rate, 3 * private.steps)
+    spent = progress.planned_epsilon(specification, 3)
+    assert spent == epsilon(event, 1e-5)
+    assert 0 < spent < 3.0
+    text, _ = shown(tmp_path, config)
+    assert f"epsilon {spent:.2f} (planned)" in text.splitlines()[-1]
+
+
+def test_live_progress_shows_the_same(tmp_path: Path) -> None:
+    text, _ = shown(tmp_path, RunConfig.model_validate({"task": {"name": "heart"}, "plan": plan()}), terminal=True)
+    for words in ("attempt 1 abandoned", "2 of 4 released", "2 of 2", "accuracy 0.75", "4.0 kB"):
+        assert words in text
+
+
+PRIVATE = {"unit": "example", "epsilon": 3.0, "delta": 1e-5, "sampling_rate": 0.5, "denominator": 50.0}
+
+
+def plan() -> dict[str, object]:
+    return {"rounds": 4, "cohort": {"size": 2, "minimum": 2}}
