@@ -29,6 +29,7 @@ CONNECTED, READY, MEMORY, IDLE = "start to connected", "start to ready to train"
 TARGETS: Final = {CONNECTED: "at most 3 s", READY: "at most 12 s", MEMORY: "below 550 MB", IDLE: "below 1 % of a core"}
 UNITS: Final = {CONNECTED: "s", READY: "s", MEMORY: "MB", IDLE: "% of a core"}
 _IDLE_WINDOWS: Final = 4
+_PEER_ROUNDS: Final = 2
 _LOOK_SECONDS: Final = 0.02
 _AGENT: Final = f"""\
 [tasks]
@@ -95,8 +96,9 @@ def run(quick: bool) -> dict[str, Any]:
         "figures": figures,
         "notes": [
             f"the ratio is of idle CPU, over {_IDLE_WINDOWS} windows of {window:g} s each, after training",
-            "ready: ours once, when torch and Opacus are loaded; the peer's first ClientApp, which loads them for every message",
-            "memory: ours is the largest resident set of the agent; the peer's the largest proportional set (PSS, shared "
+            "ready: ours once, when torch and Opacus are loaded; the peer when its first ClientApp begins to train: it "
+            "loads them again for every message",
+            "memory: ours is the agent's largest resident set; the peer's the largest proportional set (PSS, shared "
             "pages counted once) of SuperNode, SuperExec and ClientApp together, which favours the peer",
         ],
     }
@@ -132,18 +134,18 @@ def peer_once(folder: Path, window: float, into: Measured) -> None:
         flower = StockFlower(children, folder / "flower")
         superlink = flower.start()
         flower.register("node")
-        times = flower.submit(work="heart", rounds=3, clients=1, size=_dimension(folder))
+        times = flower.submit(work="heart", rounds=_PEER_ROUNDS, clients=1, size=_dimension(folder))
         began = folder / "began"
         start, epoch = time.monotonic(), time.time()
         node = flower.launch("node", **{heart.MARKS: str(began)})
-        children.wait("a connected SuperNode", lambda: superlink.said("activate-node HTTP/1.1\" 200"), 60)
+        children.wait("a connected SuperNode", lambda: superlink.said('activate-node HTTP/1.1" 200'), 60)
         into[CONNECTED].append(time.monotonic() - start)
         peak = 0.0
 
         def over() -> bool:
             nonlocal peak
             peak = max(peak, _together(node))
-            return len(marks(times)) > 3
+            return len(marks(times)) > _PEER_ROUNDS
 
         children.wait("rounds of stock Flower", over, 300)
         into[READY].append(float(began.read_text(encoding="ascii").split()[0]) - epoch)

@@ -12,10 +12,12 @@ from fedsus.errors import FedsusError, RunFailed
 from fedsus_simulations.benchmarks.registry import BENCHMARKS, find
 
 if TYPE_CHECKING:
-    from fedsus_simulations.benchmarks.result import Figure, Result
+    from fedsus_simulations.benchmarks.result import Comparison, Figure, Result
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-_size = click.option("--quick/--full", "quick", default=False, help="Small sizes, or those of the documentation (default).")
+_size = click.option(
+    "--quick/--full", "quick", default=False, help="Small sizes, or those of the documentation (default)."
+)
 
 
 class Benchmarks(click.Group):
@@ -97,13 +99,15 @@ def show(result: Result) -> None:
     table = Table(title=f"{result.name} ({sizes}), min / median / max", title_justify="left")
     for column in ("what", "ours", "peer", "ratio", "target"):
         table.add_column(column, overflow="fold")
-    rows = {result.ours.what or result.name: result, **result.figures}
+    rows: dict[str, Result | Comparison] = {result.ours.what or result.name: result, **result.figures}
     for label, row in rows.items():
         table.add_row(label, _spread(row.ours), _spread(row.peer), f"{row.ratio:.3g}", row.target)
     console = Console()
     console.print(table)
     machine = result.machine
-    console.print(f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB; larger ratios are better", highlight=False)
+    console.print(
+        f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB; larger ratios are better", highlight=False
+    )
     for note in result.notes:
         console.print(f"- {note}", highlight=False)
 

@@ -86,7 +86,7 @@ def run(quick: bool) -> dict[str, Any]:
         "notes": [
             f"{CLIENTS} clients, {PARAMETERS} float32 parameters, no training; TLS, node authentication and SQLite on "
             "both sides; the two take turns and are never up at the same time",
-            "a round is everything from one released model to the next: cohort, plan, exchange, step, checkpoint, journal",
+            "a round is all from one released model to the next: cohort, plan, exchange, step, checkpoint, journal",
             "warm-up: the first round of each turn, in which ours loads the task and the peer may still wait for nodes",
         ],
     }

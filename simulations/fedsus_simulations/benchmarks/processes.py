@@ -1,10 +1,9 @@
-"""Child processes of a benchmark: started in sessions of their own, watched, and stopped by their ids whatever happens."""
+"""Child processes of a benchmark: each in a session of its own, watched, and stopped by its id whatever happens."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Final, Self, TypeVar
 import click
 
 from fedsus.errors import EnvironmentFault, RunFailed
+from fedsus_server.processes import end, started
 
 T = TypeVar("T")
 _LOOK_SECONDS: Final = 0.02
@@ -69,7 +69,7 @@ class Children:
         """Start a process whose output goes to ``<name>.log``."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603 (our own commands)
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -89,7 +89,7 @@ class Children:
             RunFailed: it failed or took too long.
         """
         try:
-            done = subprocess.run(  # noqa: S603 (our own commands)
+            done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -111,7 +111,7 @@ class Children:
         Raises:
             RunFailed: a child ended meanwhile, or the time is over.
         """
-        end = time.monotonic() + timeout
+        limit = time.monotonic() + timeout
         while True:
             found = look()
             if found:
@@ -119,23 +119,24 @@ class Children:
             for child in self.children:
                 if child.process.poll() is not None:
                     raise RunFailed(f"benchmark: {child.name} ended while waiting for {what}: {_last(child)}")
-            if time.monotonic() > end:
+            if time.monotonic() > limit:
                 told = "; ".join(f"{child.name}: {_last(child)}" for child in self.children)
-                raise RunFailed(f"benchmark: no {what} within {timeout:g} s; last words: {told}")
+                raise RunFailed(f"benchmark: no {what} within {timeout:g} s; last words: {told or 'none'}")
             time.sleep(_LOOK_SECONDS)
 
 
 def stop(child: Child) -> None:
-    """End a process and all its descendants: SIGTERM to it, SIGKILL to what is left."""
-    family = [child.pid, *descendants(child.pid)]
+    """End a process, then what it started and left behind: SIGTERM, and SIGKILL after some seconds."""
+    # With their start: a number may have been given to another process meanwhile.
+    family = [(pid, started(pid)) for pid in descendants(child.pid)]
     if child.process.poll() is None:
         child.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(_STOP_SECONDS)
-    for pid in [child.pid, *family[1:]] if child.process.poll() is None else family[1:]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    child.process.wait()
+        child.process.kill()
+        child.process.wait()
+    for pid, start in family:
+        end(pid, start, 1.0)
 
 
 def descendants(pid: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fedsus.errors import ConfigError
 
 Run = Callable[[bool], dict[str, Any]]
-"""Takes whether to use quick sizes; returns the fields of `fedsus_simulations.benchmarks.result.Result` that are its own."""
+"""Takes whether to use quick sizes; returns the fields of a `result.Result` that are its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Memory of the server's round loop, whatever the cohort: 4, 40 and 400 clients of one million parameters.
 
-Each size runs in a fresh process: the whole loop of a deployment (journal, checkpoints, FedAvg, 32-bit integers) over a
-fleet in memory that makes an answer when it is asked for the next one. Growth is the peak of the resident set over what
-it was before the loop started, in model vectors; it includes the model itself.
+Each size runs in a fresh process with the environment that the supervisor gives: the whole loop of a deployment
+(journal, checkpoints, FedAvg, 32-bit integers) over a fleet in memory that makes an answer when it is asked for the
+next one. Growth is the peak of the resident set over what it was before the loop started, in model vectors; it includes
+the model itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fedsus.plan import Plan
 from fedsus.rounds.messages import encode_answer
 from fedsus.rounds.server import RunLoop, open_run
 from fedsus.types import Answered, Ask, LocalUpdate, Member, Reply
+from fedsus_server.supervisor import ALLOCATOR
 from fedsus_simulations.benchmarks import processes
 from fedsus_simulations.benchmarks.result import comparison, figure
 
@@ -47,14 +49,17 @@ def run(quick: bool) -> dict[str, Any]:
         for clients in CLIENTS:
             growth[clients].append(_fresh(clients))
             processes.say(f"{repeat + 1}/{repeats}: {clients} clients: {growth[clients][-1]:.2f} vectors")
-    sides = {clients: figure(values, "vectors", f"peak growth, {clients} clients") for clients, values in growth.items()}
+    sides = {
+        clients: figure(values, "vectors", f"peak growth, {clients} clients") for clients, values in growth.items()
+    }
     target = f"< {BOUND:g} vectors"
     few, *_, many = CLIENTS
     return {
         **comparison(sides[many], sides[few], target),
         "figures": {f"{c} clients against {few}": comparison(sides[c], sides[few], target) for c in CLIENTS[1:-1]},
         "notes": [
-            f"one vector is {4 * PARAMETERS / 1e6:g} MB; {ROUNDS} rounds; growth of the resident set over the loop's start",
+            f"one vector is {4 * PARAMETERS / 1e6:g} MB; {ROUNDS} rounds; growth of the resident set since the start; "
+            "the allocator is set as `fedsus server start` sets it",
             "included: model and strategy state (FedAvg: one vector), request, running sum, the answer at hand, mean "
             "update, next state, journal and checkpoints",
             "not included: interpreter and libraries, Flower's own process and its message store; strategies with "
@@ -94,7 +99,7 @@ def _fresh(clients: int) -> float:
         folder = Path(name)
         prepare(folder / "warm", clients, 1000)
         prepare(folder / "measured", clients, PARAMETERS)
-        children = processes.Children(folder, processes.environment())
+        children = processes.Children(folder, processes.environment(**ALLOCATOR))
         out = children.call(f"the loop with {clients} clients", [sys.executable, "-m", __name__, name])
     return float(json.loads(out)["growth"]) / (4 * PARAMETERS)
 

@@ -11,7 +11,7 @@ def train(message: Message, context: Context) -> Message:
     """One local round; torch is imported in any case, as a client that trains does."""
     import torch  # noqa: F401
 
-    arrays = message.content["arrays"]
+    arrays = message.content.array_records["arrays"]
     if context.run_config["work"] == "heart":
         from fedsus_simulations.benchmarks.heart import train_once
 
