@@ -120,11 +120,12 @@ class Served:
     def stop(self) -> None:
         for device in self.devices:
             device.stop.set()
-        for device in self.devices:
-            device.thread.join(5)
         if self.process is not None:
             self.process.terminate()
             self.process.communicate(timeout=10)
+        # Only now: the server may hold their last request for a while.
+        for device in self.devices:
+            device.thread.join(5)
 
     def connect(self, name: str) -> AnsweringDevice:
         key = ec.generate_private_key(ec.SECP384R1())
