@@ -6,6 +6,7 @@ is noticed within one batch; what was not sent by then is not sent.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +35,7 @@ from fedsus_client.flower import (
     NotAdmitted,
     TlsFailure,
 )
+from fedsus_client.loading import load_device
 from fedsus_client.pace import Backoff, Pace
 from fedsus_client.status import Status, paused, process_start, write_status
 
@@ -87,13 +90,20 @@ class Agent:
         """Ask the agent to end; training stops at the next batch."""
         self._stopped.set()
 
+    def abandon(self) -> None:
+        """End this process now, whatever hangs: the ledger is durable at any moment."""
+        with contextlib.suppress(FedsusError):
+            self._tell("stopped", force=True)
+        log.warning("stopped without waiting for what was under way")
+        os._exit(0)
+
     def run(self) -> None:
         """Connect, answer, reconnect, until `stop`."""
         try:
             while not self._stopped.is_set():
                 try:
                     self._connected()
-                except (ConnectionLost, TlsFailure, NotAdmitted) as error:
+                except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:
                     self._wait_to_reconnect(error)
         finally:
             self._tell("stopping", force=True)
@@ -104,28 +114,38 @@ class Agent:
     def _connected(self) -> None:
         """One connection, from activation to its loss or the agent's end."""
         server = self._config.server
-        connection = FleetConnection(server.address, server.ca and str(server.ca), self._key, self._clock)
+        connection = FleetConnection(server.address, server.ca_file, self._key, self._clock)
         try:
             number = connection.connect()
-            self._backoff.reset()
             self._heard = self._clock()
             log.info("connected to %s as node %d", server.address, number)
             if self._device is None:
-                self._device = self._worker.submit(self._load)
+                self._device = self._worker.submit(
+                    load_device, self._config, self._policy, self._ledger, self._seeds, self._clock
+                )
             while not self._stopped.is_set():
-                self._beat(connection)
-                self._tell("paused" if paused(self._config.state.folder) else "idle")
-                asked = self._clock()
-                incoming = self._receive(connection)
-                if incoming is None:
-                    self._stopped.wait(self._pace.wait(self._clock(), asked))
-                    continue
-                self._serve(connection, incoming)
-                self._pace.answered(self._clock())
-        except ProtocolViolation as error:
-            log.warning("ignored: %s", error)
+                try:
+                    self._step(connection)
+                    self._backoff.reset()
+                except ProtocolViolation as error:
+                    # A newer or a hostile server: one that always answers so must not keep this device busy.
+                    seconds = self._backoff.wait()
+                    log.warning("ignored: %s; next question in %.1f s", error, seconds)
+                    self._stopped.wait(seconds)
         finally:
             connection.close()
+
+    def _step(self, connection: FleetConnection) -> None:
+        """Ask once; answer, or wait until the next question is due."""
+        self._beat(connection)
+        self._tell("paused" if paused(self._config.state.folder) else "idle")
+        asked = self._clock()
+        incoming = self._receive(connection)
+        if incoming is None:
+            self._stopped.wait(self._pace.wait(self._clock(), asked))
+            return
+        self._serve(connection, incoming)
+        self._pace.answered(self._clock())
 
     def _receive(self, connection: FleetConnection) -> Incoming | None:
         """Ask for a message. The server may hold the question for long, so another thread waits for the answer."""
@@ -151,14 +171,21 @@ class Agent:
             return
         connection.confirm(incoming)
         answer = self._answer(connection, incoming, raw)
-        if answer is None:
+        if answer is None or self._stopped.is_set():
             return
-        if answer.refusal is not None:
-            self._status = _changed(self._status, refused=self._status.refused + 1, last_refusal=answer.refusal)
-        else:
-            self._status = _changed(self._status, answered=self._status.answered + 1)
+        self._count(answer)
         answer.sent()
         self._send(connection, incoming, answer.body)
+
+    def _count(self, answer: Answer) -> None:
+        """Note an answer for the owner."""
+        status, plan = self._status, answer.plan
+        if answer.refusal is not None:
+            self._status = replace(status, refused=status.refused + 1, last_refusal=answer.refusal)
+        elif plan is not None:
+            self._status = replace(
+                status, answered=status.answered + 1, run=plan.run, round=plan.round, rounds=plan.rounds
+            )
 
     def _fetch(self, connection: FleetConnection, incoming: Incoming) -> bytes | None:
         if incoming.message_type != MESSAGE_TYPE:
@@ -187,10 +214,12 @@ class Agent:
 
         self._tell("training")
         job = self._worker.submit(lambda: device.result().answer(raw, stop))
-        while not wait_for([job], timeout=1.0).done:
+        while not wait_for([job], timeout=_STATUS_SECONDS).done:
+            self._tell("training")
             try:
                 self._beat(connection)
-            except ConnectionLost as error:
+            except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:
+                self._heard = self._clock()
                 log.warning("%s; training goes on", error)
         try:
             return job.result()
@@ -218,43 +247,10 @@ class Agent:
 
     def _wait_to_reconnect(self, error: FedsusError) -> None:
         seconds = self._backoff.wait()
-        kind = {ConnectionLost: "server", TlsFailure: "tls", NotAdmitted: "key"}[type(error)]
-        log.warning("%s: %s; next try in %.0f s", kind, error, seconds)
-        self._tell("connecting", f"{error}; next try in {seconds:.0f} s", force=True)
+        kind = {TlsFailure: "tls", NotAdmitted: "key"}.get(type(error), "server")
+        log.warning("%s: %s; next try in %.1f s", kind, error, seconds)
+        self._tell("connecting", f"{error}; next try in {seconds:.1f} s", force=True)
         self._stopped.wait(seconds)
-
-    def _load(self) -> Device:
-        """Load torch, opacus and the owner's tasks; seconds, so after the connection is up."""
-        from fedsus.learning.settings import Compute
-        from fedsus.privacy.noise import SystemNoise
-        from fedsus.rounds.device import Device, system_seed
-        from fedsus.tasks.task import DataSource
-        from fedsus_client.evaluations import Evaluations
-
-        config, started = self._config, time.monotonic()
-        compute = Compute(config.compute.device, config.compute.threads or os.cpu_count() or 1)
-        self._import_trainers()
-        device = Device(
-            policy=self._policy,
-            ledger=self._ledger,
-            tasks=config.tasks,
-            sources={name: DataSource(part.path, part.options) for name, part in config.data.items()},
-            compute=compute,
-            noise=SystemNoise(),
-            seeds=self._seeds or system_seed,
-            report=Evaluations(config.state.folder, self._clock),
-        )
-        log.info("ready to train after %.1f s", time.monotonic() - started)
-        return device
-
-    def _import_trainers(self) -> None:
-        """Import now what the policy may need, so that the first round does not wait for it; opacus takes memory."""
-        import fedsus.learning.loop
-
-        if self._policy.privacy.epsilon > 0:
-            import dp_accounting.pld
-
-            import fedsus.learning.dp_sgd  # noqa: F401
 
     def _tell(self, state: str, detail: str = "", force: bool = False) -> None:
         """Write status.json, at most once a second unless it matters."""
@@ -262,14 +258,8 @@ class Agent:
         if not force and now - self._written < _STATUS_SECONDS:
             return
         self._written = now
-        self._status = _changed(self._status, state=state, detail=detail, updated=now, memory=_resident())
+        self._status = replace(self._status, state=state, detail=detail, updated=now, memory=_resident())
         write_status(self._config.state.folder, self._status)
-
-
-def _changed(status: Status, **fields: object) -> Status:
-    from dataclasses import replace
-
-    return replace(status, **fields)  # type: ignore[arg-type]
 
 
 def _resident() -> int | None:
@@ -281,11 +271,18 @@ def _resident() -> int | None:
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-def run(agent_path: Path, policy_path: Path, debug: bool = False, seeds: SeedSource | None = None) -> None:
+def run(
+    agent_path: Path,
+    policy_path: Path,
+    debug: bool = False,
+    *,
+    seeds: SeedSource | None = None,
+    backoff: Backoff | None = None,
+) -> None:
     """Start an agent from its owner's files and run it until SIGTERM or SIGINT.
 
     Args:
-        seeds: for the tests' own entry point; no file or option reaches it.
+        seeds, backoff: for the tests' own entry point; no file or option reaches them.
 
     Raises:
         UserError: a file is missing or wrong, or another agent uses the same state.
@@ -293,14 +290,14 @@ def run(agent_path: Path, policy_path: Path, debug: bool = False, seeds: SeedSou
     config, policy = load_agent(agent_path), load(policy_path, Policy)
     _start_log(config, debug)
     try:
-        agent = Agent(config, policy, seeds=seeds)
+        agent = Agent(config, policy, seeds=seeds, backoff=backoff)
     except OSError as error:
         raise EnvironmentFault(f"{config.state.folder}: {error.strerror}") from None
 
     def end(*_: object) -> None:
         agent.stop()
-        # A request under way may hang longer than the owner should wait; the ledger is durable at any moment.
-        timer = threading.Timer(_EXIT_SECONDS, os._exit, (0,))
+        # A request, an import or a batch under way may take longer than the owner should wait.
+        timer = threading.Timer(_EXIT_SECONDS, agent.abandon)
         timer.daemon = True
         timer.start()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import ssl
 from base64 import b64encode
 from collections.abc import Callable
@@ -20,8 +21,9 @@ import httpx
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, recorddict_pb2
+from google.protobuf.message import DecodeError
 
-from fedsus.errors import FedsusError, ProtocolViolation
+from fedsus.errors import ConfigError, FedsusError, ProtocolViolation
 
 # Flower's header names and its object format "<type> <children> <length>\0<body>" (flwr 1.41, supercore).
 _KEY_HEADER, _SIGNATURE_HEADER, _TIMESTAMP_HEADER = "flwr-public-key", "flwr-signature", "flwr-timestamp"
@@ -29,21 +31,23 @@ _MEDIA_TYPE: Final = "application/protobuf"
 _OBJECT_TYPE: Final = b"ConfigRecord"
 MESSAGE_TYPE: Final = "query.fedsus"
 HEARTBEAT_SECONDS: Final = 30.0
-MAX_PAYLOAD: Final = 2**31
+_MAX_PAYLOAD: Final = 2**31
+_MAX_OTHER: Final = 2**20
+_OBJECT_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 R = TypeVar("R")
 log = logging.getLogger("fedsus.client")
 
 
-class ConnectionLost(FedsusError):  # noqa: N818 (fedsus names errors after what happened)
+class ConnectionLost(FedsusError):
     """The server cannot be reached or does not answer; the agent tries again."""
 
 
-class TlsFailure(FedsusError):  # noqa: N818
+class TlsFailure(FedsusError):
     """The server's certificate is not trusted: wrong CA, expired, or another name."""
 
 
-class NotAdmitted(FedsusError):  # noqa: N818
+class NotAdmitted(FedsusError):
     """The server does not know this node key (HTTP 401, or activation refused)."""
 
 
@@ -67,16 +71,23 @@ class FleetConnection:
         ca: PEM file of the certificate authority; None for the system's.
         key: the node's private key.
         clock: seconds since the epoch.
+
+    Raises:
+        ConfigError: the authority's file cannot be read.
     """
 
     def __init__(
         self, address: str, ca: str | None, key: ec.EllipticCurvePrivateKey, clock: Callable[[], float]
     ) -> None:
-        self._key, self._clock = key, clock
+        self._address, self._key, self._clock = address, key, clock
         self._public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        context = ssl.create_default_context(cafile=ca)
+        try:
+            context = ssl.create_default_context(cafile=ca)
+        except OSError as error:
+            reason = "no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ConfigError(f"{ca}: {reason}; 'server.ca' names the operator's authority, ask for it") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._http = httpx.Client(
             base_url=f"https://{address}",
@@ -108,7 +119,7 @@ class FleetConnection:
         request = heartbeat_pb2.SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
         response = self._call("send-node-heartbeat", request, heartbeat_pb2.SendNodeHeartbeatResponse)
         if not response.success:
-            raise NotAdmitted("the server does not recognise this node")
+            raise NotAdmitted(f"{self._address} does not recognise this node any more")
 
     def receive(self) -> Incoming | None:
         """The next message for this node, if one waits."""
@@ -116,9 +127,13 @@ class FleetConnection:
         response = self._call("pull-messages", request, fleet_pb2.PullMessagesResponse)
         if not response.messages_list:
             return None
+        if len(response.messages_list) != 1 or len(response.message_object_trees) != 1:
+            raise ProtocolViolation("message: not one message with its object tree")
         meta, tree = response.messages_list[0].metadata, response.message_object_trees[0]
         if tree.object_id != meta.message_id or len(tree.children) != 1 or tree.children[0].children:
             raise ProtocolViolation("message: not a fedsus envelope of one payload")
+        if not _OBJECT_ID.fullmatch(meta.message_id) or not _OBJECT_ID.fullmatch(tree.children[0].object_id):
+            raise ProtocolViolation("message: its names are not hashes")
         return Incoming(
             run_id=meta.run_id,
             message_id=meta.message_id,
@@ -203,34 +218,52 @@ class FleetConnection:
         headers = {
             "content-type": _MEDIA_TYPE,
             "accept": _MEDIA_TYPE,
+            "accept-encoding": "identity",
             _KEY_HEADER: b64encode(self._public).decode("ascii"),
             _TIMESTAMP_HEADER: stamp,
             _SIGNATURE_HEADER: b64encode(signature).decode("ascii"),
         }
-        try:
-            answer = self._http.post(f"/v1/fleet/{name}", content=request.SerializeToString(), headers=headers)
-        except httpx.TransportError as error:
-            raise _transport_error(error) from error
-        if answer.status_code == 401:
-            raise NotAdmitted("the server does not accept this node's key, or the clocks differ by over 5 minutes")
-        if activating and 400 <= answer.status_code < 500:
-            raise NotAdmitted(f"the server does not know this node's key (HTTP {answer.status_code})")
-        if answer.status_code != 200:
-            raise ConnectionLost(f"the server answered {name} with HTTP {answer.status_code}")
+        status, content = self._post(name, request.SerializeToString(), headers)
+        if status == 401:
+            raise NotAdmitted(
+                f"{self._address} does not accept this node's key, or the clocks differ by over 5 minutes"
+            )
+        if activating and 400 <= status < 500:
+            raise NotAdmitted(f"{self._address} does not know this node's key (HTTP {status})")
+        if status != 200:
+            raise ConnectionLost(f"{self._address} answered {name} with HTTP {status}")
         if response is None:
             return None  # type: ignore[return-value]
         message: Any = response()
-        message.ParseFromString(answer.content)
+        try:
+            message.ParseFromString(content)
+        except DecodeError:
+            raise ProtocolViolation(f"{name}: the answer is not of Flower's protocol") from None
         return message  # type: ignore[no-any-return]
 
+    def _post(self, name: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Status and body of one request; the body is bounded before it is read, and never decompressed."""
+        limit = _MAX_PAYLOAD if name == "pull-object" else _MAX_OTHER
+        parts, length = [], 0
+        try:
+            with self._http.stream("POST", f"/v1/fleet/{name}", content=body, headers=headers) as answer:
+                for part in answer.iter_raw():
+                    length += len(part)
+                    if length > limit:
+                        raise ProtocolViolation(f"{name}: the answer is longer than {limit} bytes")
+                    parts.append(part)
+                return answer.status_code, b"".join(parts)
+        except httpx.TransportError as error:
+            raise _transport_error(self._address, error) from error
 
-def _transport_error(error: httpx.TransportError) -> FedsusError:
+
+def _transport_error(address: str, error: httpx.TransportError) -> FedsusError:
     """TLS failures apart from a server that is down: they need different hands."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return TlsFailure(f"the server's certificate is not accepted: {cause.verify_message}")
+            return TlsFailure(f"the certificate of {address} is not accepted: {cause.verify_message}")
         if isinstance(cause, ssl.SSLError):
-            return TlsFailure(f"TLS failed: {cause.reason or cause}")
+            return TlsFailure(f"TLS with {address} failed: {cause.reason or cause}")
         cause = cause.__cause__ or cause.__context__
-    return ConnectionLost(f"the server cannot be reached: {str(error) or type(error).__name__}")
+    return ConnectionLost(f"the server cannot be reached at {address}: {str(error) or type(error).__name__}")

@@ -52,6 +52,6 @@ class Backoff:
 
     def wait(self) -> float:
         """Seconds until the next attempt."""
-        ceiling = min(self._first * 2**self._failures, self._longest)
+        ceiling = min(self._first * 2.0**self._failures, self._longest)
         self._failures = min(self._failures + 1, 16)
         return ceiling * (0.5 + 0.5 * self._draw.random())

@@ -18,7 +18,7 @@ import numpy as np
 from fedsus import plan as plans
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import pack
-from fedsus.errors import Cancelled, ConfigError, DataError, ProtocolViolation, Refusal
+from fedsus.errors import Cancelled, FedsusError, ProtocolViolation, Refusal, UserError
 from fedsus.owner.admission import Grant, admit
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
@@ -61,11 +61,17 @@ def seeded(seed: int, client: str) -> SeedSource:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back, and what to tell the ledger once it left: call ``sent`` before handing over ``body``."""
+    """What goes back, and what to tell the ledger once it left: call ``sent`` before handing over ``body``.
+
+    Attributes:
+        refusal: the reason, for the owner alone; None where the request was answered.
+        plan: what was answered, for the owner's status; None for a refusal.
+    """
 
     body: bytes
     sent: Callable[[], None]
     refusal: str | None = None
+    plan: Plan | None = None
 
 
 @dataclass(slots=True)
@@ -116,23 +122,22 @@ class Device:
         try:
             request = decode_request(raw)
             grant = admit(request.plan, self._policy, self._tasks)
+            mechanism = FixedPoint(request.plan)
             prepared = self._prepare(request.plan, grant)
             self._charge(request, grant)
-        except (ProtocolViolation, Refusal, DataError, ConfigError) as error:
-            log.warning("refused: %s", error)
-            return Answer(REFUSAL, lambda: None, str(error))
+        except (ProtocolViolation, Refusal, UserError) as error:
+            return _refused(error)
         plan = request.plan
         settle = (grant.data_id, plan.run, plan.attempt)
         try:
-            body = self._encoded(request, prepared, stop)
+            body = self._encoded(request, prepared, mechanism, stop)
         except Cancelled:
             self._ledger.refund(*settle)
             raise
         except Exception as error:  # the task is the owner's code: its failure must not reach the server as a reason
             self._ledger.refund(*settle)
-            log.exception("round %d of run %s failed on this device", plan.round, plan.run)
-            return Answer(REFUSAL, lambda: None, f"{type(error).__name__}: {error}")
-        return Answer(encode_answer(body), lambda: self._ledger.release(*settle))
+            return _refused(error)
+        return Answer(encode_answer(body), lambda: self._ledger.release(*settle), plan=plan)
 
     def _charge(self, request: Request, grant: Grant) -> None:
         plan = request.plan
@@ -157,7 +162,12 @@ class Device:
         key = plans.canonical([grant.task, grant.data_id, plan.task.settings]).decode()
         prepared = self._prepared.get(key)
         if prepared is None:
-            prepared = self._prepared[key] = self._load(plan, grant)
+            try:
+                prepared = self._prepared[key] = self._load(plan, grant)
+            except FedsusError:
+                raise
+            except Exception as error:
+                raise Refusal(f"task '{grant.task}': {_line(error)}") from error
         bounds = {metric.name: (metric.low, metric.high) for metric in plan.metrics}
         if plan.metrics and bounds != dict(prepared.task.bounds):
             raise Refusal(f"the plan's metrics {bounds} are not the task's: {dict(prepared.task.bounds)}")
@@ -186,7 +196,7 @@ class Device:
         log.info("data '%s': %d rows to train on, %d held out", grant.data_id, shard.size, len(shard.held_out[0]))
         return _Prepared(task, shard)
 
-    def _encoded(self, request: Request, prepared: _Prepared, stop: Stop) -> bytes:
+    def _encoded(self, request: Request, prepared: _Prepared, mechanism: FixedPoint, stop: Stop) -> bytes:
         """Train or evaluate, and encode what may leave."""
         from fedsus.learning.settings import TrainSettings
 
@@ -195,7 +205,6 @@ class Device:
             from fedsus.learning.evaluation import owner_report
 
             self._report(plan.run, plan.round, owner_report(prepared.task, request.model, shard.held_out))
-        mechanism = FixedPoint(plan)
         if plan.purpose == "evaluate":
             update = self._evaluated(request, prepared)
         else:
@@ -225,3 +234,17 @@ class Device:
         held_out = prepared.shard.held_out
         sums = evaluation.totals(prepared.task, module, held_out)
         return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, sums, len(held_out[0]), None)
+
+
+def _refused(error: Exception) -> Answer:
+    """A refusal without a reason; its owner reads it in the log, as one line."""
+    reason = str(error) if isinstance(error, FedsusError) else _line(error)
+    log.warning("refused: %s", reason)
+    if not isinstance(error, FedsusError):
+        log.info("where it failed:", exc_info=error)
+    return Answer(REFUSAL, lambda: None, reason)
+
+
+def _line(error: Exception) -> str:
+    """An error of the owner's own code as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
