@@ -25,6 +25,7 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FLEET_SECONDS: Final = 15.0
 RUNTIME_SECONDS: Final = 1.0
+_TASK: Final = "task"
 _ANNOUNCED: Final = 100_000
 _SMALL: Final = 4096
 
@@ -48,7 +49,11 @@ class Mailbox:
 
     def arrived(self, name: str) -> None:
         """An object is complete: wake who waits for its message."""
-        for event in self._waiting.get(self._announced.pop(name, ""), ()):
+        self.wake(self._announced.pop(name, ""))
+
+    def wake(self, key: str) -> None:
+        """Wake who waits for ``key``."""
+        for event in self._waiting.get(key, ()):
             event.set()
 
     @contextlib.contextmanager
@@ -159,6 +164,11 @@ def _push_object(mailbox: Mailbox, body: bytes) -> None:
     mailbox.arrived(_parse(message_pb2.PushObjectRequest(), body).object_id)
 
 
+def _start_run(mailbox: Mailbox, body: bytes) -> None:
+    del body
+    mailbox.wake(_TASK)
+
+
 def _nothing(mailbox: Mailbox, body: bytes) -> None:
     del mailbox, body
 
@@ -166,6 +176,7 @@ def _nothing(mailbox: Mailbox, body: bytes) -> None:
 _POLLS: Final[Mapping[str, Callable[[bytes], Iterable[str]]]] = {
     "/v1/fleet/pull-messages": _fleet_pull,
     "/v1/runtime/pull-messages": _runtime_pull,
+    "/v1/runtime/acquire-task": lambda _: [_TASK],
 }
 _WATCHED: Final[Mapping[str, Callable[[Mailbox, bytes], None]]] = {
     **dict.fromkeys(_POLLS, _nothing),
@@ -173,10 +184,12 @@ _WATCHED: Final[Mapping[str, Callable[[Mailbox, bytes], None]]] = {
     "/v1/fleet/push-messages": _fleet_push,
     "/v1/runtime/push-object": _push_object,
     "/v1/fleet/push-object": _push_object,
+    "/v1/control/start-run": _start_run,
 }
-_ANSWERS: Final[Mapping[str, Callable[[], Any]]] = {
-    "/v1/fleet/pull-messages": fleet_pb2.PullMessagesResponse,
-    "/v1/runtime/pull-messages": runtime_pb2.PullAppMessagesResponse,
+_EMPTY: Final[Mapping[str, Callable[[bytes], bool]]] = {
+    "/v1/fleet/pull-messages": lambda body: not _parse(fleet_pb2.PullMessagesResponse(), body).messages_list,
+    "/v1/runtime/pull-messages": lambda body: not _parse(runtime_pb2.PullAppMessagesResponse(), body).messages_list,
+    "/v1/runtime/acquire-task": lambda body: not body,
 }
 
 
@@ -188,7 +201,7 @@ def _empty(path: str, events: list[Event]) -> bool:
     if len(body) > _SMALL:
         return False
     try:
-        return not _parse(_ANSWERS[path](), body).messages_list
+        return _EMPTY[path](body)
     except DecodeError:
         return False
 
