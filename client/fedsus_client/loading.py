@@ -20,13 +20,13 @@ log = logging.getLogger("fedsus.client")
 
 def load_device(config: AgentConfig, policy: Policy, ledger: Ledger, seeds: SeedSource | None, clock: Clock) -> Device:
     """The device half of rounds over an owner's files; ``seeds`` None draws from the operating system."""
+    started = time.monotonic()
     from fedsus.learning.settings import Compute
     from fedsus.privacy.noise import SystemNoise
     from fedsus.rounds.device import Device, system_seed
     from fedsus.tasks.task import DataSource
     from fedsus_client.evaluations import Evaluations
 
-    started = time.monotonic()
     _import_trainers(policy)
     device = Device(
         policy=policy,

@@ -1,0 +1,95 @@
+"""Runs of a real federation: the same model as in memory, whatever is killed, and nothing asked but what is allowed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from seeded_agent import SEED
+from sites import DATA, HOSPITALS, Sites, released, until
+
+from fedsus.config import RunConfig, load
+from fedsus.journal import AttemptOpened
+from fedsus.reporting import read, released_model, summary
+from fedsus.tasks.task import DataSource
+from fedsus_server import looping
+from fedsus_simulations.memory import simulate
+
+if TYPE_CHECKING:
+    from fedsus.journal.entries import Entry
+    from fedsus.types import Vector
+
+PLAN = """
+rounds = 5
+deadline = 30.0
+metrics = [{ name = "loss", low = 0.0, high = 10.0 }, { name = "accuracy", low = 0.0, high = 1.0 }]
+[plan.cohort]
+size = 3
+minimum = 3
+[plan.training]
+local_epochs = 2
+[plan.training.optimizer]
+name = "sgd"
+learning_rate = 0.1
+momentum = 0.5
+"""
+
+
+def simulated(sites: Sites, name: str, folder: Path) -> Vector:
+    """The model of the same run in memory."""
+    config = load(sites.folder / f"{name}.toml", RunConfig)
+    sources = {hospital: DataSource(DATA / f"{hospital}.csv") for hospital in HOSPITALS}
+    return simulate(config, folder, "simulated", sites.model(name), sources, seed=SEED)
+
+
+def test_deployed_and_simulated_give_the_same_model_bit_for_bit(sites: Sites, tmp_path: Path) -> None:
+    folder = sites.open("heart", PLAN, name="undisturbed")
+    expected = simulated(sites, "undisturbed", tmp_path / "memory")
+    sites.wait_for_run(folder, 60)
+    found = released_model(folder)
+    assert not np.array_equal(found, sites.model("undisturbed"))
+    assert found.tobytes() == expected.tobytes()
+    assert [entry.survivors for entry in released(folder)] == [3] * 6
+    deployed, memory = released(folder), released(tmp_path / "memory")
+    assert [entry.metrics for entry in deployed] == [entry.metrics for entry in memory]
+    assert [(entry.held_out, entry.weight) for entry in deployed] == [(e.held_out, e.weight) for e in memory]
+
+
+def test_a_killed_round_loop_spends_its_attempt_and_changes_nothing_else(sites: Sites, tmp_path: Path) -> None:
+    folder = sites.open("heart", PLAN, name="disturbed")
+    until(lambda: len(released(folder)) >= 2, "two rounds")
+    killed, seen = stopped_within_a_round(folder)
+    os.kill(killed, signal.SIGKILL)
+    sites.wait_for_run(folder, 60)
+    assert loop_of(folder) != killed
+    entries, spent = read(folder), seen[-1]
+    assert isinstance(spent, AttemptOpened)
+    assert summary(folder).status == "completed"
+    assert entries[: len(seen)] == seen
+    attempts = [(entry.round, entry.attempt) for entry in entries if isinstance(entry, AttemptOpened)]
+    assert [attempt for _, attempt in attempts] == list(range(1, 1 + 5 + 1 + 1))  # one twice, and the evaluation
+    assert (spent.round, spent.attempt + 1) in attempts
+    assert released_model(folder).tobytes() == simulated(sites, "disturbed", tmp_path / "memory").tobytes()
+
+
+def stopped_within_a_round(folder: Path) -> tuple[int, list[Entry]]:
+    """Hold a run's loop with SIGSTOP between an attempt's two entries; its process and the journal."""
+    pid, limit = loop_of(folder), time.monotonic() + 30
+    while time.monotonic() < limit:
+        os.kill(pid, signal.SIGSTOP)
+        entries = read(folder)
+        if isinstance(entries[-1], AttemptOpened):
+            return pid, entries
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.02)
+    raise AssertionError("the loop was never found within a round")
+
+
+def loop_of(folder: Path) -> int:
+    loop = looping.of(folder)
+    assert loop is not None
+    return loop.pid
