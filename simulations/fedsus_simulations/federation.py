@@ -88,7 +88,7 @@ class LocalFederation:
         """Start the server on a free port; returns at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         arguments = ("server", "start", "--home", str(self.home.folder), "--port", "0", *options)
-        self._start("server", [*COMMAND, *arguments], self.folder / "server.out")
+        self.start_process("server", [*COMMAND, *arguments], self.folder / "server.out")
 
     def wait_for_server(self, seconds: float = 60.0) -> Running:
         """Wait until devices can connect."""
@@ -120,7 +120,7 @@ class LocalFederation:
         """Start one client's agent; returns at once."""
         files = self.clients[name]
         command = [*self.agent_command, "--agent", str(files.agent), "--policy", str(files.policy)]
-        return self._start(name, command, files.folder / "agent.out")
+        return self.start_process(name, command, files.folder / "agent.out")
 
     def wait_for_agents(self, seconds: float = 60.0) -> None:
         """Wait until all agents are connected."""
@@ -165,6 +165,31 @@ class LocalFederation:
         """A process that was started here: "server" or a client's name."""
         return self._processes[name]
 
+    def check(self) -> None:
+        """Raise if the server or an agent ended by itself.
+
+        Raises:
+            EnvironmentFault: its name, exit code and last line.
+        """
+        for name in ("server", *self.clients):
+            process = self._processes.get(name)
+            if process is not None and process.poll() is not None:
+                log = self.clients[name].folder / "agent.out" if name in self.clients else self.folder / "server.out"
+                raise EnvironmentFault(f"{name} ended with code {process.returncode}: {_tail(log)}")
+
+    def wait_for_exit(self, name: str, seconds: float, log: Path) -> None:
+        """Wait until a process ended by itself, well.
+
+        Raises:
+            EnvironmentFault: it failed, or takes too long; its last line.
+        """
+        try:
+            code = self._processes[name].wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise EnvironmentFault(f"{name} takes more than {seconds:g} s: {_tail(log)}") from None
+        if code:
+            raise EnvironmentFault(f"{name} ended with code {code}: {_tail(log)}")
+
     def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         """Stop one process; its exit code."""
         process = self._processes.pop(name)
@@ -192,7 +217,8 @@ class LocalFederation:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, name: str, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    def start_process(self, name: str, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start any process that shall end with the federation."""
         output = log.open("ab")
         self._logs.append(output)
         # A group of its own: Ctrl-C reaches this process alone, which then stops the others in order.

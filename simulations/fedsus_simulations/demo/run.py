@@ -1,0 +1,194 @@
+"""Runs the demo: processes, folders, three deployed runs, the closing table."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fedsus.errors import EnvironmentFault
+from fedsus_simulations.demo import picture, spread
+from fedsus_simulations.demo.results import Answer, Results, Row, ordered, table
+from fedsus_simulations.demo.study import FEDERATED, HOSPITALS, Federated, heart, judge, packaged, sources
+from fedsus_simulations.federation import LocalFederation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedsus.journal import Entry
+    from fedsus.tasks.task import Shard, Task
+
+_PATIENCE: Final = 300.0
+
+AGENT: Final = """\
+[tasks]
+heart = "heart"
+
+[compute]
+device = "cpu"
+threads = 1
+
+[data.patients]
+path = "data/heart.csv"
+"""
+
+POLICY: Final = """\
+# The demo compares answers with and without privacy, so its hospitals grant both. A real owner would not set
+# without_dp, and would choose one epsilon.
+[privacy]
+epsilon = 11.0
+delta = 2e-5
+without_dp = true
+
+[cohort]
+minimum = 3
+
+[exchange]
+clear_sum = true
+
+[tasks.heart]
+data = "patients"
+"""
+
+
+@dataclass(slots=True)
+class Demo:
+    """One demo below one folder.
+
+    Args:
+        folder: for the processes' files.
+        runs: where run folders go.
+        rounds: of each federated run.
+        console: where progress is shown.
+    """
+
+    folder: Path
+    runs: Path
+    rounds: int
+    console: Console
+
+    def run(self) -> Results:
+        """Everything; what was started is stopped, however this ends."""
+        with LocalFederation(self.folder, environment={"OMP_NUM_THREADS": "1"}) as federation:
+            return self._run(federation)
+
+    def _run(self, federation: LocalFederation) -> Results:
+        began = time.monotonic()
+        self._say(f"files of the server and the four hospitals: {self.folder}")
+        federation.start_server()
+        for hospital in HOSPITALS:
+            data = self.folder / hospital / "data"
+            data.mkdir(parents=True)
+            shutil.copyfile(packaged(hospital), data / "heart.csv")
+        running = federation.wait_for_server()
+        self._say(f"server: TLS on 127.0.0.1:{running.port}, four node keys registered")
+        for hospital in HOSPITALS:
+            federation.add_client(hospital, AGENT, POLICY)
+        federation.register()
+        for hospital in HOSPITALS:
+            federation.start_agent(hospital)
+        self._write_runs()
+        federation.wait_for_agents()
+        self._say("agents: all four connected; torch loads while they wait")
+        repetitions = [sys.executable, "-m", "fedsus_simulations.demo.spread", str(self.folder), str(self.rounds)]
+        federation.start_process("repetitions", repetitions, self.folder / "spread.out")
+        task, shards = heart(), {name: heart().load(source) for name, source in sources(self.folder).items()}
+        deployed = {answer.name: self._deploy(federation, answer, task, shards) for answer in FEDERATED}
+        self._say("repetitions over 5 seeds in memory: waiting for the last")
+        answers = ordered(deployed, self._spread(federation))
+        results = Results(self.rounds, self._data_bytes(), answers)
+        self._say(f"done in {time.monotonic() - began:.0f} s; everything is stopped")
+        return results
+
+    def _deploy(
+        self, federation: LocalFederation, answer: Federated, task: Task, shards: dict[str, Shard]
+    ) -> Answer:
+        """One deployed run, watched to its end, and judged at each hospital."""
+        from fedsus.reporting import released_model, summary
+        from fedsus_server.progress import show
+
+        self.console.rule(answer.title, align="left")
+        began = time.monotonic()
+        folder = federation.submit(self.folder / f"{answer.name}.toml", self.runs)
+        show(self._entries(federation, folder), self.console)
+        seconds = time.monotonic() - began
+        told = summary(folder)
+        if told.model is None:
+            raise EnvironmentFault(f"the run ended without a model; {folder / 'server.log'} says why")
+        model = released_model(folder)
+        rows = [
+            Row(name, judge(task, model, shards[name].held_out), [], self._epsilon(name, told.run)) for name in shards
+        ]
+        return Answer(answer.name, answer.title, rows, told.bytes_sent + told.bytes_received, seconds, str(folder))
+
+    def _entries(self, federation: LocalFederation, folder: Path) -> Iterator[Entry]:
+        """The journal as it grows; ends with the run.
+
+        Raises:
+            EnvironmentFault: a process ended, or the run takes too long.
+        """
+        from fedsus.reporting import follow
+
+        end = time.monotonic() + _PATIENCE
+
+        def stop() -> bool:
+            federation.check()
+            if time.monotonic() > end:
+                raise EnvironmentFault(f"the run takes more than {_PATIENCE:g} s; {folder / 'server.log'} may say why")
+            return False
+
+        return follow(folder, stop, poll=0.1)
+
+    def _epsilon(self, hospital: str, run: str) -> float:
+        """What the hospital's own ledger says that the run spent so far."""
+        from fedsus.owner.ledger import Ledger
+
+        ledger = Ledger(self.folder / hospital / "state" / "ledger.sqlite", time.time, read_only=True)
+        try:
+            return next(spent.epsilon_so_far for spent in ledger.runs("patients") if spent.run == run)
+        finally:
+            ledger.close()
+
+    def _spread(self, federation: LocalFederation) -> spread.Spread:
+        federation.wait_for_exit("repetitions", _PATIENCE, self.folder / "spread.out")
+        return spread.read(self.folder / spread.FILE)
+
+    def _write_runs(self) -> None:
+        """The three run.toml files, and the initial model they share."""
+        import tomli_w
+
+        from fedsus.learning.parameters import flatten
+        from fedsus.model_file import metadata, write_model
+
+        model = flatten(heart().model(0))
+        write_model(self.folder / "model.safetensors", model, metadata(FEDERATED[0].config(self.rounds).task))
+        for answer in FEDERATED:
+            text = tomli_w.dumps(answer.fields(self.rounds))
+            (self.folder / f"{answer.name}.toml").write_text(text, encoding="utf-8")
+
+    def _data_bytes(self) -> int:
+        return sum(source.path.stat().st_size for source in sources(self.folder).values())
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def main(runs: Path, rounds: int) -> None:
+    """The ``fedsus demo`` command."""
+    from rich.console import Console
+
+    console = Console()
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = (runs / f"demo-{stamp}").resolve()
+    results = Demo(folder, runs.resolve(), rounds, console).run()
+    console.print(table(results))
+    results.write(folder)
+    for place in (folder, *(Path(answer.run) for answer in results.answers if answer.run)):
+        picture.draw(results, place)
+    console.print(f"picture, table as JSON, journals: {folder}", highlight=False, soft_wrap=True)
+
