@@ -12,21 +12,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
+from fedsus_server.flower.direct import FLEET, RUNTIME, Direct, not_found
 from fedsus_server.flower.holding import FLEET_SECONDS, RUNTIME_SECONDS, Holding, Mailbox
 from fedsus_server.gateway import Gateway
+
+_DEAD_TASKS_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,9 @@ def create_app(settings: SuperLinkSettings) -> FastAPI:
                 Path(settings.superexec).write_text(str(self.superexec_process.pid), encoding="ascii")
 
     app = create_flower_app(config, Lifespan)
-    _let_nodes_return(app.state.linkstate_factory.state())
+    state = app.state.linkstate_factory.state()
+    _let_nodes_return(state)
+    _look_for_dead_tasks_less_often(state)
     return app
 
 
@@ -107,40 +114,29 @@ def _let_nodes_return(state: Any) -> None:
     state.activate_node = activate_again
 
 
-def create_fleet_app(whole: FastAPI) -> FastAPI:
-    """The fleet routes alone, over the same state: nothing else can be reached through it."""
-    from flwr.supercore.error import http_error_translator
-    from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
-    from flwr.superlink.main import generate_unique_route_id
-    from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
-    from flwr.superlink.routers.fleet.router import router
-    from starlette.middleware import Middleware
-    from starlette.middleware.base import BaseHTTPMiddleware
+def _look_for_dead_tasks_less_often(state: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    """Once in `_DEAD_TASKS_SECONDS`, instead of two UPDATE statements in almost every request.
 
-    app = FastAPI(
-        title="fedsus gateway",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        generate_unique_id_function=generate_unique_route_id,
-        middleware=[
-            Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
-            Middleware(ProtobufTranslationMiddleware),
-            Middleware(NodeAuthMiddleware),
-        ],
-    )
-    app.state.linkstate_factory = whole.state.linkstate_factory
-    app.state.enable_supernode_auth = True
-    app.include_router(router)
-    return app
+    A task counts as dead 30 s or more after its last heartbeat, so that a second more changes nothing.
+    """
+    look = state._cleanup_expired_task_tokens
+    last = -math.inf
+
+    def look_at_times() -> None:
+        nonlocal last
+        if clock() - last >= _DEAD_TASKS_SECONDS:
+            last = clock()
+            look()
+
+    state._cleanup_expired_task_tokens = look_at_times
 
 
 async def serve(settings: SuperLinkSettings) -> None:
     """Serve both doors until SIGTERM, or until the supervisor is gone."""
     whole = create_app(settings)
     mailbox = Mailbox()
-    inside = Holding(whole, mailbox, RUNTIME_SECONDS)
-    gateway = Gateway(Holding(create_fleet_app(whole), mailbox, FLEET_SECONDS))
+    inside = Holding(Direct(whole, RUNTIME, otherwise=whole), mailbox, RUNTIME_SECONDS)
+    gateway = Gateway(Holding(Direct(whole, FLEET, otherwise=not_found), mailbox, FLEET_SECONDS))
     # SQLite takes one writer at a time: parallel handlers only wait for each other's locks, in steps of up to 100 ms.
     current_default_thread_limiter().total_tokens = 1
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
