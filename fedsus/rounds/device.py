@@ -201,10 +201,7 @@ class Device:
         from fedsus.learning.settings import TrainSettings
 
         plan, shard = request.plan, prepared.shard
-        if self._report is not None:
-            from fedsus.learning.evaluation import owner_report
-
-            self._report(plan.run, plan.round, owner_report(prepared.task, request.model, shard.held_out))
+        self._tell_owner(plan, request, prepared)
         if plan.purpose == "evaluate":
             update = self._evaluated(request, prepared)
         else:
@@ -215,6 +212,18 @@ class Device:
                 # What the plan does not name stays here, whatever the trainer measured.
                 update = replace(update, totals=np.zeros(0), held_out=0)
         return pack(mechanism.encode(update, self._noise), mechanism.bits)
+
+    def _tell_owner(self, plan: Plan, request: Request, prepared: _Prepared) -> None:
+        """Report the received model's metrics to the owner; a failure of that changes no answer."""
+        if self._report is None:
+            return
+        from fedsus.learning.evaluation import owner_report
+
+        try:
+            metrics = owner_report(prepared.task, request.model, prepared.shard.held_out)
+            self._report(plan.run, plan.round, metrics)
+        except Exception as error:  # the owner's code, the owner's disk
+            log.warning("no evaluation for the owner: %s", _line(error))
 
     def _trainer(self, plan: Plan, prepared: _Prepared) -> Trainer:
         from fedsus.learning import trainer_for

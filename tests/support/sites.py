@@ -47,6 +47,8 @@ POLICY = """
 epsilon = 5.0
 delta = 1e-5
 without_dp = true
+[cohort]
+minimum = 1
 [exchange]
 clear_sum = {clear_sum}
 [limits]
