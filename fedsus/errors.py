@@ -1,17 +1,17 @@
 """Every named error of fedsus, and what a user sees of it.
 
-    FedsusError
-    ├── UserError                bad input: one clear line, exit code 2
-    │   ├── ConfigError          a file or option: names field, value and allowed range
-    │   ├── DataError            the owner's data do not fit the task
-    │   └── EnvironmentFault     port taken, disk full, certificate expired, server down
-    ├── Refusal                  the device's owner does not allow it; the reason stays on the device
-    │   └── BudgetExhausted      the privacy budget of a data set does not cover it
-    ├── ProtocolViolation        a message that does not follow the protocol
-    ├── CohortTooSmall           too few survivors: the attempt is abandoned, nothing is released
-    ├── CorruptionError          a journal, checkpoint or ledger that was changed or broken: never repaired
-    ├── Cancelled                stop() said so: a deadline passed or the process is ending
-    └── RunFailed                no attempts are left, or the run cannot go on
+FedsusError
+├── UserError                bad input: one clear line, exit code 2
+│   ├── ConfigError          a file or option: names field, value and allowed range
+│   ├── DataError            the owner's data do not fit the task
+│   └── EnvironmentFault     port taken, disk full, certificate expired, server down
+├── Refusal                  the device's owner does not allow it; the reason stays on the device
+│   └── BudgetExhausted      the privacy budget of a data set does not cover it
+├── ProtocolViolation        a message that does not follow the protocol
+├── CohortTooSmall           too few survivors: the attempt is abandoned, nothing is released
+├── CorruptionError          a journal, checkpoint or ledger that was changed or broken: never repaired
+├── Cancelled                stop() said so: a deadline passed or the process is ending
+└── RunFailed                no attempts are left, or the run cannot go on
 """
 
 

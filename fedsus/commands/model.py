@@ -50,15 +50,15 @@ def init(run_toml: Path, output: Path, seed: int, reference: str | None) -> None
 @click.option("-o", "--output", type=_FILE, help="[default: RUN_DIR/model.safetensors]")
 def export(run_dir: Path, output: Path | None) -> None:
     """Write the newest released model of the run in RUN_DIR."""
-    from fedsus.config import RunConfig, validate
     from fedsus.model_file import metadata, write_model
     from fedsus.reporting import released_model, summary
+    from fedsus.rounds.server import specification_of
 
     vector = released_model(run_dir)
     opened = summary(run_dir).opened
     if opened is None:
         raise CorruptionError(f"{run_dir}: a released model, but no entry that opened the run")
-    config = validate(opened.config, RunConfig, f"{run_dir}: the run's configuration")
+    config = specification_of(opened).config
     target = output or run_dir / "model.safetensors"
     write_model(target, vector, metadata(config.task))
     click.echo(f"{target}: {len(vector)} parameters, task '{config.task.name}'")

@@ -9,7 +9,7 @@ names its checkpoint, so a run that was killed anywhere goes on from the last re
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -281,7 +281,7 @@ class RunLoop:
         return [member.id for member in members]
 
 
-def _metrics(plan: Plan, mean: Mean) -> Mapping[str, float] | None:
+def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:
     """Mean of each metric over all held-out examples; None where none leave the devices."""
     if not plan.metrics or mean.held_out == 0:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,21 +132,20 @@ def test_a_model_file_never_names_code_to_import(tmp_path: Path) -> None:
         invoke("predict", shipped("va"), "--model", tmp_path / "m")
 
 
-def test_export_writes_what_the_run_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fedsus.reporting
+def test_export_writes_what_a_run_released(tmp_path: Path) -> None:
+    from fedsus.config import RunConfig
+    from fedsus.tasks.heart import HOSPITALS, shipped
+    from fedsus.tasks.task import DataSource
+    from fedsus_simulations.memory import simulate
 
-    class Opened:
-        config: ClassVar[Any] = {
-            "task": {"name": "heart", "settings": {"hidden": 4}},
-            "plan": {"rounds": 2, "cohort": COHORT},
-        }
-
-    class Summary:
-        opened = Opened()
-
-    vector = np.arange(141, dtype=np.float32)
-    monkeypatch.setattr(fedsus.reporting, "released_model", lambda _: vector)
-    monkeypatch.setattr(fedsus.reporting, "summary", lambda _: Summary())
+    fields = {
+        "task": {"name": "heart", "settings": {"hidden": 4}},
+        "plan": {"rounds": 1, "cohort": {"size": 2, "minimum": 2}},
+    }
+    sources = {name: DataSource(shipped(name)) for name in list(HOSPITALS)[:2]}
+    start = np.full(141, 0.01, dtype=np.float32)
+    vector = simulate(RunConfig.model_validate(fields), tmp_path, "r", start, sources, seed=1)
+    assert not np.array_equal(vector, start)
     assert "141 parameters, task 'heart'" in invoke("export", tmp_path)
     stored, described = read_model(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(stored, vector)

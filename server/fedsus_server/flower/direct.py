@@ -80,7 +80,8 @@ class Direct:
                 raise FlowerError(ApiErrorCode.INVALID_PROTOBUF_PAYLOAD, f"{error!r}") from error
             request.state.protobuf_request = message
             state = self._whole.state.linkstate_factory.state()
-            return route.handler(request, message, state).SerializeToString()
+            answered: bytes = route.handler(request, message, state).SerializeToString()
+            return answered
 
         return Response(await run_in_threadpool(work), media_type=PROTOBUF_MEDIA_TYPE)
 

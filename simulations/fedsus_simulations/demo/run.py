@@ -105,9 +105,7 @@ class Demo:
         self._say(f"done in {time.monotonic() - began:.0f} s; everything is stopped")
         return results
 
-    def _deploy(
-        self, federation: LocalFederation, answer: Federated, task: Task, shards: dict[str, Shard]
-    ) -> Answer:
+    def _deploy(self, federation: LocalFederation, answer: Federated, task: Task, shards: dict[str, Shard]) -> Answer:
         """One deployed run, watched to its end, and judged at each hospital."""
         from fedsus.reporting import released_model, summary
         from fedsus_server.progress import show
@@ -191,4 +189,3 @@ def main(runs: Path, rounds: int) -> None:
     for place in (folder, *(Path(answer.run) for answer in results.answers if answer.run)):
         picture.draw(results, place)
     console.print(f"picture, table as JSON, journals: {folder}", highlight=False, soft_wrap=True)
-
