@@ -68,7 +68,7 @@ minimum = {CLIENTS}
 def run(quick: bool) -> dict[str, Any]:
     """Rounds of ours, then of the peer's, in turns."""
     processes.need_proc()
-    turns, rounds, peer_rounds = (1, 26, 3) if quick else (2, 51, 6)
+    turns, rounds, peer_rounds = (1, 26, 4) if quick else (2, 51, 6)
     ours: list[float] = []
     peer: list[float] = []
     for turn in range(turns):

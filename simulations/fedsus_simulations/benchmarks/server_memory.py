@@ -63,7 +63,7 @@ def run(quick: bool) -> dict[str, Any]:
             "included: model and strategy state (FedAvg: one vector), request, running sum, the answer at hand, mean "
             "update, next state, journal and checkpoints",
             "not included: interpreter and libraries, Flower's own process and its message store; strategies with "
-            "moments keep one or two vectors more",
+            "moments add one or two vectors to the old state and to the new one",
         ],
     }
 
