@@ -78,6 +78,7 @@ class Agent:
         self._device: Future[Device] | None = None
         self._heard = 0.0
         self._written = 0.0
+        self._untold = False
         self._status = Status(
             state="starting",
             server=config.server.address,
@@ -138,7 +139,6 @@ class Agent:
     def _step(self, connection: FleetConnection) -> None:
         """Ask once; answer, or wait until the next question is due."""
         self._beat(connection)
-        self._tell("paused" if paused(self._config.state.folder) else "idle")
         asked = self._clock()
         incoming = self._receive(connection)
         if incoming is None:
@@ -150,6 +150,7 @@ class Agent:
     def _receive(self, connection: FleetConnection) -> Incoming | None:
         """Ask for a message. The server may hold the question for long, so another thread waits for the answer."""
         answer: Future[Incoming | None] = Future()
+        self._tell_waiting()
 
         def ask() -> None:
             try:
@@ -161,6 +162,7 @@ class Agent:
         while not wait_for([answer], timeout=_LOOK_SECONDS).done:
             if self._stopped.is_set():
                 return None
+            self._tell_waiting()
             self._beat(connection)
         return answer.result()
 
@@ -180,6 +182,7 @@ class Agent:
     def _count(self, answer: Answer) -> None:
         """Note an answer for the owner."""
         status, plan = self._status, answer.plan
+        self._untold = True
         if answer.refusal is not None:
             self._status = replace(status, refused=status.refused + 1, last_refusal=answer.refusal)
         elif plan is not None:
@@ -252,12 +255,18 @@ class Agent:
         self._tell("connecting", f"{error}; next try in {seconds:.1f} s", force=True)
         self._stopped.wait(seconds)
 
+    def _tell_waiting(self) -> None:
+        """Write status.json if it says something else: the server may hold a question for long."""
+        state = "paused" if paused(self._config.state.folder) else "idle"
+        if self._untold or self._status.state != state:
+            self._tell(state)
+
     def _tell(self, state: str, detail: str = "", force: bool = False) -> None:
         """Write status.json, at most once a second unless it matters."""
         now = self._clock()
         if not force and now - self._written < _STATUS_SECONDS:
             return
-        self._written = now
+        self._written, self._untold = now, False
         self._status = replace(self._status, state=state, detail=detail, updated=now, memory=_resident())
         write_status(self._config.state.folder, self._status)
 

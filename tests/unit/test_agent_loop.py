@@ -1,0 +1,286 @@
+"""The agent's own loop, over a server that is a script."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fedsus.errors import Cancelled, ProtocolViolation
+from fedsus.owner.policy import Policy
+from fedsus.rounds.device import Answer
+from fedsus.rounds.messages import REFUSAL
+from fedsus_client import agent as agents
+from fedsus_client import identity
+from fedsus_client.agent import Agent
+from fedsus_client.config import AgentConfig, load_agent
+from fedsus_client.flower import MESSAGE_TYPE, ConnectionLost, Incoming, NotAdmitted, TlsFailure
+from fedsus_client.pace import Backoff
+from fedsus_client.status import pause, read_status
+
+NAME = "a" * 64
+MESSAGE = Incoming(1, NAME, "", MESSAGE_TYPE, 1e12, NAME)
+
+
+class Counting(Backoff):
+    """Waits of no time; counts them and what ended them."""
+
+    def __init__(self) -> None:
+        super().__init__(1e-9, 1e-9)
+        self.waits = self.resets = 0
+
+    def wait(self) -> float:
+        self.waits += 1
+        return super().wait()
+
+    def reset(self) -> None:
+        self.resets += 1
+        super().reset()
+
+
+class Server:
+    """What each question is answered with: an error to raise, a message, None, or something to do."""
+
+    def __init__(self, *script: Any) -> None:
+        self.script = list(script)
+        self.calls: list[str] = []
+        self.replies: list[bytes] = []
+        self.failing: list[Exception] = []
+        self.agent: Agent | None = None
+        self.activation: list[Exception] = []
+
+    def __call__(self, *_: Any) -> Any:
+        return self
+
+    def connect(self) -> int:
+        self.calls.append("connect")
+        if self.activation:
+            raise self.activation.pop(0)
+        return 1
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def heartbeat(self) -> None:
+        self.calls.append("heartbeat")
+
+    def receive(self) -> Incoming | None:
+        assert self.agent is not None
+        if not self.script:
+            self.agent.stop()
+            return None
+        step = self.script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        assert step is None or isinstance(step, Incoming)
+        return step
+
+    def fetch(self, incoming: Incoming) -> bytes:
+        return b"request"
+
+    def confirm(self, incoming: Incoming) -> None:
+        self.calls.append("confirm")
+
+    def reply(self, incoming: Incoming, body: bytes) -> None:
+        self.calls.append("reply")
+        if self.failing:
+            raise self.failing.pop(0)
+        self.replies.append(body)
+
+
+class FakeDevice:
+    def __init__(self, work: Callable[[Callable[[], bool]], Answer]) -> None:
+        self._work = work
+
+    def answer(self, raw: bytes, stop: Callable[[], bool]) -> Answer:
+        assert raw == b"request"
+        return self._work(stop)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> AgentConfig:
+    identity.create(tmp_path / "node.key")
+    (tmp_path / "agent.toml").write_text(
+        '[server]\naddress = "localhost:1"\n[tasks]\n[data]\n[agent]\npoll_idle = 0.005\npoll_active = 0.005\n',
+        encoding="utf-8",
+    )
+    return load_agent(tmp_path / "agent.toml")
+
+
+@pytest.fixture
+def play(config: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def run(server: Server, work: Callable[[Callable[[], bool]], Answer] | None = None) -> tuple[Agent, Counting]:
+        backoff = Counting()
+        monkeypatch.setattr(agents, "FleetConnection", server)
+        monkeypatch.setattr(agents, "load_device", lambda *_: FakeDevice(work or answered))
+        server.agent = Agent(config, Policy(), backoff=backoff)
+        server.agent.run()
+        return server.agent, backoff
+
+    return run
+
+
+def answered(stop: Callable[[], bool]) -> Answer:
+    plan: Any = SimpleNamespace(run="r", round=3, rounds=9)
+    return Answer(b"body", lambda: None, plan=plan)
+
+
+def status(config: AgentConfig) -> Any:
+    found = read_status(config.state.folder)
+    assert found is not None
+    return found
+
+
+def test_an_answer_is_sent_once_and_told_to_the_owner(play: Any, config: AgentConfig) -> None:
+    server = Server(None, MESSAGE)
+    play(server)
+    assert server.replies == [b"body"]
+    found = status(config)
+    assert (found.state, found.answered, found.refused) == ("stopped", 1, 0)
+    assert (found.run, found.round, found.rounds) == ("r", 3, 9)
+
+
+def test_a_refusal_is_sent_and_its_reason_kept(play: Any, config: AgentConfig) -> None:
+    server = Server(MESSAGE)
+    play(server, lambda _: Answer(REFUSAL, lambda: None, "the owner said no"))
+    assert server.replies == [REFUSAL]
+    found = status(config)
+    assert (found.answered, found.refused, found.last_refusal, found.run) == (0, 1, "the owner said no", None)
+
+
+def test_a_paused_device_refuses_everything(play: Any, config: AgentConfig, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(MESSAGE)
+    pause(config.state.folder)
+    with caplog.at_level(logging.INFO):
+        play(server, lambda _: pytest.fail("nothing is trained"))
+    assert server.replies == [REFUSAL]
+    assert status(config).last_refusal == "paused by the owner"
+    assert "refused: the owner paused this device" in caplog.text
+
+
+def test_violations_are_followed_by_a_pause_on_the_same_connection(play: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(*[ProtocolViolation("nonsense")] * 5, MESSAGE)
+    _, backoff = play(server)
+    assert server.calls.count("connect") == server.calls.count("close") == 1
+    assert backoff.waits == 5
+    assert caplog.text.count("ignored: nonsense; next question in ") == 5
+    assert server.replies == [b"body"]
+    assert backoff.resets >= 1
+
+
+def test_a_violation_at_activation_is_waited_for_like_a_server_that_is_down(
+    play: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server()
+    server.activation = [ProtocolViolation("nonsense")] * 3
+    _, backoff = play(server)
+    assert backoff.waits == 3
+    assert caplog.text.count("server: nonsense; next try in ") == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConnectionLost("gone"), "server: gone; next try in 0.0 s"),
+        (TlsFailure("old"), "tls: old; next try in 0.0 s"),
+        (NotAdmitted("unknown"), "key: unknown; next try in 0.0 s"),
+    ],
+)
+def test_causes_are_told_apart_and_tried_again_for_ever(
+    play: Any, caplog: pytest.LogCaptureFixture, error: Exception, line: str
+) -> None:
+    server = Server(error, error, MESSAGE)
+    server.activation = [error] * 50
+    _, backoff = play(server)
+    assert backoff.waits == 52
+    assert caplog.text.count(line) == 52
+    assert server.replies == [b"body"]
+
+
+def test_an_answer_is_sent_again_when_the_connection_breaks(play: Any) -> None:
+    server = Server(MESSAGE)
+    server.failing = [ConnectionLost("gone")] * 3
+    play(server)
+    assert server.calls.count("reply") == 4
+    assert server.replies == [b"body"]
+
+
+def test_what_was_not_sent_when_it_stops_is_not_sent(play: Any, config: AgentConfig) -> None:
+    sent: list[bool] = []
+    server = Server(MESSAGE)
+
+    def work(stop: Callable[[], bool]) -> Answer:
+        assert not stop()
+        assert server.agent is not None
+        server.agent.stop()
+        assert stop()
+        return Answer(b"body", lambda: sent.append(True))
+
+    play(server, work)
+    assert (server.replies, sent) == ([], [])
+    assert status(config).answered == 0
+
+
+def test_work_that_is_cancelled_is_not_answered(play: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(MESSAGE)
+
+    def work(stop: Callable[[], bool]) -> Answer:
+        raise Cancelled("stopped")
+
+    play(server, work)
+    assert server.replies == []
+    assert "stopped while training: nothing was sent" in caplog.text
+
+
+def test_messages_of_another_type_or_too_late_are_left_alone(play: Any) -> None:
+    late = Incoming(1, NAME, "", MESSAGE_TYPE, 0.0, NAME)
+    other = Incoming(1, NAME, "", "train", 1e12, NAME)
+    server = Server(late, other)
+    play(server, lambda _: pytest.fail("nothing is trained"))
+    assert server.replies == []
+    assert "confirm" not in server.calls
+
+
+def test_a_held_question_does_not_hold_the_end(play: Any, config: AgentConfig) -> None:
+    server, release = Server(), threading.Event()
+
+    def held() -> None:
+        assert server.agent is not None
+        server.agent.stop()
+        release.wait(20)
+
+    server.receive = held  # type: ignore[method-assign]
+    try:
+        play(server)
+        assert status(config).state == "stopped"
+        assert not release.is_set()
+    finally:
+        release.set()
+
+
+def test_the_status_of_an_idle_agent_says_when_it_is_paused(play: Any, config: AgentConfig) -> None:
+    seen: list[str] = []
+    server = Server()
+
+    def asked() -> None:
+        seen.append(json.loads((config.state.folder / "status.json").read_text(encoding="utf-8"))["state"])
+        assert server.agent is not None
+        server.agent.stop()
+
+    server.receive = asked  # type: ignore[method-assign]
+    pause(config.state.folder)
+    play(server)
+    assert seen == ["paused"]
+
+
+def test_nothing_of_a_request_is_logged(play: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        play(Server(MESSAGE))
+    assert "request" not in caplog.text
+    assert "body" not in caplog.text
