@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import traceback
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,8 @@ def measure(name: str, quick: bool) -> Result:
     """Run one benchmark; progress goes to stderr."""
     from fedsus_simulations.benchmarks.result import complete
 
+    # As Ctrl-C does: leave through the blocks that stop what was started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     click.echo(f"{name}: {BENCHMARKS[name].summary}", err=True)
     return complete(name, quick, BENCHMARKS[name].run(quick))
 
