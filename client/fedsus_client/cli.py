@@ -85,7 +85,7 @@ def enroll(agent_file: Path, address: str | None) -> None:
     public_file = identity.public_file(key)
     click.echo(f"\nSend this file to the operator: {public_file}")
     click.echo(f"  fingerprint, to compare by voice: {identity.fingerprint(public)}")
-    click.echo(f"  the operator runs: fedsus server devices add {public_file.name}")
+    click.echo(f"  the operator runs: fedsus server devices add NAME {public_file.name}")
     if agent.server.ca and not agent.server.ca.exists():
         click.echo(f"Ask the operator for: {agent.server.ca}, and for the address, now '{agent.server.address}'")
     click.echo(f"\nThen: fedsus client check --agent {agent_file}")
@@ -254,8 +254,7 @@ def leave(agent_file: Path, yes: bool) -> None:
         click.echo("the agent was not running")
     click.echo("if started again it refuses every request ('fedsus client resume' ends that)")
     click.echo(f"kept: {agent.ledger}, what was spent stays spent")
-    name = identity.public_file(agent.identity.key).name
-    click.echo(f"tell the operator to remove this device's key: fedsus server devices remove {name}")
+    click.echo("tell the operator to remove this device's key: fedsus server devices remove NAME")
 
 
 def _stop(pid: int, alive: Callable[[], bool]) -> None:

@@ -68,7 +68,7 @@ def test_enroll_writes_valid_files_and_a_key(run: Run, tmp_path: Path) -> None:
     for words in (
         str(tmp_path / "node.key.pub"),
         identity.fingerprint(public),
-        "fedsus server devices add node.key.pub",
+        "fedsus server devices add NAME node.key.pub",
         "fedsus client check --agent agent.toml",
     ):
         assert words in result.output
@@ -163,7 +163,7 @@ def test_leave_stops_the_agent_and_keeps_ledger_and_key(
     assert agent_process.poll() is None
     assert not paused(tmp_path / "state")
     result = run("leave", answer="y\n")
-    assert "fedsus server devices remove node.key.pub" in result.output
+    assert "fedsus server devices remove NAME" in result.output
     assert agent_process.wait(timeout=10) == -signal.SIGTERM
     assert paused(tmp_path / "state")
     assert (tmp_path / "state" / "ledger.sqlite").exists()

@@ -1,0 +1,244 @@
+"""The journeys of README.md, run from its own text: commands, files and order are read from the page.
+
+A block names its terminal after ``title=``. What is changed for the test: the port (8443 becomes a free one), and the
+folder (a copy of examples/heart instead of the clone). Every command is bounded; what was started is stopped by process id.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fedsus_server.supervisor import claim_port
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "heart"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+RUNS_UNTIL_STOPPED = ("fedsus server start", "fedsus client start")
+PATIENCE = 60.0
+
+
+class Block(NamedTuple):
+    """One fenced block: its section, language, terminal (or file name) and text."""
+
+    section: str
+    language: str
+    title: str
+    text: str
+
+    @property
+    def lasts(self) -> bool:
+        """Whether its last command runs until it is stopped."""
+        return self.text.strip().splitlines()[-1].startswith(RUNS_UNTIL_STOPPED)
+
+
+def blocks() -> list[Block]:
+    found, section = [], ""
+    pattern = r"^#+ (?P<heading>[^\n]+)$|^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]*)\")?\n(?P<text>.*?)^```$"
+    for match in re.finditer(pattern, README, re.MULTILINE | re.DOTALL):
+        if match["heading"]:
+            section = match["heading"]
+        else:
+            found.append(Block(section, match["language"], match["title"] or "", match["text"]))
+    return found
+
+
+def of(section: str, *titles: str) -> list[Block]:
+    chosen = [block for block in blocks() if block.section.startswith(section) and block.title in titles]
+    assert {block.title for block in chosen} == set(titles)
+    return chosen
+
+
+@dataclass
+class Machine:
+    """A folder that stands for the clone, and terminals in it; each keeps its folder from block to block."""
+
+    clone: Path
+    port: int
+    terminals: dict[str, Path] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def example(self) -> Path:
+        return self.clone / "examples" / "heart"
+
+    def run(self, block: Block, clinic: str = "clinic-a", hospital: str = "cleveland") -> str:
+        """Run a block in its terminal; what it printed. A block that lasts is started and left running."""
+        text = block.text.replace("8443", str(self.port)).replace("clinic-a", clinic)
+        text = text.replace("cleveland.csv", f"{hospital}.csv")
+        terminal = f"{block.title.removesuffix(' after')} {clinic}"
+        where = self.terminals.get(terminal, self.clone if block.title == "researcher" else self.example)
+        output = self.clone / "output.txt"
+        if block.lasts:
+            self.start(text.replace("fedsus ", "exec fedsus ", 1), where, self.clone / f"{terminal}.txt")
+            return ""
+        script = f"set -eu\n{text}\npwd >{self.clone / 'pwd.txt'}\n"
+        with output.open("wb") as file:
+            done = subprocess.run(
+                ["bash", "-c", script],
+                cwd=where,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=PATIENCE,
+                check=False,
+            )
+        said = output.read_text(encoding="utf-8")
+        assert done.returncode == 0, f"{text}\n{said}\n{self.logs()}"
+        self.terminals[terminal] = Path((self.clone / "pwd.txt").read_text(encoding="utf-8").strip())
+        return said
+
+    def start(self, text: str, where: Path, log: Path) -> None:
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", f"set -eu\n{text}"],
+                cwd=where,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes.append(process)
+
+    def logs(self) -> str:
+        """The end of what each lasting process said."""
+        files = sorted(self.clone.glob("*clinic*.txt"))
+        return "\n".join(f"{file.name}: {file.read_text(errors='replace')[-1500:]}" for file in files)
+
+    def stop(self) -> list[int]:
+        """SIGTERM to what still runs, agents first; all exit codes, in the order of their start."""
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        return [process.returncode for process in self.processes]
+
+
+def environment() -> dict[str, str]:
+    left_out = {"PYTHONPATH", "FEDSUS_SERVER_HOME"}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return {
+        **kept,
+        "PATH": f"{BIN}{os.pathsep}{kept.get('PATH', os.defpath)}",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "160",
+    }
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    assert (BIN / "fedsus").exists(), "the journeys need the installed command: make venv"
+    shipped = ("run.toml", "policy.toml")
+    (tmp_path / "examples" / "heart").mkdir(parents=True)
+    for name in shipped:
+        shutil.copyfile(EXAMPLE / name, tmp_path / "examples" / "heart" / name)
+    one = Machine(tmp_path, claim_port("127.0.0.1", 0))
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+def until_up(machine: Machine) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not (machine.example / ".fedsus" / "server" / "running.json").exists():
+        assert machine.processes[0].poll() is None, machine.logs()
+        assert time.monotonic() < limit, machine.logs()
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(240)
+def test_a_server_and_clients_as_the_readme_says(machine: Machine) -> None:
+    (start,) = of("1.", "server")
+    assert start.lasts
+    machine.run(start)
+    until_up(machine)
+    (look,) = of("1.", "operator")
+    said = machine.run(look)
+    assert f"127.0.0.1:{machine.port}" in said
+    assert "parameters, task 'heart'" in said
+    for clinic, hospital in (("clinic-a", "cleveland"), ("clinic-b", "hungary"), ("clinic-c", "va")):
+        for block in of("2.", "owner", "operator", "agent"):
+            if "fedsus client check" in block.text and clinic != "clinic-a":
+                block = block._replace(text=block.text.replace("fedsus client check", ""))  # seconds, and the same
+            said = machine.run(block, clinic, hospital)
+            if "fedsus client check" in block.text:
+                assert "✗" not in said
+                assert "the server knows this device's key" in said
+    follow, *_ = of("2.", "operator after")
+    said = machine.run(follow)
+    assert "10 of 10 rounds" in said, said
+    assert (machine.example / "scored.csv").read_text().splitlines()[0].endswith(",score")
+    (leave,) = of("2.", "owner after")
+    said = machine.run(leave)
+    assert "10 answered, 0 refused" in said
+    assert "10 of 12" in said, "attempts used, of those that were charged"
+    assert "the agent has stopped" in said
+    assert machine.stop() == [0, 0, 0, 0]
+
+
+def test_a_simulation_as_the_readme_says(machine: Machine) -> None:
+    (simulate,) = of("3.", "researcher")
+    said = machine.run(simulate)
+    assert "completed" in said
+    (folder,) = (machine.clone / "runs").iterdir()
+    assert {"journal.jsonl", "rounds.png"} <= {path.name for path in folder.iterdir()}
+
+
+def test_no_block_of_the_journeys_is_left_out() -> None:
+    titles = {(block.section[:2], block.title) for block in blocks() if re.match(r"\d\.", block.section)}
+    run = {("1.", "server"), ("1.", "operator"), ("3.", "researcher")}
+    run |= {("2.", title) for title in ("owner", "operator", "agent", "operator after", "owner after")}
+    assert titles == run | {("2.", "install"), ("2.", "policy.toml")}
+
+
+def test_the_policy_shown_is_the_file_that_is_copied() -> None:
+    (shown,) = of("2.", "policy.toml")
+    assert tomllib.loads(shown.text) == tomllib.loads((EXAMPLE / "policy.toml").read_text(encoding="utf-8"))
+
+
+def test_the_port_is_the_servers_default_and_the_templates() -> None:
+    from fedsus_server.supervisor import Options
+
+    assert Options().port == 8443
+    template = ROOT / "client" / "fedsus_client" / "files" / "agent.toml"
+    assert ":8443" in tomllib.loads(template.read_text(encoding="utf-8"))["server"]["address"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_device_installs_as_the_readme_says(tmp_path: Path) -> None:
+    (install,) = of("2.", "install")
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "wheels.py"), str(tmp_path)], check=True, timeout=200)
+    text = install.text.replace("python3.11 -m venv", f"{sys.executable} -m venv")
+    subprocess.run(["bash", "-c", f"set -eu\n{text}"], cwd=tmp_path, env=environment(), check=True, timeout=800)
+    fedsus = tmp_path / "fedsus-device" / "bin" / "fedsus"
+    done = subprocess.run([fedsus, "client", "check"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such file" in done.stdout
+
+
+def test_the_install_block_names_the_wheels_of_this_version() -> None:
+    from fedsus import __version__
+
+    (install,) = of("2.", "install")
+    names = re.findall(r"fedsus\w*-[\d.]+-py3-none-any\.whl", install.text)
+    assert names == [f"fedsus-{__version__}-py3-none-any.whl", f"fedsus_client-{__version__}-py3-none-any.whl"]
