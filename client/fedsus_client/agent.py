@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,13 +36,13 @@ from fedsus_client.flower import (
 )
 from fedsus_client.loading import load_device
 from fedsus_client.pace import Backoff, Pace
-from fedsus_client.status import Status, paused, process_start, write_status
+from fedsus_client.status import paused
+from fedsus_client.telling import Telling
 
 if TYPE_CHECKING:
     from fedsus.rounds.device import Answer, Device, SeedSource
 
 log = logging.getLogger("fedsus.client")
-_STATUS_SECONDS: Final = 1.0
 _EXIT_SECONDS: Final = 4.0
 _LOOK_SECONDS: Final = 0.5
 
@@ -77,15 +76,7 @@ class Agent:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="train")
         self._device: Future[Device] | None = None
         self._heard = 0.0
-        self._written = 0.0
-        self._untold = False
-        self._status = Status(
-            state="starting",
-            server=config.server.address,
-            pid=os.getpid(),
-            started=process_start(os.getpid()) or "",
-            updated=clock(),
-        )
+        self._owner = Telling(config.state.folder, config.server.address, clock)
 
     def stop(self) -> None:
         """Ask the agent to end; training stops at the next batch."""
@@ -94,9 +85,9 @@ class Agent:
     def abandon(self) -> None:
         """End this process now, whatever hangs: the ledger is durable at any moment."""
         with contextlib.suppress(FedsusError):
-            self._tell("stopped", force=True)
+            self._owner.tell("stopped", force=True)
         log.warning("stopped without waiting for what was under way")
-        os._exit(0)
+        _leave()
 
     def run(self) -> None:
         """Connect, answer, reconnect, until `stop`."""
@@ -107,10 +98,10 @@ class Agent:
                 except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:
                     self._wait_to_reconnect(error)
         finally:
-            self._tell("stopping", force=True)
+            self._owner.tell("stopping", force=True)
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._ledger.close()
-            self._tell("stopped", force=True)
+            self._owner.tell("stopped", force=True)
 
     def _connected(self) -> None:
         """One connection, from activation to its loss or the agent's end."""
@@ -150,7 +141,7 @@ class Agent:
     def _receive(self, connection: FleetConnection) -> Incoming | None:
         """Ask for a message. The server may hold the question for long, so another thread waits for the answer."""
         answer: Future[Incoming | None] = Future()
-        self._tell_waiting()
+        self._owner.waiting()
 
         def ask() -> None:
             try:
@@ -162,7 +153,7 @@ class Agent:
         while not wait_for([answer], timeout=_LOOK_SECONDS).done:
             if self._stopped.is_set():
                 return None
-            self._tell_waiting()
+            self._owner.waiting()
             self._beat(connection)
         return answer.result()
 
@@ -175,20 +166,9 @@ class Agent:
         answer = self._answer(connection, incoming, raw)
         if answer is None or self._stopped.is_set():
             return
-        self._count(answer)
+        self._owner.answered(answer)
         answer.sent()
         self._send(connection, incoming, answer.body)
-
-    def _count(self, answer: Answer) -> None:
-        """Note an answer for the owner."""
-        status, plan = self._status, answer.plan
-        self._untold = True
-        if answer.refusal is not None:
-            self._status = replace(status, refused=status.refused + 1, last_refusal=answer.refusal)
-        elif plan is not None:
-            self._status = replace(
-                status, answered=status.answered + 1, run=plan.run, round=plan.round, rounds=plan.rounds
-            )
 
     def _fetch(self, connection: FleetConnection, incoming: Incoming) -> bytes | None:
         if incoming.message_type != MESSAGE_TYPE:
@@ -215,15 +195,15 @@ class Agent:
         def stop() -> bool:
             return self._stopped.is_set() or self._clock() >= incoming.expires
 
-        self._tell("training")
+        self._owner.tell("training")
         job = self._worker.submit(lambda: device.result().answer(raw, stop))
-        while not wait_for([job], timeout=_STATUS_SECONDS).done:
-            self._tell("training")
+        while not wait_for([job], timeout=2 * _LOOK_SECONDS).done:
+            self._owner.tell("training")
             try:
                 self._beat(connection)
             except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:
                 self._heard = self._clock()
-                log.warning("%s; training goes on", error)
+                log.warning("%s: %s; training goes on", _kind(error), error)
         try:
             return job.result()
         except Cancelled:
@@ -239,7 +219,7 @@ class Agent:
             except ConnectionLost as error:
                 if self._stopped.is_set() or self._clock() >= incoming.expires:
                     raise
-                log.warning("%s; the answer is sent again", error)
+                log.warning("%s: %s; the answer is sent again", _kind(error), error)
                 self._stopped.wait(min(self._backoff.wait(), 2.0))
 
     def _beat(self, connection: FleetConnection) -> None:
@@ -250,34 +230,14 @@ class Agent:
 
     def _wait_to_reconnect(self, error: FedsusError) -> None:
         seconds = self._backoff.wait()
-        kind = {TlsFailure: "tls", NotAdmitted: "key"}.get(type(error), "server")
-        log.warning("%s: %s; next try in %.1f s", kind, error, seconds)
-        self._tell("connecting", f"{error}; next try in {seconds:.1f} s", force=True)
+        log.warning("%s: %s; next try in %.1f s", _kind(error), error, seconds)
+        self._owner.tell("connecting", f"{error}; next try in {seconds:.1f} s", force=True)
         self._stopped.wait(seconds)
 
-    def _tell_waiting(self) -> None:
-        """Write status.json if it says something else: the server may hold a question for long."""
-        state = "paused" if paused(self._config.state.folder) else "idle"
-        if self._untold or self._status.state != state:
-            self._tell(state)
 
-    def _tell(self, state: str, detail: str = "", force: bool = False) -> None:
-        """Write status.json, at most once a second unless it matters."""
-        now = self._clock()
-        if not force and now - self._written < _STATUS_SECONDS:
-            return
-        self._written, self._untold = now, False
-        self._status = replace(self._status, state=state, detail=detail, updated=now, memory=_resident())
-        write_status(self._config.state.folder, self._status)
-
-
-def _resident() -> int | None:
-    """Resident bytes of this process, where /proc tells."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGESIZE")
+def _kind(error: FedsusError) -> str:
+    """Whose hands are needed, as the first word of a line in the log."""
+    return {TlsFailure: "tls", NotAdmitted: "key"}.get(type(error), "server")
 
 
 def run(
@@ -314,6 +274,13 @@ def run(
         signal.signal(number, end)
     agent.run()
     log.info("stopped")
+    _leave()
+
+
+def _leave() -> None:
+    """End this process without tearing torch down, which takes seconds on a busy machine: all is written."""
+    logging.shutdown()
+    os._exit(0)
 
 
 def _start_log(config: AgentConfig, debug: bool) -> None:

@@ -1,0 +1,72 @@
+"""What the owner is told while the agent works: ``status.json``, written when it says something else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fedsus.types import Clock
+from fedsus_client.status import Status, paused, process_start, write_status
+
+if TYPE_CHECKING:
+    from fedsus.rounds.device import Answer
+
+_SECONDS: Final = 1.0
+
+
+class Telling:
+    """The agent's status; each change reaches the disk within a second or two, and seldom more than one a second.
+
+    Args:
+        folder: the agent's state folder.
+        server: host:port.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, folder: Path, server: str, clock: Clock) -> None:
+        self._folder, self._clock = folder, clock
+        self._written, self._untold = 0.0, False
+        self._status = Status(
+            state="starting",
+            server=server,
+            pid=os.getpid(),
+            started=process_start(os.getpid()) or "",
+            updated=clock(),
+        )
+
+    def tell(self, state: str, detail: str = "", force: bool = False) -> None:
+        """Write the status, at most once a second unless it must be said now."""
+        now = self._clock()
+        if not force and now - self._written < _SECONDS:
+            return
+        self._written, self._untold = now, False
+        self._status = replace(self._status, state=state, detail=detail, updated=now, memory=_resident())
+        write_status(self._folder, self._status)
+
+    def waiting(self) -> None:
+        """A question waits at the server: write the status if it says something else."""
+        state = "paused" if paused(self._folder) else "idle"
+        if self._untold or self._status.state != state:
+            self.tell(state)
+
+    def answered(self, answer: Answer) -> None:
+        """Note an answer; a refusal with its reason, which never leaves the device."""
+        status, plan = self._status, answer.plan
+        self._untold = True
+        if answer.refusal is not None:
+            self._status = replace(status, refused=status.refused + 1, last_refusal=answer.refusal)
+        elif plan is not None:
+            self._status = replace(
+                status, answered=status.answered + 1, run=plan.run, round=plan.round, rounds=plan.rounds
+            )
+
+
+def _resident() -> int | None:
+    """Resident bytes of this process, where /proc tells."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGESIZE")
