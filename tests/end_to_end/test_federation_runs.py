@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from fedsus.journal import AttemptOpened
 from fedsus.reporting import read, released_model, summary
 from fedsus.tasks.task import DataSource
 from fedsus_server import looping
+from fedsus_server.gateway import PATHS
 from fedsus_simulations.memory import simulate
 
 if TYPE_CHECKING:
@@ -93,3 +95,17 @@ def loop_of(folder: Path) -> int:
     loop = looping.of(folder)
     assert loop is not None
     return loop.pid
+
+
+def test_an_agent_asks_for_the_gateways_paths_alone_and_never_for_a_bundle(sites: Sites) -> None:
+    before = Counter(sites.recorder.asked)
+    folder = sites.open("heart", PLAN, name="recorded")
+    sites.wait_for_run(folder, 60)
+    asked = sites.recorder.asked - before
+    paths = {request.removeprefix("POST ") for request in sites.recorder.asked}
+    assert paths <= PATHS
+    assert not any("get-" in path for path in paths)
+    answered = 5 + 1  # rounds, and the evaluation
+    for name in ("pull-object", "push-messages", "push-object", "confirm-message-received"):
+        assert asked[f"POST /v1/fleet/{name}"] == answered, asked
+    assert answered <= asked["POST /v1/fleet/pull-messages"] <= 3 * answered + 2

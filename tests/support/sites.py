@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from recorder import Recorder
 
 from fedsus.config import RunConfig, load
 from fedsus.journal import RoundReleased
@@ -24,6 +26,7 @@ from fedsus_simulations.federation import ClientFiles, LocalFederation
 
 SUPPORT = Path(__file__).resolve().parent
 HOSPITALS = ("cleveland", "hungary", "va")
+RECORDED = "hungary"
 DATA = Path(heart.__file__).parent / "data" / "heart"
 TASKS = {"heart": "heart", "gated": "gated:Gated"}
 PATIENCE = 60.0
@@ -78,12 +81,30 @@ class Sites(LocalFederation):
             agent_command=(sys.executable, "-W", "ignore", str(SUPPORT / "seeded_agent.py")),
         )
         self.port = claim_port("127.0.0.1", 0)
+        self._recorder: Recorder | None = None
+        self._before: dict[str, int] = {}
+
+    @property
+    def recorder(self) -> Recorder:
+        """Stands between one hospital's agent and the server."""
+        if self._recorder is None:
+            tls = self.home.tls
+            self._recorder = Recorder(self.port, tls / "server.pem", tls / "server.key", tls / "ca.pem")
+        return self._recorder
+
+    def close(self) -> None:
+        super().close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def start(self) -> None:
         """Server, keys, agents."""
         self.serve()
         for name in HOSPITALS:
             self.add(name)
+        recorded = self.clients[RECORDED].agent
+        text = recorded.read_text(encoding="utf-8")
+        recorded.write_text(text.replace(f":{self.port}", f":{self.recorder.port}"), encoding="utf-8")
         self.register()
         self.restore()
 
@@ -103,7 +124,7 @@ class Sites(LocalFederation):
             devices.add(control, name, devices.read_key(identity.public_file(self.clients[name].folder / "node.key")))
 
     def restore(self) -> None:
-        """All hospitals' agents run and are connected, with open gates."""
+        """All hospitals' agents run, are connected and ready to train, with open gates."""
         for name in HOSPITALS:
             self.gate(name).unlink(missing_ok=True)
             self.seen(name).unlink(missing_ok=True)
@@ -112,7 +133,13 @@ class Sites(LocalFederation):
         for name in HOSPITALS:
             until(lambda name=name: self.connected(name), f"agent {name}")  # type: ignore[misc]
 
+    def start_agent(self, name: str) -> subprocess.Popen[bytes]:
+        self._before[name] = len(self.log(name))
+        return super().start_agent(name)
+
     def connected(self, name: str) -> bool:
+        if "INFO ready to train" not in self.log(name)[self._before[name] :]:
+            return False
         status = self.status(name)
         return status is not None and running(status) and status.state in ("idle", "training")
 
@@ -170,12 +197,3 @@ def initial(part: TaskPart) -> Vector:
 def released(folder: Path) -> list[RoundReleased]:
     """The rounds of a run that were released so far."""
     return [entry for entry in read(folder) if isinstance(entry, RoundReleased)]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
