@@ -109,3 +109,15 @@ def test_an_agent_asks_for_the_gateways_paths_alone_and_never_for_a_bundle(sites
     for name in ("pull-object", "push-messages", "push-object", "confirm-message-received"):
         assert asked[f"POST /v1/fleet/{name}"] == answered, asked
     assert answered <= asked["POST /v1/fleet/pull-messages"] <= 3 * answered + 2
+
+
+def test_sigterm_while_idle_ends_an_agent_within_five_seconds(sites: Sites) -> None:
+    def state() -> str:
+        status = sites.status("va")
+        return "" if status is None else status.state
+
+    until(lambda: state() == "idle", "the agent's question to wait at the server")
+    code, seconds = sites.terminate("va")
+    assert (code, seconds < 5.0) == (0, True), seconds
+    assert state() == "stopped"
+    assert sites.log("va").rstrip().endswith("INFO stopped")

@@ -28,13 +28,14 @@ SUPPORT = Path(__file__).resolve().parent
 HOSPITALS = ("cleveland", "hungary", "va")
 RECORDED = "hungary"
 DATA = Path(heart.__file__).parent / "data" / "heart"
-TASKS = {"heart": "heart", "gated": "gated:Gated"}
+TASKS = {"heart": "heart", "gated": "gated:Gated", "reserved": "gated:Gated"}
 PATIENCE = 60.0
 
 AGENT = """
 [tasks]
 heart = "heart"
 gated = "gated:Gated"
+reserved = "gated:Gated"
 [compute]
 device = "cpu"
 threads = 1
@@ -53,12 +54,16 @@ without_dp = true
 [cohort]
 minimum = 1
 [exchange]
-clear_sum = {clear_sum}
+clear_sum = true
 [limits]
 local_epochs = 1000
 [tasks.heart]
 data = "patients"
 [tasks.gated]
+data = "gate"
+"""
+RESERVED = """
+[tasks.reserved]
 data = "gate"
 """
 
@@ -112,11 +117,11 @@ class Sites(LocalFederation):
         self.start_server("--port", str(self.port))
         self.wait_for_server()
 
-    def add(self, name: str, clear_sum: bool = True) -> ClientFiles:
-        """A client's files; hospitals have their own patients, others those of the first."""
+    def add(self, name: str) -> ClientFiles:
+        """A client's files; hospitals have their own patients, others those of the first, which allows most."""
         patients = DATA / f"{name if name in HOSPITALS else HOSPITALS[0]}.csv"
-        agent, policy = AGENT.format(patients=patients), POLICY.format(clear_sum=str(clear_sum).lower())
-        return self.add_client(name, agent, policy)
+        policy = POLICY + RESERVED if name == HOSPITALS[0] else POLICY
+        return self.add_client(name, AGENT.format(patients=patients), policy)
 
     def admit(self, name: str) -> None:
         """Tell the server one more key."""
