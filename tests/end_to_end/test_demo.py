@@ -1,0 +1,80 @@
+"""The demo as a user starts it: to its end, and stopped by Ctrl-C in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEMO = [sys.executable, "-m", "fedsus", "demo", "--runs"]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines that name a folder below ``folder``: everything a demo starts does."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(folder) in words:
+                found.append(words)
+    return found
+
+
+def wait_until(ready: object, seconds: float, what: str) -> None:
+    """Look often, give up late."""
+    end = time.monotonic() + seconds
+    while not ready():  # type: ignore[operator]
+        assert time.monotonic() < end, f"{what} within {seconds} s"
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+@pytest.mark.timeout(150)
+def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+    output = tmp_path / "out.txt"
+    with output.open("wb") as file:
+        demo = subprocess.Popen(
+            [*DEMO, str(tmp_path)], stdout=file, stderr=subprocess.STDOUT, start_new_session=True, cwd=tmp_path
+        )
+        try:
+            wait_until(lambda: "agents: all four connected" in output.read_text(), 100, "four agents")
+            assert len(processes_of(tmp_path)) >= 6
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(30) == 130
+        finally:
+            demo.kill()
+            demo.wait()
+    assert processes_of(tmp_path) == []
+    assert "Traceback" not in output.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_whole_demo(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*DEMO, str(tmp_path), "--rounds", "4"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert processes_of(tmp_path) == []
+    (folder,) = tmp_path.glob("demo-*")
+    found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    assert [answer["name"] for answer in found["answers"]] == ["alone", "federated", "epsilon-8", "epsilon-3", "pooled"]
+    for answer in found["answers"]:
+        assert len(answer["rows"]) == 4
+        assert all(len(row["seeds"]) == 5 for row in answer["rows"])
+    private = found["answers"][2]
+    assert all(0 < row["epsilon"] <= 8.0 for row in private["rows"]), "from each hospital's own ledger"
+    runs = [path for path in tmp_path.iterdir() if (path / "journal.jsonl").exists()]
+    assert len(runs) == 3
+    for path in (folder, *runs):
+        assert (path / "demo.png").exists()
+        assert (path / "demo.svg").exists()
