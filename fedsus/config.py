@@ -141,7 +141,9 @@ def validate(data: Any, model: type[T], where: str) -> T:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake in one line: field, value, what is allowed."""
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # A misspelled field is also a missing one: its name is the better hint.
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     path = [str(part) for part in first["loc"]]
     field = ".".join(path)
     if first["type"] == "extra_forbidden":

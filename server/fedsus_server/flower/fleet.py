@@ -14,7 +14,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -68,6 +68,7 @@ class FlowerFleet:
     ) -> None:
         self._client, self._run_id = client, run_id
         self._poll, self._clock, self._sleep = poll, clock, sleep
+        self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fleet")
         self._node = node_pb2.Node(node_id=_SUPERLINK)
         self.traffic = Traffic()
@@ -171,16 +172,23 @@ class FlowerFleet:
         return ready
 
     def _collect(self, ready: Iterable[tuple[str, str, str, bool]]) -> Iterator[Reply]:
-        """Fetch answers in parallel, yield them as they arrive; nothing is kept."""
-        jobs = {}
+        """Fetch answers in parallel, yield them as they arrive; at most ``workers`` are held at a time."""
+        jobs: dict[Future[bytes | None], str] = {}
         for client, asked, answer, failed in ready:
             if failed:
                 yield Lost(client)
-            else:
-                jobs[self._pool.submit(self._fetch, asked, answer)] = client
-        for job in as_completed(jobs):
-            client = jobs.pop(job)
-            body = job.result()
+                continue
+            if len(jobs) >= self._workers:
+                yield from self._finished(jobs)
+            jobs[self._pool.submit(self._fetch, asked, answer)] = client
+        while jobs:
+            yield from self._finished(jobs)
+
+    @staticmethod
+    def _finished(jobs: dict[Future[bytes | None], str]) -> Iterator[Reply]:
+        """Replies of the transfers that are done, taken out of ``jobs``; waits for one."""
+        for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+            client, body = jobs.pop(job), job.result()
             del job
             yield Lost(client) if body is None else Answered(client, body)
 
