@@ -28,7 +28,7 @@ GROUP: Final = "fedsus.commands"
 FAILED, USER, DEFECT, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 130, 141
 
 COMMANDS: Final = {
-    "demo": ("fedsus-simulations", "Four hospitals train one model on this machine, in under two minutes."),
+    "demo": ("fedsus-simulations", "Four hospitals train one model on this machine, in about two minutes."),
     "data": ("fedsus", "Fetch a data set, or say how."),
     "model": ("fedsus", "Make an initial model, export a run's model, apply it to a CSV."),
     "client": ("fedsus-client", "Run and look after the device agent."),

@@ -112,7 +112,10 @@ def run(home: Path | None, runs: Path, run_toml: Path | None, resumed: str | Non
 @runs_option
 @click.argument("run", metavar="RUN")
 def follow(home: Path | None, runs: Path, run: str) -> None:
-    """Show a run's progress until it ends. Ctrl-C leaves it running."""
+    """Show a run's progress until it ends. Ctrl-C leaves it running.
+
+    RUN is its name, the beginning of that, or its folder.
+    """
     from fedsus_server import following
     from fedsus_server import runs as known
 
@@ -125,7 +128,10 @@ def follow(home: Path | None, runs: Path, run: str) -> None:
 @runs_option
 @click.argument("run", metavar="RUN")
 def stop(home: Path | None, runs: Path, run: str) -> None:
-    """End a run for good: its journal is closed, its newest model stays."""
+    """End a run for good: its journal is closed, its newest model stays.
+
+    RUN is its name, the beginning of that, or its folder.
+    """
     import time
 
     from fedsus_server import runs as known

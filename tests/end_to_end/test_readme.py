@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,13 @@ from typing import NamedTuple
 
 import pytest
 
+from fedsus_client import identity
+from fedsus_client.config import load_agent
 from fedsus_server.supervisor import claim_port
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # typer, which flwr imports, under a newer click
+    from fedsus_client.flower import FleetConnection, NotAdmitted
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "heart"
@@ -80,7 +87,7 @@ class Machine:
         """Run a block in its terminal; what it printed. A block that lasts is started and left running."""
         text = block.text.replace("8443", str(self.port)).replace("clinic-a", clinic)
         text = text.replace("cleveland.csv", f"{hospital}.csv")
-        terminal = f"{block.title.removesuffix(' after')} {clinic}"
+        terminal = f"{block.title.partition(' ')[0]} {clinic}"
         where = self.terminals.get(terminal, self.clone if block.title == "researcher" else self.example)
         output = self.clone / "output.txt"
         if block.lasts:
@@ -158,6 +165,20 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         one.stop()
 
 
+def known(machine: Machine, clinic: str) -> bool:
+    """Whether the server lets a clinic's key in."""
+    config = load_agent(machine.example / clinic / "agent.toml")
+    key, _ = identity.load(config.identity.key)
+    connection = FleetConnection(config.server.address, config.server.ca_file, key, time.time)
+    try:
+        connection.connect()
+    except NotAdmitted:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
 def until_up(machine: Machine) -> None:
     limit = time.monotonic() + PATIENCE
     while not (machine.example / ".fedsus" / "server" / "running.json").exists():
@@ -193,6 +214,10 @@ def test_a_server_and_clients_as_the_readme_says(machine: Machine) -> None:
     assert "10 answered, 0 refused" in said
     assert "10 of 12" in said, "attempts used, of those that were charged"
     assert "the agent has stopped" in said
+    (forget,) = of("2.", "operator left")
+    machine.run(forget)
+    assert not known(machine, "clinic-a")
+    assert known(machine, "clinic-b")
     assert machine.stop() == [0, 0, 0, 0]
 
 
@@ -207,7 +232,7 @@ def test_a_simulation_as_the_readme_says(machine: Machine) -> None:
 def test_no_block_of_the_journeys_is_left_out() -> None:
     titles = {(block.section[:2], block.title) for block in blocks() if re.match(r"\d\.", block.section)}
     run = {("1.", "server"), ("1.", "operator"), ("3.", "researcher")}
-    run |= {("2.", title) for title in ("owner", "operator", "agent", "operator after", "owner after")}
+    run |= {("2.", title) for title in ("owner", "operator", "agent", "operator after", "owner after", "operator left")}
     assert titles == run | {("2.", "install"), ("2.", "policy.toml")}
 
 
