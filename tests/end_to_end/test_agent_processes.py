@@ -210,7 +210,10 @@ def test_wrong_authority_expired_certificate_and_unknown_key_are_told_apart(site
                 assert status is not None
                 assert (status.state, status.answered) == ("connecting", 0)
             sites.admit("stranger")
-            until(lambda: "INFO connected to" in sites.log("stranger"), "the key to be admitted")
+            try:
+                until(lambda: "INFO connected to" in sites.log("stranger"), "the key to be admitted")
+            finally:
+                sites.dismiss("stranger")
         finally:
             for name in names:
                 sites.kill(name)

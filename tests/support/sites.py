@@ -128,6 +128,11 @@ class Sites(LocalFederation):
         with self.control() as control:
             devices.add(control, name, devices.read_key(identity.public_file(self.clients[name].folder / "node.key")))
 
+    def dismiss(self, name: str) -> None:
+        """Forget a key: a killed device would else count as connected for a minute, and be asked."""
+        with self.control() as control:
+            devices.remove(control, name)
+
     def restore(self) -> None:
         """All hospitals' agents run, are connected and ready to train, with open gates."""
         for name in HOSPITALS:
