@@ -238,7 +238,6 @@ def resume(agent_file: Path) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def leave(agent_file: Path, yes: bool) -> None:
     """Leave the federation: stop the agent and refuse what still comes. Key and ledger stay."""
-    from fedsus_client import identity
     from fedsus_client import status as states
     from fedsus_client.config import load_agent
 
