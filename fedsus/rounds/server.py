@@ -30,6 +30,7 @@ from fedsus.strategies import Strategy, create
 from fedsus.types import Arrays, Clock, Mean, Member, Vector
 
 _WAIT_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ class RunLoop:
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
         self._choose = choose or random.SystemRandom()
+        self._abandoned = 0
         self._journal = Journal.open(folder, clock)
         opened = self._journal.state.opened
         if opened is None:
@@ -202,11 +204,18 @@ class RunLoop:
             summed, mean, sent = self._exchange(plan, model, cohort)
         except CohortTooSmall as error:
             self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error)))
+            self._pause()
             return state
+        self._abandoned = 0
         state = self._strategy.step(state, mean.delta)
         self._release(plan, summed, mean, blobs.put(self._folder, state), sent, started)
         blobs.prune(self._folder, self._journal.entries)
         return state
+
+    def _pause(self) -> None:
+        """Wait longer after each attempt that was abandoned in a row: each costs the devices' budget."""
+        self._sleep(min(2.0**self._abandoned, _LONGEST_PAUSE_SECONDS))
+        self._abandoned += 1
 
     def _exchange(self, plan: Plan, model: Vector, cohort: Sequence[str]) -> tuple[Summed, Mean, int]:
         """Ask a cohort; what the server learns, and how many bytes it sent."""

@@ -168,6 +168,14 @@ def test_a_run_whose_attempts_are_spent_ends(tmp_path: Path) -> None:
     assert sum(isinstance(entry, AttemptOpened) for entry in entries) == 3
 
 
+def test_a_fleet_that_refuses_is_asked_ever_more_slowly(tmp_path: Path) -> None:
+    start(tmp_path, rounds=2, spare=3)
+    everyone, pauses, ticks = dict.fromkeys("012", "refused"), [], clock()
+    fleet = FakeFleet({1: everyone, 2: everyone, 4: everyone})
+    RunLoop(tmp_path, fleet, clock=lambda: next(ticks), sleep=pauses.append).run()
+    assert pauses == [1.0, 2.0, 1.0], "doubling in a row, and anew after a round was released"
+
+
 def test_too_few_devices_end_a_run_that_waits_no_longer(tmp_path: Path) -> None:
     start(tmp_path)
     with pytest.raises(RunFailed, match="2 devices are connected, 3 are needed"):
