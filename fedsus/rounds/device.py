@@ -188,7 +188,8 @@ class Device:
         if dimension(model) != plan.dimension:
             raise Refusal(f"the plan's model has {plan.dimension} parameters, the task's {dimension(model)}")
         if isinstance(task, Checked):
-            findings = task.check(source, plan.training.batch_size)
+            # A private run makes no use of batch_size: as a bound on the rows it would let the server ask for n.
+            findings = task.check(source, 1 if plan.private else plan.training.batch_size)
             for finding in findings:
                 log.warning("data '%s': %s: %s", grant.data_id, finding.severity, finding.message)
             refuse(findings)

@@ -211,6 +211,15 @@ def test_data_that_fail_the_checks(
     refused(owned, owned.ask(initial()), reason, caplog)
 
 
+@pytest.mark.parametrize(("privacy", "answered"), [(PRIVATE, True), ({"unit": "none"}, False)])
+def test_a_private_plans_batch_size_does_not_ask_for_the_number_of_rows(
+    make: Any, privacy: dict[str, Any], answered: bool
+) -> None:
+    """A refusal is seen by the server: with one for "fewer rows than a batch" it could search for n, uncharged."""
+    answer = make().ask(initial(), privacy=privacy, metrics=[], training={"batch_size": 1_000_000})
+    assert (answer.body != REFUSAL) == answered, answer.refusal
+
+
 @pytest.mark.parametrize(
     ("task", "reason"),
     [
