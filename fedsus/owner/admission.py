@@ -18,6 +18,10 @@ from fedsus.plan import ExamplePrivacy, Plan, Scalar, canonical
 LEAST_NOISE, MOST_NOISE = 0.1, 100.0
 """Noise multipliers that are accounted for: less protects nothing, more drowns everything and is slow to account."""
 
+LEAST_CLIP = 1e-9
+"""Clipping bound below which floating-point numbers run out of digits: at 5e-324, the least number of all, noise of
+half the bound is rounded to none, and a plan's denominator scales what is left back up."""
+
 _CHANGES = ("round", "attempt", "model", "purpose")
 
 
@@ -146,6 +150,8 @@ def _mechanism(plan: Plan, privacy: ExamplePrivacy, policy: Policy) -> None:
         raise Refusal(f"noise placement '{privacy.placement}': the policy allows {_listed(policy.privacy.placements)}")
     if not LEAST_NOISE <= privacy.noise_multiplier <= MOST_NOISE:
         raise Refusal(f"noise multiplier {privacy.noise_multiplier:g}: expected {LEAST_NOISE:g} to {MOST_NOISE:g}")
+    if privacy.clip < LEAST_CLIP:
+        raise Refusal(f"clip {privacy.clip:g}: expected at least {LEAST_CLIP:g}, which can carry noise")
     steps = round(plan.training.local_epochs / privacy.sampling_rate)
     if privacy.steps != steps:
         raise Refusal(f"steps {privacy.steps}: local_epochs / sampling_rate is {steps}")

@@ -96,6 +96,7 @@ def test_an_empty_policy_refuses() -> None:
         ({"privacy": {"steps": 11}}, "steps 11"),
         ({"privacy": {"noise_multiplier": 0.05}}, "expected 0.1 to 100"),
         ({"privacy": {"noise_multiplier": 101.0}}, "expected 0.1 to 100"),
+        ({"privacy": {"clip": 5e-324}}, "clip 4.94066e-324: expected at least 1e-09"),
         ({"privacy": {"sampling_rate": 1e-3, "steps": 1000}}, r"steps 1000: the policy allows at most 100"),
         ({"privacy": {"unit": "none"}}, "without_dp is not granted"),
     ],
