@@ -11,14 +11,14 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from fedsus import plan as plans
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import pack
-from fedsus.errors import Cancelled, FedsusError, ProtocolViolation, Refusal, UserError
+from fedsus.errors import Cancelled, FedsusError, Refusal
 from fedsus.owner.admission import Grant, admit
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from fedsus.tasks.task import DataSource, Shard, Task
 
 log = logging.getLogger("fedsus.device")
+
+_PREPARED: Final = 4
+"""Tasks kept with their data: a policy may allow a range of settings, and each value loads the data once more."""
 
 SeedSource = Callable[[Plan], int]
 """The seed of one round's training order. A deployment draws it from the operating system."""
@@ -125,7 +128,7 @@ class Device:
             mechanism = FixedPoint(request.plan)
             prepared = self._prepare(request.plan, grant)
             self._charge(request, grant)
-        except (ProtocolViolation, Refusal, UserError) as error:
+        except Exception as error:  # also what nobody thought of: no request may end the agent
             return _refused(error)
         plan = request.plan
         settle = (grant.data_id, plan.run, plan.attempt)
@@ -163,11 +166,14 @@ class Device:
         prepared = self._prepared.get(key)
         if prepared is None:
             try:
-                prepared = self._prepared[key] = self._load(plan, grant)
+                prepared = self._load(plan, grant)
             except FedsusError:
                 raise
             except Exception as error:
                 raise Refusal(f"task '{grant.task}': {_line(error)}") from error
+            while len(self._prepared) >= _PREPARED:
+                del self._prepared[next(iter(self._prepared))]
+            self._prepared[key] = prepared
         bounds = {metric.name: (metric.low, metric.high) for metric in plan.metrics}
         if plan.metrics and bounds != dict(prepared.task.bounds):
             raise Refusal(f"the plan's metrics {bounds} are not the task's: {dict(prepared.task.bounds)}")

@@ -182,6 +182,31 @@ def test_what_is_no_request(make: Any, caplog: pytest.LogCaptureFixture) -> None
         refused(owned, owned.device.answer(raw, lambda: False), reason, caplog)
 
 
+def test_a_request_that_breaks_the_device_half_is_refused(
+    make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent goes on, whatever a server found to send: an error that nobody thought of is a refusal too."""
+
+    def broken(*_: Any) -> Any:
+        raise OverflowError("int too large to convert")
+
+    monkeypatch.setattr("fedsus.rounds.device.admit", broken)
+    owned = make()
+    refused(owned, owned.ask(initial()), "OverflowError: int too large to convert", caplog)
+
+
+def test_few_settings_are_kept_loaded(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value of a range that the policy allows would keep the data in memory once more."""
+    loads, original = [], heart.HeartDisease.load
+    monkeypatch.setattr(heart.HeartDisease, "load", lambda self, source: loads.append(1) or original(self, source))
+    owned = make(tasks={"heart": {"data": "mine", "settings": {"hidden": {"min": 1, "max": 9}}}})
+    for run, hidden in enumerate([1, 2, 3, 4, 5, 5, 1]):
+        model = flatten(registry.build(registry.resolve("heart"), {"hidden": hidden}).model(0))
+        answer = owned.ask(model, run=f"r{run}", task={"name": "heart", "settings": {"hidden": hidden}})
+        assert answer.refusal is None
+    assert len(loads) == 6, "five values, and the first again: four are kept"
+
+
 def test_a_model_of_another_size(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     owned, other = make(), np.zeros(5, dtype=np.float32)
     refused(owned, owned.ask(other), f"the plan's model has 5 parameters, the task's {len(initial())}", caplog)
