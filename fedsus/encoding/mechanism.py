@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from fedsus.encoding.layout import Layout
+from fedsus.encoding.packing import Buffer, parts
 from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.types import LocalUpdate, Mean, Noise, Ring, Vector
 
@@ -53,6 +54,10 @@ class Mechanism(Protocol):
 
     def encode(self, update: LocalUpdate, noise: Noise) -> Ring:
         """One client's integers, (size,) uint32, each below 2**bits."""
+        ...
+
+    def check(self, packed: Buffer) -> None:
+        """Refuse one client's packed integers that no ``encode`` makes."""
         ...
 
     def decode(self, total: Ring, survivors: int) -> Mean:
@@ -113,6 +118,33 @@ class FixedPoint:
             saturated += self._encode_metrics(update, ring)
             ring[layout.saturated] = min(saturated, self._unsigned)
         return ring
+
+    def check(self, packed: Buffer) -> None:
+        """Refuse one client's packed integers that `encode` cannot make: added, they would spoil the whole sum.
+
+        For an exchange that shows the server each client's integers.
+
+        Raises:
+            ProtocolViolation: another length, or a residue beyond what one client can reach.
+        """
+        layout, cap, most = self.layout, self._cap, self._unsigned
+        end = layout.update.stop
+        bounds = np.zeros(layout.size - end, dtype=np.uint32)
+        for segment, bound in (
+            (layout.weight, cap),
+            (layout.saturated, most),
+            (layout.totals, most),
+            (layout.held_out, cap),
+        ):
+            bounds[segment.start - end : segment.stop - end] = bound
+        for start, part in parts(packed, layout.size, self.bits):
+            cut = max(end - start, 0)
+            signed, rest = self._signs(part[:cut]), part[cut:]
+            if signed.size and max(int(signed.max()), -int(signed.min())) > self._signed:
+                raise ProtocolViolation("answer: the update is beyond what one client can reach")
+            first = max(start - end, 0)
+            if (rest > bounds[first : first + rest.size]).any():
+                raise ProtocolViolation("answer: a count is beyond what one client can reach")
 
     def decode(self, total: Ring, survivors: int) -> Mean:
         """The mean of the sum ``total`` (size,) uint32 over ``survivors`` clients.
@@ -192,14 +224,17 @@ class FixedPoint:
         if not weight:
             return delta
         scale, bound = self.step / weight, survivors * self._signed
-        shift = 32 - self.bits
         for part in _chunks(len(total)):
-            # to the top of a word and back: the arithmetic shift extends the sign
-            signed = (total[part] << np.uint32(shift)).view(np.int32) >> np.int32(shift)
+            signed = self._signs(total[part])
             if int(signed.max()) > bound or int(signed.min()) < -bound:
                 raise ProtocolViolation("sum: the update is beyond what its survivors can reach")
             delta[part] = signed * scale
         return delta
+
+    def _signs(self, residues: Ring) -> NDArray[np.int32]:
+        """Residues as signed numbers: to the top of a word and back, for the arithmetic shift extends the sign."""
+        shift = 32 - self.bits
+        return (residues << np.uint32(shift)).view(np.int32) >> np.int32(shift)
 
     def _whole(self, examples: float) -> int:
         """A count of examples as the integer that is sent, 0..weight_cap; 0 for what is no count."""

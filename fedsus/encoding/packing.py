@@ -84,6 +84,21 @@ def add_packed(total: Ring, raw: Buffer, bits: int) -> None:
         target &= mask
 
 
+def parts(raw: Buffer, count: int, bits: int) -> Iterator[tuple[int, Ring]]:
+    """The residues of packed bytes, a chunk at a time, with the index of the first; a chunk is good until the next.
+
+    Raises:
+        ProtocolViolation: as `unpack`, before the first chunk.
+    """
+    check(raw, count, bits)
+    if bits == 32:
+        whole = np.frombuffer(raw, dtype="<u4")
+        for start in range(0, count, _CHUNK):
+            yield start, whole[start : start + _CHUNK]
+    else:
+        yield from _parts(raw, count, bits)
+
+
 def check(raw: Buffer, count: int, bits: int) -> None:
     """Refuse bytes that are not ``count`` packed residues.
 

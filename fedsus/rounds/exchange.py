@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from fedsus.encoding.mechanism import Mechanism
 from fedsus.encoding.packing import add_packed, packed_size
 from fedsus.errors import CohortTooSmall, ProtocolViolation
 from fedsus.plan import Plan
@@ -56,20 +57,19 @@ def conduct(exchange: Exchange, fleet: Fleet) -> Summed:
         return summed
 
 
-def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], size: int) -> Exchange:
+def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mechanism) -> Exchange:
     """One phase: the server sees each client's integers. A device answers only if its owner granted it.
 
     Args:
         plan: of this round; its ``bits`` and ``cohort.minimum`` count.
         request: the same bytes for every client.
         cohort: client ids.
-        size: number of integers each client sends.
+        mechanism: of the plan; it says what one client can send.
 
     Raises:
         CohortTooSmall: fewer survivors than the plan's minimum; the sum is dropped.
     """
-    bits, total = plan.encoding.bits, np.zeros(size, dtype=np.uint32)
-    expected, waiting = packed_size(size, bits), set(cohort)
+    total, waiting = np.zeros(mechanism.size, dtype=np.uint32), set(cohort)
     survivors = refused = lost = received = 0
     replies = yield Ask(dict.fromkeys(cohort, request), plan.deadline)
     for reply in replies:
@@ -80,7 +80,7 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], size: int) -> E
             case Answered():
                 received += len(reply.body)
                 try:
-                    added = _add(total, reply.body, expected, bits)
+                    added = _add(total, reply.body, mechanism)
                     survivors, refused = survivors + added, refused + (not added)
                 except ProtocolViolation:
                     # A malformed answer is a client's failure, not the round's: it is left out like a lost one.
@@ -99,10 +99,11 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], size: int) -> E
     return Summed(total, survivors, refused, lost, received)
 
 
-def _add(total: Ring, answer: bytes, size: int, bits: int) -> bool:
+def _add(total: Ring, answer: bytes, mechanism: Mechanism) -> bool:
     """Add an answer's integers to ``total`` in place; False where the client refused. Keeps no view of the answer."""
-    body = decode_answer(answer, size)
+    body = decode_answer(answer, packed_size(mechanism.size, mechanism.bits))
     if body is None:
         return False
-    add_packed(total, body, bits)
+    mechanism.check(body)
+    add_packed(total, body, mechanism.bits)
     return True

@@ -20,7 +20,7 @@ from fedsus import __version__
 from fedsus import plan as plans
 from fedsus.config import RunConfig, validate
 from fedsus.encoding.mechanism import FixedPoint
-from fedsus.errors import CohortTooSmall, ConfigError, CorruptionError, RunFailed
+from fedsus.errors import CohortTooSmall, ConfigError, CorruptionError, ProtocolViolation, RunFailed
 from fedsus.journal import Journal, RunState, blobs
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundReleased, RunClosed, RunOpened
 from fedsus.plan import ExamplePrivacy, NoPrivacy, Plan, Privacy
@@ -202,7 +202,7 @@ class RunLoop:
         started = self._clock()
         try:
             summed, mean, sent = self._exchange(plan, model, cohort)
-        except CohortTooSmall as error:
+        except (CohortTooSmall, ProtocolViolation) as error:
             self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error)))
             self._pause()
             return state
@@ -229,7 +229,7 @@ class RunLoop:
                 cohort=len(cohort),
             )
         )
-        summed = conduct(clear_sum(plan, request, cohort, mechanism.size), self._fleet)
+        summed = conduct(clear_sum(plan, request, cohort, mechanism), self._fleet)
         return summed, mechanism.decode(summed.total, summed.survivors), len(request) * len(cohort)
 
     def _evaluate(self, model: Vector) -> None:
@@ -243,8 +243,12 @@ class RunLoop:
         plan = self._specification.plan(round, attempt, model)
         started = self._clock()
         try:
-            summed, mean, sent = self._exchange(plan, model, self._cohort())
-        except CohortTooSmall as error:
+            cohort = self._cohort()
+        except RunFailed:  # nobody is there any more: the run is complete without the last metrics
+            return
+        try:
+            summed, mean, sent = self._exchange(plan, model, cohort)
+        except (CohortTooSmall, ProtocolViolation) as error:
             self._journal.append(AttemptAbandoned(round=plan.round, attempt=plan.attempt, reason=str(error)))
             return
         self._release(plan, summed, mean, self._checkpoint, sent, started)

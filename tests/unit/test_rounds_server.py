@@ -17,7 +17,7 @@ import pytest
 from fedsus import plan as plans
 from fedsus.config import RunConfig
 from fedsus.encoding.mechanism import FixedPoint
-from fedsus.encoding.packing import pack
+from fedsus.encoding.packing import pack, packed_size, unpack
 from fedsus.errors import ConfigError, CorruptionError, RunFailed
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Disk, RoundReleased, RunClosed
 from fedsus.journal import journal as journal_module
@@ -59,6 +59,14 @@ def update(name: str, raw: bytes) -> bytes:
     return encode_answer(pack(mechanism.encode(local, None), mechanism.bits))  # type: ignore[arg-type]
 
 
+def forged(name: str, raw: bytes, at: int) -> bytes:
+    """A well-formed answer with one integer, at ``at``, that no client can reach."""
+    mechanism = FixedPoint(decode_request(raw).plan)
+    ring = unpack(update(name, raw)[-packed_size(mechanism.size, mechanism.bits) :], mechanism.size, mechanism.bits)
+    ring[at] = (1 << mechanism.bits - 1) + 1
+    return encode_answer(pack(ring, mechanism.bits))
+
+
 class FakeFleet:
     """Clients '0', '1', '2' in an order that changes; ``fails`` says who does what in which attempt."""
 
@@ -84,6 +92,10 @@ class FakeFleet:
                     yield Answered(name, REFUSAL)
                 case "garbage":
                     yield Answered(name, b"garbage")
+                case "forged update":
+                    yield Answered(name, forged(name, ask.requests[name], 0))
+                case "forged count":
+                    yield Answered(name, forged(name, ask.requests[name], -1))
                 case "twice":
                     yield Answered(name, update(name, ask.requests[name]))
                     yield Answered(name, update(name, ask.requests[name]))
@@ -126,7 +138,7 @@ def test_the_order_of_arrival_does_not_change_a_bit(tmp_path: Path) -> None:
     assert len(set(models)) == 1
 
 
-@pytest.mark.parametrize("failure", ["lost", "refused", "refusal", "garbage"])
+@pytest.mark.parametrize("failure", ["lost", "refused", "refusal", "garbage", "forged update", "forged count"])
 def test_a_client_that_fails_costs_its_own_update_only(tmp_path: Path, failure: str) -> None:
     start(tmp_path, rounds=1, strategy="fedavg")
     model = loop(tmp_path, FakeFleet({1: {"2": failure}})).run()
@@ -155,6 +167,31 @@ def test_too_few_survivors_release_nothing_and_cost_an_attempt(tmp_path: Path) -
     assert "minimum is 2" in abandoned[0].reason
     assert [(plan.round, plan.attempt) for plan in fleet.asked] == [(1, 1), (1, 2), (2, 3), (3, 4)]
     assert fleet.asked[-1].purpose == "evaluate"
+
+
+def test_a_sum_that_makes_no_sense_is_an_abandoned_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the server sees no single answer, a hostile one shows in the sum alone: it must not end the run."""
+    monkeypatch.setattr(FixedPoint, "check", lambda *_: None)
+    start(tmp_path, rounds=1, spare=1)
+    loop(tmp_path, FakeFleet({1: {"1": "forged count"}})).run()
+    entries = read(tmp_path)
+    assert [e.reason for e in entries if isinstance(e, AttemptAbandoned)] == [
+        "sum: held_out is beyond what its survivors can reach"
+    ]
+    assert isinstance(entries[-1], RunClosed)
+    assert entries[-1].reason == "completed"
+
+
+def test_a_run_whose_devices_leave_before_the_last_evaluation_is_complete(tmp_path: Path) -> None:
+    start(tmp_path, rounds=1)
+    fleet = FakeFleet()
+    running = loop(tmp_path, fleet)
+    fleet.members = lambda: [] if fleet.asked else FakeFleet().members()  # type: ignore[method-assign]
+    running.run()
+    closed = read(tmp_path)[-1]
+    assert isinstance(closed, RunClosed)
+    assert closed.reason == "completed"
+    assert closed.model is not None
 
 
 def test_a_run_whose_attempts_are_spent_ends(tmp_path: Path) -> None:
