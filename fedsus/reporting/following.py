@@ -24,7 +24,7 @@ def follow(
 
     Args:
         run_dir: the run's folder.
-        stop: asked before each look at the file.
+        stop: asked before each look at the file; the look after it is the last.
         poll: seconds between two looks when nothing is new.
         wait: how to pass that time; an event's ``wait`` ends it early.
 
@@ -33,14 +33,16 @@ def follow(
     """
     path = run_dir / NAME
     reader, position = Reader(path), 0
-    while not stop():
+    ending = False
+    while not ending:
+        ending = stop()  # before the look: what was written until then is still told
         lines, position = _whole_lines(path, position)
         for line in lines:
             entry = reader.feed(line)
             yield entry
             if isinstance(entry, RunClosed):
                 return
-        if not lines:
+        if not lines and not ending:
             wait(poll)
 
 
