@@ -75,6 +75,8 @@ class Runtime:
         asked, body = self.answers[request.object_id]
         if body == "gone":
             return message_pb2.PullObjectResponse(object_found=False, object_available=False)
+        if body == "unfinished":
+            return message_pb2.PullObjectResponse(object_found=True, object_available=False)
         if body == "foreign":
             asked, body = "00" * 32, b"x"
         assert isinstance(body, bytes)
@@ -120,7 +122,7 @@ def test_different_requests_reach_their_own_client() -> None:
     assert {r.client: r.body for r in replies if isinstance(r, Answered)} == {"1": b"one", "2": b"two"}
 
 
-@pytest.mark.parametrize("failure", ["error", "gone", "foreign", None])
+@pytest.mark.parametrize("failure", ["error", "gone", "foreign", "unfinished", None])
 def test_a_client_that_fails_is_lost_and_the_others_are_not(failure: str | None) -> None:
     runtime = Runtime(lambda node, payload: failure if node == 2 else b"fine")
     replies = ask(runtime, {"1": b"x", "2": b"x", "3": b"x"})
@@ -132,6 +134,14 @@ def test_a_client_that_flower_does_not_take_is_lost_at_once() -> None:
     replies = ask(Runtime(lambda *_: b"fine"), {"99": b"x", "1": b"x"})
     assert replies[0] == Lost("99")
     assert replies[1] == Answered("1", b"fine")
+
+
+def test_an_upload_that_never_ends_does_not_cost_the_others_their_time() -> None:
+    """Node 2 announces an answer and sends none; node 3 answers later, and in time."""
+    looks = itertools.count()
+    runtime = Runtime(lambda node, payload: "unfinished" if node == 2 else b"fine" if next(looks) > 2 else None)
+    replies = ask(runtime, {"2": b"x", "3": b"x"}, deadline=15.0)
+    assert replies == [Answered("3", b"fine"), Lost("2")]
 
 
 def test_enough_answers_end_a_phase() -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from flwr.proto import message_pb2, node_pb2, recorddict_pb2, runtime_pb2
 
@@ -25,6 +25,12 @@ from fedsus.types import Answered, Ask, Clock, Lost, Member, Reply
 _SUPERLINK: Final = 1
 _OBJECT_TYPE: Final = b"ConfigRecord"
 _GRACE_SECONDS: Final = 2.0
+_UPLOAD_SECONDS: Final = 0.5
+"""How long one look waits for an announced answer to be complete; then the others are seen to first."""
+
+_Ready: TypeAlias = tuple[str, str, str, bool]
+"""(client, message, answer, failed)."""
+
 MESSAGE_TYPE: Final = "query.fedsus"
 
 
@@ -38,9 +44,10 @@ class Traffic:
 
 @dataclass(slots=True)
 class _Phase:
-    """An ask under way: which message waits for which client."""
+    """An ask under way: which message waits for which client, and whose answer is announced but not complete."""
 
     waiting: dict[str, str] = field(default_factory=dict)
+    uploading: list[_Ready] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
 
@@ -89,10 +96,10 @@ class FlowerFleet:
         for client in phase.lost:
             yield Lost(client)
         answered = 0
-        while phase.waiting and self._clock() < end:
+        while (phase.waiting or phase.uploading) and self._clock() < end:
             asked = self._clock()
-            ready = self._pull(phase)
-            for reply in self._collect(ready):
+            ready, phase.uploading = [*phase.uploading, *self._pull(phase)], []
+            for reply in self._collect(phase, ready):
                 answered += isinstance(reply, Answered)
                 yield reply
             if ask.enough is not None and answered >= ask.enough:
@@ -100,7 +107,7 @@ class FlowerFleet:
             if not ready:
                 # Our server holds the question until there is an answer; where none does, this is the pace.
                 self._sleep(max(min(asked + self._poll, end) - self._clock(), 0.0))
-        for client in phase.waiting.values():
+        for client in (*phase.waiting.values(), *(one[0] for one in phase.uploading)):
             yield Lost(client)
 
     def _push(self, ask: Ask) -> _Phase:
@@ -160,8 +167,10 @@ class FlowerFleet:
             )
         )
 
-    def _pull(self, phase: _Phase) -> list[tuple[str, str, str, bool]]:
-        """Answers that are there: (client, message, answer, failed)."""
+    def _pull(self, phase: _Phase) -> list[_Ready]:
+        """Answers that are announced."""
+        if not phase.waiting:
+            return []
         request = runtime_pb2.PullAppMessagesRequest(message_ids=list(phase.waiting))
         ready = []
         for message in self._client.PullMessages(request).messages_list:
@@ -171,44 +180,50 @@ class FlowerFleet:
                 ready.append((client, asked, message.metadata.message_id, message.HasField("error")))
         return ready
 
-    def _collect(self, ready: Iterable[tuple[str, str, str, bool]]) -> Iterator[Reply]:
+    def _collect(self, phase: _Phase, ready: Iterable[_Ready]) -> Iterator[Reply]:
         """Fetch answers in parallel, yield them as they arrive; at most ``workers`` are held at a time."""
-        jobs: dict[Future[bytes | None], str] = {}
-        for client, asked, answer, failed in ready:
+        jobs: dict[Future[bytes | Lost | None], _Ready] = {}
+        for one in ready:
+            client, asked, answer, failed = one
             if failed:
                 yield Lost(client)
                 continue
             if len(jobs) >= self._workers:
-                yield from self._finished(jobs)
-            jobs[self._pool.submit(self._fetch, asked, answer)] = client
+                yield from self._finished(phase, jobs)
+            jobs[self._pool.submit(self._fetch, client, asked, answer)] = one
         while jobs:
-            yield from self._finished(jobs)
+            yield from self._finished(phase, jobs)
 
     @staticmethod
-    def _finished(jobs: dict[Future[bytes | None], str]) -> Iterator[Reply]:
+    def _finished(phase: _Phase, jobs: dict[Future[bytes | Lost | None], _Ready]) -> Iterator[Reply]:
         """Replies of the transfers that are done, taken out of ``jobs``; waits for one."""
         for job in wait(jobs, return_when=FIRST_COMPLETED).done:
-            client, body = jobs.pop(job), job.result()
+            one, found = jobs.pop(job), job.result()
             del job
-            yield Lost(client) if body is None else Answered(client, body)
+            if found is None:
+                phase.uploading.append(one)
+            else:
+                yield found if isinstance(found, Lost) else Answered(one[0], found)
 
-    def _fetch(self, asked: str, answer: str) -> bytes | None:
-        """The body of an answer, once its upload is complete; None if it never was."""
+    def _fetch(self, client: str, asked: str, answer: str) -> bytes | Lost | None:
+        """The body of an answer; None while its upload is not complete, which may be never."""
         request = message_pb2.PullObjectRequest(node=self._node, run_id=self._run_id, object_id=answer)
-        end = self._clock() + 30.0
+        end = self._clock() + _UPLOAD_SECONDS
         while True:
             response = self._client.PullObject(request)
-            if not response.object_found or self._clock() > end:
-                return None
+            if not response.object_found:
+                return Lost(client)
             if response.object_available:
                 break
+            if self._clock() > end:
+                return None
             self._sleep(self._poll)
         self._pool.submit(self._confirm, answer)
         self.traffic.received += len(response.object_content)
         _, divider, body = response.object_content.partition(b"\0")
         # The device repeats which message it answers; anything else is another message's answer.
         if not divider or body[:32] != bytes.fromhex(asked):
-            return None
+            return Lost(client)
         return bytes(body[32:])
 
     def _confirm(self, answer: str) -> None:
