@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fedsus.client")
 _EXIT_SECONDS: Final = 4.0
+_UPLOAD_SECONDS: Final = 30.0
+_LOG_BYTES: Final = 10_000_000
 _LOOK_SECONDS: Final = 0.5
 
 
@@ -162,19 +165,21 @@ class Agent:
         raw = self._fetch(connection, incoming)
         if raw is None:
             return
-        connection.confirm(incoming)
         answer = self._answer(connection, incoming, raw)
-        if answer is None or self._stopped.is_set():
-            return
-        self._owner.answered(answer)
-        answer.sent()
-        self._send(connection, incoming, answer.body)
+        if answer is not None and not self._stopped.is_set():
+            self._owner.answered(answer)
+            answer.sent()
+            self._send(connection, incoming, answer.body)
+        # Last, for the round does not wait for it: the server may free the message.
+        connection.confirm(incoming)
 
     def _fetch(self, connection: FleetConnection, incoming: Incoming) -> bytes | None:
         if incoming.message_type != MESSAGE_TYPE:
             log.warning("ignored: a message of type '%s'", incoming.message_type)
             return None
-        while not self._stopped.is_set() and self._clock() < incoming.expires:
+        # A server that died while it sent left a message that never gets complete.
+        end = min(incoming.expires, self._clock() + _UPLOAD_SECONDS)
+        while not self._stopped.is_set() and self._clock() < end:
             raw = connection.fetch(incoming)
             if raw is not None:
                 return raw
@@ -285,7 +290,8 @@ def _leave() -> None:
 
 def _start_log(config: AgentConfig, debug: bool) -> None:
     config.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(config.log)]
+    kept = RotatingFileHandler(config.log, maxBytes=_LOG_BYTES, backupCount=3, encoding="utf-8")
+    handlers: list[logging.Handler] = [logging.StreamHandler(), kept]
     logging.basicConfig(
         level="DEBUG" if debug else config.agent.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s",
