@@ -28,24 +28,50 @@ PATHS: Final = frozenset(
         "confirm-message-received",
     )
 )
+UPLOAD: Final = "/v1/fleet/push-object"
+"""The one path on which a device sends as much as a model."""
+
 MAX_BODY: Final = 2**31
+SMALL_BODY: Final = 2**20
+"""What anybody may send; a body is held in memory before its sender is known."""
+
+_DIGITS: Final = 20
+
+Known = Callable[[Scope], Awaitable[bool]]
+"""Whether a request's headers are those of a node whose key the operator added."""
+
+
+async def nobody(scope: Scope) -> bool:
+    """Knows no sender: nothing large passes."""
+    del scope
+    return False
 
 
 class Gateway:
-    """ASGI middleware that lets the fleet's paths through and nothing else."""
+    """ASGI middleware that lets the fleet's paths through and nothing else.
 
-    def __init__(self, app: App, max_body: int = MAX_BODY) -> None:
-        self._app = app
-        self._max_body = max_body
+    Args:
+        known: asked before a large body is read.
+        max_body: longest upload of a known node, bytes.
+        small_body: longest request otherwise.
+    """
+
+    def __init__(self, app: App, known: Known = nobody, max_body: int = MAX_BODY, small_body: int = SMALL_BODY) -> None:
+        self._app, self._known = app, known
+        self._max_body, self._small_body = max_body, small_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward an allowed request; answer 404 to any other, 413 to one that is too long."""
+        """Forward an allowed request; answer 404 to any other, 413 to one that is too long, 401 to a large unknown."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in PATHS:
             await _refuse(send, scope["type"], 404)
             return
         length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        if length is None or not length.isdigit() or int(length) > self._max_body:
+        limit = self._max_body if scope["path"] == UPLOAD else self._small_body
+        if length is None or not length.isdigit() or len(length) > _DIGITS or int(length) > limit:
             await _refuse(send, scope["type"], 413)
+            return
+        if int(length) > self._small_body and not await self._known(scope):
+            await _refuse(send, scope["type"], 401)
             return
         await self._app(scope, receive, send)
 

@@ -27,7 +27,7 @@ import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 
-from fedsus_server.flower.direct import FLEET, RUNTIME, Direct, not_found
+from fedsus_server.flower.direct import FLEET, RUNTIME, Direct, known_node, not_found
 from fedsus_server.flower.holding import FLEET_SECONDS, RUNTIME_SECONDS, Holding, Mailbox
 from fedsus_server.gateway import Gateway
 
@@ -136,7 +136,7 @@ async def serve(settings: SuperLinkSettings) -> None:
     whole = create_app(settings)
     mailbox = Mailbox()
     inside = Holding(Direct(whole, RUNTIME, otherwise=whole), mailbox, RUNTIME_SECONDS)
-    gateway = Gateway(Holding(Direct(whole, FLEET, otherwise=not_found), mailbox, FLEET_SECONDS))
+    gateway = Gateway(Holding(Direct(whole, FLEET, otherwise=not_found), mailbox, FLEET_SECONDS), known_node(whole))
     # SQLite takes one writer at a time: parallel handlers only wait for each other's locks, in steps of up to 100 ms.
     current_default_thread_limiter().total_tokens = 1
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
