@@ -175,7 +175,7 @@ class Agent:
 
     def _fetch(self, connection: FleetConnection, incoming: Incoming) -> bytes | None:
         if incoming.message_type != MESSAGE_TYPE:
-            log.warning("ignored: a message of type '%s'", incoming.message_type)
+            log.warning("ignored: a message of type %.40r", incoming.message_type)  # the server's text: one line
             return None
         # A server that died while it sent left a message that never gets complete.
         end = min(incoming.expires, self._clock() + _UPLOAD_SECONDS)

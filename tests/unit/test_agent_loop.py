@@ -238,13 +238,16 @@ def test_work_that_is_cancelled_is_not_answered(play: Any, caplog: pytest.LogCap
     assert "stopped while training: nothing was sent" in caplog.text
 
 
-def test_messages_of_another_type_or_too_late_are_left_alone(play: Any) -> None:
+def test_messages_of_another_type_or_too_late_are_left_alone(play: Any, caplog: pytest.LogCaptureFixture) -> None:
     late = Incoming(1, NAME, "", MESSAGE_TYPE, 0.0, NAME)
-    other = Incoming(1, NAME, "", "train", 1e12, NAME)
+    other = Incoming(1, NAME, "", "train\n2026-01-01 INFO stopped" + "x" * 10_000, 1e12, NAME)
     server = Server(late, other)
     play(server, lambda _: pytest.fail("nothing is trained"))
     assert server.replies == []
     assert "confirm" not in server.calls
+    (line,) = (line for line in caplog.messages if "a message of type" in line)
+    assert "\n" not in line, "the server writes no lines of its own into the owner's log"
+    assert len(line) < 100
 
 
 def test_a_held_question_does_not_hold_the_end(play: Any, config: AgentConfig) -> None:
