@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedsus.errors import ConfigError, EnvironmentFault
+
+_LONGEST: Final = 65_536
 
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
@@ -51,8 +54,8 @@ def load(path: Path) -> tuple[PrivateKey, PublicKey]:
         ConfigError: missing, not a P-384 key, protected by a password, or readable by other users.
     """
     try:
-        mode = path.stat().st_mode
-        raw = path.read_bytes()
+        with path.open("rb") as file:  # one file for both questions, also while somebody swaps it
+            mode, raw = os.fstat(file.fileno()).st_mode, file.read(_LONGEST)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no node key; make one with 'fedsus client enroll'") from None
     except OSError as error:
