@@ -126,7 +126,9 @@ def loads(text: str, model: type[T], where: str = "configuration") -> T:
     """As `load`, from text; ``where`` names it in errors."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError is one; so is what Python says of a number of 5000 digits
         raise ConfigError(f"{where}: not valid TOML: {error}") from None
     return validate(data, model, where)
 

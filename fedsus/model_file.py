@@ -43,7 +43,7 @@ def task_of(described: Mapping[str, str]) -> TaskPart:
     """
     try:
         return TaskPart.model_validate({"name": described["task"], "settings": json.loads(described["settings"])})
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise CorruptionError(
             "the model file's metadata do not describe a task; export or initialise it again"
         ) from None

@@ -50,6 +50,8 @@ def test_a_short_file_has_safe_defaults() -> None:
         ('name = "heart"\n[plan]', 'name = "a/b"\n[plan]', ("'task.name' = 'a/b'", "pattern")),
         ("[task]", "[tsk]\n[task]", ("unknown field 'tsk'", "did you mean 'task'?")),
         ("[task]", "[task", ("not valid TOML",)),
+        ("[task]", "deep = " + "[" * 5000 + "]" * 5000 + "\n[task]", ("not valid TOML", "nested too deeply")),
+        ("[task]", "long = " + "1" * 5000 + "\n[task]", ("not valid TOML", "4300 digits")),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, old: str, new: str, words: tuple[str, ...]) -> None:
