@@ -120,6 +120,9 @@ class Home:
         try:
             for folder in (self.folder, self.tls, self.logs, self.flower, self.folder / "active"):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Devices' answers pass through it, and the folder may have been there before, open to all.
+            os.close(os.open(self.database, os.O_CREAT | os.O_WRONLY, 0o600))
+            self.database.chmod(0o600)
         except OSError as error:
             raise EnvironmentFault(
                 f"the server's folder {self.folder} cannot be written: {error.strerror}; choose another with --home"

@@ -40,6 +40,14 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+def test_devices_answers_are_not_readable_for_others_in_a_folder_that_was_there(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "state.db").touch(mode=0o644)
+    home = Home(tmp_path)
+    home.make()
+    assert home.database.stat().st_mode & 0o777 == 0o600, "SQLite gives its other files the same mode"
+
+
 def test_one_server_a_home(home: Home) -> None:
     with home.lock():
         home.write_running(running(os.getpid(), processes.started(os.getpid())))
