@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from fedsus import plan
 from fedsus.errors import ConfigError
-from fedsus.learning.dp_sgd import DpSgdTrainer
+from fedsus.learning.dp_sgd import DpSgdTrainer, quiet_hooks
 from fedsus.learning.parameters import flatten
 from fedsus.learning.settings import Compute, TrainSettings
 from fedsus.privacy.noise import SeededNoise
@@ -107,6 +109,48 @@ def test_sum_of_clipped_gradients(monkeypatch: pytest.MonkeyPatch, chunk: int) -
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
+class Cancelling:
+    """A linear score whose terms cancel: its sign is the rounding error of their sum, and with it the gradient."""
+
+    Settings = BaseModel
+    bounds = {"loss": (0.0, 5.0)}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def model(self, seed: int) -> nn.Module:
+        del seed
+        return nn.Linear(33, 1, bias=False)
+
+    def load(self, source: DataSource) -> Shard:
+        raise NotImplementedError
+
+    def loss(self, model: Forward, batch: Batch) -> Tensor:
+        self.seen.add(len(batch[0]))
+        return torch.nn.functional.softplus(model(batch[0])[:, 0])
+
+    def measure(self, model: Forward, batch: Batch) -> Tensor:
+        return self.loss(model, batch)[:, None]
+
+
+def test_one_row_more_does_not_change_the_gradients_of_the_others() -> None:
+    """Not even for a model made for it: with batches as they came, one row moved this sum by 1.7 clips."""
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(40, 33, generator=generator)
+    task = Cancelling()
+    trainer = DpSgdTrainer(task, Compute("cpu", 1), Silent())
+    some = rows[:12].double()
+    wanted = torch.randn(33, generator=generator).double() * 1e9
+    weights = wanted - some.T @ torch.linalg.solve(some @ some.T, some @ wanted)
+    trainer._flat.load(weights.float())
+    with quiet_hooks():
+        sums = [trainer._clipped_sum((rows,), np.arange(count), 1.0) for count in range(41)]
+    steps = [np.linalg.norm(after - before) for before, after in itertools.pairwise(sums)]
+    assert max(steps) <= 1 + 1e-9
+    assert max(steps) > 0.5, "the rows do count"
+    assert task.seen == {16, 32, 48}
+
+
 def test_a_pass_that_failed_leaves_nothing_behind() -> None:
     task = Digits()
     trainer = DpSgdTrainer(task, Compute("cpu"), Silent())
@@ -116,7 +160,7 @@ def test_a_pass_that_failed_leaves_nothing_behind() -> None:
         return cross_entropy(model(batch[0]), batch[1])
 
     task.loss = broken  # type: ignore[method-assign]
-    with pytest.raises(ConfigError, match=r"loss has shape \(\) for 12 examples; it must be one number an example"):
+    with pytest.raises(ConfigError, match=r"loss has shape \(\) for 16 examples; it must be one number an example"):
         delta(trainer, shard())
     del task.loss
     np.testing.assert_array_equal(delta(trainer, shard()), right)
