@@ -52,6 +52,13 @@ def server() -> None:
 @click.option("--certificate", type=click.Path(path_type=Path), help="Your own certificate, PEM; needs --key.")
 @click.option("--key", type=click.Path(path_type=Path), help="Its private key, PEM.")
 @click.option("--ca", type=click.Path(path_type=Path), help="The authority that signed it, PEM; none: a public one.")
+@click.option(
+    "--max-upload",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1, 2047),
+    help="Longest answer of a device, MiB; the server may hold a few. A model has 4 bytes a parameter.",
+)
 def start(home: Path | None, names: tuple[str, ...], **asked: Any) -> None:
     """Start the server, in the foreground, until Ctrl-C or SIGTERM.
 

@@ -31,7 +31,9 @@ PATHS: Final = frozenset(
 UPLOAD: Final = "/v1/fleet/push-object"
 """The one path on which a device sends as much as a model."""
 
-MAX_BODY: Final = 2**31
+MAX_BODY: Final = 2**29
+"""What a known node may upload unless the operator says otherwise: 134 million parameters at 32 bits."""
+
 SMALL_BODY: Final = 2**20
 """What anybody may send; a body is held in memory before its sender is known."""
 

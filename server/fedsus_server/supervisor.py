@@ -52,6 +52,7 @@ class Options:
         health_host, health_port: of the gRPC health service; port 0 chooses.
         names: further host names and addresses for the server's certificate.
         certificate, key, ca: the operator's own files; None: made in the server's folder.
+        max_upload: longest answer of a device, MiB.
     """
 
     host: str = "127.0.0.1"
@@ -62,6 +63,7 @@ class Options:
     certificate: Path | None = None
     key: Path | None = None
     ca: Path | None = None
+    max_upload: int = 512
 
     def certificates(self, home: Home, clock: Clock) -> Certificates:
         """The files to serve with, checked or made."""
@@ -85,6 +87,7 @@ class SuperLink:
             "database": str(home.database),
             "parent": os.getpid(),
             "superexec": str(home.superexec),
+            "max_upload": options.max_upload * 2**20,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self.since = 0.0

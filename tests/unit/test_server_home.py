@@ -17,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fedsus.errors import EnvironmentFault
 from fedsus_server import processes, supervisor
+from fedsus_server.certificates import Certificates
+from fedsus_server.flower.superlink import SuperLinkSettings
 from fedsus_server.health import HealthServer, Probe
 from fedsus_server.home import ActiveRun, Home, Running
 
@@ -138,6 +140,12 @@ def test_a_port_without_tls_is_not_serving(taken: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert not Probe("127.0.0.1", free.getsockname()[1], None)()
+
+
+def test_the_operator_bounds_what_a_device_may_upload(home: Home) -> None:
+    files = Certificates(Path("certificate"), Path("key"), None)
+    child = supervisor.SuperLink(home, supervisor.Options(max_upload=3), 1, files, 2)
+    assert SuperLinkSettings(**child._settings).max_upload == 3 * 2**20  # type: ignore[arg-type]
 
 
 def test_the_child_phones_nobody_and_finds_this_interpreter_first(home: Home) -> None:

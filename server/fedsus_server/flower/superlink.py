@@ -29,7 +29,7 @@ from fastapi import FastAPI
 
 from fedsus_server.flower.direct import FLEET, RUNTIME, Direct, known_node, not_found
 from fedsus_server.flower.holding import FLEET_SECONDS, RUNTIME_SECONDS, Holding, Mailbox
-from fedsus_server.gateway import Gateway
+from fedsus_server.gateway import MAX_BODY, Gateway
 
 _DEAD_TASKS_SECONDS: Final = 1.0
 
@@ -39,7 +39,7 @@ class SuperLinkSettings:
     """What the supervisor asks of its child; all paths absolute.
 
     ``superexec`` is a file in which the child names the process that starts round loops: it leads a process group
-    of its own, which the supervisor must be able to end. Empty: not named.
+    of its own, which the supervisor must be able to end. Empty: not named. ``max_upload``: longest answer, bytes.
     """
 
     host: str
@@ -51,6 +51,7 @@ class SuperLinkSettings:
     database: str
     parent: int
     superexec: str = ""
+    max_upload: int = MAX_BODY
 
 
 def create_app(settings: SuperLinkSettings) -> FastAPI:
@@ -136,7 +137,8 @@ async def serve(settings: SuperLinkSettings) -> None:
     whole = create_app(settings)
     mailbox = Mailbox()
     inside = Holding(Direct(whole, RUNTIME, otherwise=whole), mailbox, RUNTIME_SECONDS)
-    gateway = Gateway(Holding(Direct(whole, FLEET, otherwise=not_found), mailbox, FLEET_SECONDS), known_node(whole))
+    fleet = Holding(Direct(whole, FLEET, otherwise=not_found), mailbox, FLEET_SECONDS)
+    gateway = Gateway(fleet, known_node(whole), max_body=settings.max_upload)
     # SQLite takes one writer at a time: parallel handlers only wait for each other's locks, in steps of up to 100 ms.
     current_default_thread_limiter().total_tokens = 1
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
