@@ -335,13 +335,35 @@ def test_stop_closes_a_run_for_good(served: Served, tmp_path: Path) -> None:
     until(lambda: released(folder) >= 1, "a round")
     loop = looping.of(folder)
     assert loop is not None
-    stopped = served.call("stop", folder.name[:8], *runs)
+    stopped = served.call("stop", folder.name[:-3], *runs)
     assert stopped.code == 0, stopped.text
     assert summary(folder).status == "stopped"
     assert not loop.alive
     assert served.home.active() == []
     again = served.call("run", "--resume", folder.name, *runs)
     assert (again.code, "is stopped" in again.text) == (2, True), again.text
+
+
+def test_ctrl_c_leaves_a_followed_run_running(served: Served, tmp_path: Path) -> None:
+    path = run_file(tmp_path, rounds=1000)
+    home, runs = ("--home", str(served.home.folder)), ("--runs", str(tmp_path / "runs"))
+    following = spawn("run", str(path), *home, *runs)
+    try:
+        until(lambda: any((tmp_path / "runs").glob("*")), "the run's folder")
+        (folder,) = (tmp_path / "runs").iterdir()
+        until(lambda: released(folder) >= 1, "a round")
+        following.send_signal(signal.SIGINT)
+        told, _ = following.communicate(timeout=30)
+    finally:
+        following.kill()
+        following.wait()
+    assert following.returncode == 0, told
+    assert f"run {folder.name} goes on" in told
+    assert "follow" in told
+    assert "stop" in told
+    seen = released(folder)
+    until(lambda: released(folder) > seen, "another round")
+    assert served.call("stop", folder.name, *runs).code == 0
 
 
 def test_sigterm_ends_everything_and_the_run_goes_on_at_the_next_start(served: Served, tmp_path: Path) -> None:
