@@ -39,7 +39,8 @@ def wait_until(ready: object, seconds: float, what: str) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 @pytest.mark.timeout(150)
-def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_everything(tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "out.txt"
     with output.open("wb") as file:
         demo = subprocess.Popen(
@@ -48,7 +49,7 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         try:
             wait_until(lambda: "agents: all four connected" in output.read_text(), 100, "four agents")
             assert len(processes_of(tmp_path)) >= 6
-            demo.send_signal(signal.SIGINT)
+            demo.send_signal(number)
             assert demo.wait(30) == 130
         finally:
             demo.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -179,6 +180,11 @@ class Demo:
 def main(runs: Path, rounds: int) -> None:
     """The ``fedsus demo`` command."""
     from rich.console import Console
+
+    # As Ctrl-C does, also when the terminal is closed: leave through the blocks that stop what was started.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
 
     console = Console()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
