@@ -67,7 +67,10 @@ def start(ctx: click.Context, agent_file: Path, policy_file: Path | None) -> Non
 @_agent_option
 @click.option("--server", "address", metavar="HOST:PORT", help="The operator's server, for a new agent.toml.")
 def enroll(agent_file: Path, address: str | None) -> None:
-    """Write commented files and make the device's key; says what to send to the operator."""
+    """Write commented files, make the device's key.
+
+    Says what to send to the operator, and what to ask for.
+    """
     from fedsus_client import identity
     from fedsus_client.config import load_agent
     from fedsus_client.templates import write_templates
@@ -95,7 +98,10 @@ def enroll(agent_file: Path, address: str | None) -> None:
 @_agent_option
 @_policy_option
 def check(agent_file: Path, policy_file: Path | None) -> None:
-    """Look at everything before a round is asked: a tick or a fix a line. Exit code 2 if one fails."""
+    """Look at everything beforehand: a tick or a fix a line.
+
+    The exit code is 2 if a line fails.
+    """
     from fedsus_client.preflight import preflight
 
     colours = {"fine": "green", "warn": "yellow", "fail": "red"}
@@ -157,14 +163,20 @@ def _print_ledger(book: Ledger, cap: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("data", "run", "attempts", "epsilon charged", "so far", "delta", "cap left")
+    table = Table(box=None, header_style="bold")
+    table.add_column("data", overflow="fold")
+    table.add_column("run", overflow="fold")  # never cut: the name is what owner and operator have in common
+    for title in ("attempts", "epsilon", "so far", "delta"):
+        table.add_column(title, no_wrap=True)
     for name in book.data_ids():
-        left = max(cap - book.charged(name).epsilon, 0.0)
         for run in book.runs(name):
             attempts = f"{run.used} of {run.attempts}"
             numbers = (_number(run.epsilon), _number(run.epsilon_so_far), _number(run.delta))
-            table.add_row(name, run.run, attempts, *numbers, f"{left:.4g} of {cap:g}")
+            table.add_row(name, run.run, attempts, *numbers)
     Console().print(table)
+    for name in book.data_ids():
+        left = max(cap - book.charged(name).epsilon, 0.0)
+        click.echo(f"{name}: epsilon {left:.3f} of {cap:g} left")
 
 
 def _number(value: float) -> str:

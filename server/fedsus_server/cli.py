@@ -135,7 +135,9 @@ def follow(home: Path | None, runs: Path, run: str) -> None:
 @runs_option
 @click.argument("run", metavar="RUN")
 def stop(home: Path | None, runs: Path, run: str) -> None:
-    """End a run for good: its journal is closed, its newest model stays.
+    """End a run for good; its newest model stays.
+
+    Its journal is closed.
 
     RUN is its name, the beginning of that, or its folder.
     """

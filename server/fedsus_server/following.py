@@ -76,7 +76,7 @@ def status_text(home: Home) -> str:
         f"health   port {running.health_port}",
         f"devices  {sum(device.online for device in devices)} connected of {len(devices)} known",
     ]
-    return "\n".join(lines + [f"run      {run.run}: {_state(run)}" for run in home.active()])
+    return "\n".join(lines + [f"run      {run.run}: {_progress(run)}" for run in home.active()])
 
 
 def print_runs(home: Home, folder: Path) -> None:
@@ -89,7 +89,10 @@ def print_runs(home: Home, folder: Path) -> None:
         click.echo(f"no runs in {folder}; start one: fedsus server run run.toml{home_option(home)}")
         return
     active = {run.run: run for run in home.active()}
-    table = Table("run", "state", "rounds", "attempts", "bytes", "seconds", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    table.add_column("run", no_wrap=True, overflow="fold")  # a name that is cut cannot be used in a command
+    for title in ("state", "rounds", "attempts", "bytes", "seconds"):
+        table.add_column(title)
     for one in found:
         state = _state(active[one.run]) if one.status == "open" and one.run in active else one.status
         moved = progress.size(one.bytes_sent + one.bytes_received)
@@ -104,8 +107,14 @@ def _state(run: ActiveRun) -> str:
     loop = looping.of(Path(run.folder))
     if loop is None or not loop.alive:
         return "starting"
+    return "running"
+
+
+def _progress(run: ActiveRun) -> str:
+    """Likewise, with the rounds of a run that is running."""
+    state = _state(run)
     try:
-        return f"running, {len(summary(Path(run.folder)).rounds)} rounds released"
+        return f"running, {len(summary(Path(run.folder)).rounds)} rounds released" if state == "running" else state
     except FedsusError as error:
         return str(error)
 

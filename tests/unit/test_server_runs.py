@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fedsus.plan import TaskPart
 from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.reporting import read
 from fedsus.rounds.server import Specification, calibrated, open_run
-from fedsus_server import devices, progress, runs
+from fedsus_server import devices, following, progress, runs
 from fedsus_server.home import Home
 
 GOOD = """
@@ -52,6 +53,20 @@ def test_a_new_run_has_a_name_a_time_and_a_journal(tmp_path: Path) -> None:
     runs.open_new(tmp_path / "run.toml", tmp_path / "runs", lambda: 0.0)
     with pytest.raises(ConfigError, match="fits 2 runs"):
         runs.find(home, tmp_path / "runs", "trial")
+
+
+def test_the_table_of_runs_never_cuts_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(following.looping, "of", lambda folder: SimpleNamespace(alive=True))
+    home = Home(tmp_path / "home")
+    active = runs.open_new(write_run(tmp_path), tmp_path / "runs", lambda: 0.0)
+    home.make()
+    home.activate(active)
+    following.print_runs(home, tmp_path / "runs")
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:3] == [active.run, "running", "0"]
 
 
 @pytest.mark.parametrize(
