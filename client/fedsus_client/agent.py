@@ -19,10 +19,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedsus.config import load
-from fedsus.errors import Cancelled, EnvironmentFault, FedsusError, ProtocolViolation
+from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, FedsusError, ProtocolViolation
 from fedsus.owner.ledger import Ledger
-from fedsus.owner.policy import Policy
 from fedsus.rounds.messages import REFUSAL
 from fedsus_client import identity
 from fedsus_client.config import AgentConfig, load_agent
@@ -37,6 +35,7 @@ from fedsus_client.flower import (
 )
 from fedsus_client.loading import load_device
 from fedsus_client.pace import Backoff, Pace
+from fedsus_client.standing import StandingPolicy
 from fedsus_client.status import paused
 from fedsus_client.telling import Telling
 
@@ -54,7 +53,7 @@ class Agent:
     """Answers a server's requests until it is stopped.
 
     Args:
-        config, policy: the owner's files.
+        config, policy: the owner's files; the policy is read again when it was changed.
         clock: seconds since the epoch.
         seeds: order of training; given by tests alone.
         backoff: waits between reconnections.
@@ -63,7 +62,7 @@ class Agent:
     def __init__(
         self,
         config: AgentConfig,
-        policy: Policy,
+        policy: StandingPolicy,
         *,
         clock: Callable[[], float] = time.time,
         seeds: SeedSource | None = None,
@@ -116,7 +115,7 @@ class Agent:
             log.info("connected to %s as node %d", server.address, number)
             if self._device is None:
                 self._device = self._worker.submit(
-                    load_device, self._config, self._policy, self._ledger, self._seeds, self._clock
+                    load_device, self._config, self._policy.current(), self._ledger, self._seeds, self._clock
                 )
             while not self._stopped.is_set():
                 try:
@@ -201,7 +200,17 @@ class Agent:
             return self._stopped.is_set() or self._clock() >= incoming.expires
 
         self._owner.tell("training")
-        job = self._worker.submit(lambda: device.result().answer(raw, stop))
+
+        def work() -> Answer:
+            ready = device.result()
+            try:
+                ready.policy = self._policy.current()
+            except ConfigError as error:
+                log.warning("refused: %s", error)
+                return Answer(REFUSAL, lambda: None, str(error))
+            return ready.answer(raw, stop)
+
+        job = self._worker.submit(work)
         while not wait_for([job], timeout=2 * _LOOK_SECONDS).done:
             self._owner.tell("training")
             try:
@@ -261,7 +270,7 @@ def run(
     Raises:
         UserError: a file is missing or wrong, or another agent uses the same state.
     """
-    config, policy = load_agent(agent_path), load(policy_path, Policy)
+    config, policy = load_agent(agent_path), StandingPolicy(policy_path)
     _start_log(config, debug)
     try:
         agent = Agent(config, policy, seeds=seeds, backoff=backoff)

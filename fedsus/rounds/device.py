@@ -111,7 +111,7 @@ class Device:
         seeds: SeedSource = system_seed,
         report: OwnerReport | None = None,
     ) -> None:
-        self._policy, self._ledger = policy, ledger
+        self.policy, self._ledger = policy, ledger
         self._tasks, self._sources = tasks, sources
         self._compute, self._noise, self._seeds, self._report = compute, noise, seeds, report
         self._prepared: dict[str, _Prepared] = {}
@@ -124,7 +124,7 @@ class Device:
         """
         try:
             request = decode_request(raw)
-            grant = admit(request.plan, self._policy, self._tasks)
+            grant = admit(request.plan, self.policy, self._tasks)
             mechanism = FixedPoint(request.plan)
             prepared = self._prepare(request.plan, grant)
             self._charge(request, grant)
@@ -151,7 +151,7 @@ class Device:
             grant.run_epsilon,
             grant.delta,
             grant.attempts,
-            cap=self._policy.privacy.cap,
+            cap=self.policy.privacy.cap,
         )
         self._ledger.reserve(grant.data_id, plan.run, plan.attempt, plans.digest(request.raw_plan), grant.event)
 

@@ -95,6 +95,7 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
         raise CohortTooSmall(
             f"{survivors} of {len(cohort)} clients answered ({refused} refused, {lost} lost); "
             f"the plan's minimum is {plan.cohort.minimum}"
+            f"{'; the owners see why with: fedsus client status' if refused else ''}"
         )
     return Summed(total, survivors, refused, lost, received)
 

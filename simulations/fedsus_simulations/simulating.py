@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 def main(run_toml: Path, clients: Sequence[str], reference: str | None, seed: int | None, runs: Path) -> None:
     """Simulate ``run_toml``, show its progress, and leave a run folder with journal, model and picture."""
+    import logging
+
     from rich.console import Console
 
+    # Ours first: a library that finds no handler adds one of its own form.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from fedsus.reporting import follow, summary
     from fedsus_server.progress import show
     from fedsus_simulations import curves

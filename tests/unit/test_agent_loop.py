@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from fedsus.errors import Cancelled, ProtocolViolation
-from fedsus.owner.policy import Policy
 from fedsus.rounds.device import Answer
 from fedsus.rounds.messages import REFUSAL
 from fedsus_client import agent as agents
@@ -22,6 +21,7 @@ from fedsus_client.agent import Agent
 from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.flower import MESSAGE_TYPE, ConnectionLost, Incoming, NotAdmitted, TlsFailure
 from fedsus_client.pace import Backoff
+from fedsus_client.standing import StandingPolicy
 from fedsus_client.status import pause, read_status
 
 NAME = "a" * 64
@@ -97,9 +97,12 @@ class Server:
 class FakeDevice:
     def __init__(self, work: Callable[[Callable[[], bool]], Answer]) -> None:
         self._work = work
+        self.policy: Any = None
+        self.policies: list[Any] = []
 
     def answer(self, raw: bytes, stop: Callable[[], bool]) -> Answer:
         assert raw == b"request"
+        self.policies.append(self.policy)
         return self._work(stop)
 
 
@@ -114,12 +117,18 @@ def config(tmp_path: Path) -> AgentConfig:
 
 
 @pytest.fixture
-def play(config: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def policy(tmp_path: Path) -> Path:
+    return tmp_path / "policy.toml"
+
+
+@pytest.fixture
+def play(config: AgentConfig, policy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def run(server: Server, work: Callable[[Callable[[], bool]], Answer] | None = None) -> tuple[Agent, Counting]:
         backoff = Counting()
         monkeypatch.setattr(agents, "FleetConnection", server)
         monkeypatch.setattr(agents, "load_device", lambda *_: FakeDevice(work or answered))
-        server.agent = Agent(config, Policy(), backoff=backoff)
+        policy.touch()
+        server.agent = Agent(config, StandingPolicy(policy), backoff=backoff)
         server.agent.run()
         return server.agent, backoff
 
@@ -144,6 +153,32 @@ def test_an_answer_is_sent_once_and_told_to_the_owner(play: Any, config: AgentCo
     found = status(config)
     assert (found.state, found.answered, found.refused) == ("stopped", 1, 0)
     assert (found.run, found.round, found.rounds) == ("r", 3, 9)
+
+
+def test_a_grant_that_was_taken_back_counts_at_once(play: Any, policy: Path) -> None:
+    server = Server(MESSAGE, MESSAGE)
+    policy.write_text("[exchange]\nclear_sum = true\n", encoding="utf-8")
+
+    def work(stop: Callable[[], bool]) -> Answer:
+        policy.write_text("[exchange]\nclear_sum = false\n# taken back\n", encoding="utf-8")
+        return answered(stop)
+
+    agent, _ = play(server, work)
+    assert [found.exchange.clear_sum for found in agent._device.result().policies] == [True, False]
+
+
+def test_a_policy_that_became_wrong_refuses_everything(
+    play: Any, policy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(MESSAGE, MESSAGE)
+
+    def work(stop: Callable[[], bool]) -> Answer:
+        policy.write_text("[exchange]\nclear = true\n", encoding="utf-8")
+        return answered(stop)
+
+    play(server, work)
+    assert server.replies == [b"body", REFUSAL]
+    assert "policy.toml: unknown field 'exchange.clear'" in caplog.text
 
 
 def test_a_refusal_is_sent_and_its_reason_kept(play: Any, config: AgentConfig) -> None:
