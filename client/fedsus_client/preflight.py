@@ -132,7 +132,7 @@ def _key(agent: AgentConfig) -> Any:
     except FileNotFoundError:
         yield warn("key", f"{identity.public_file(file)}: missing", "the operator needs it only once, to register it")
     except (UserError, OSError) as error:
-        yield fail("key", str(error), "the operator must know the key that this device uses")
+        yield fail("key", str(error), "without it the server does not know this device")
         return None
     else:
         yield fine("key", f"{file}, fingerprint {identity.fingerprint(public)}")
@@ -204,7 +204,8 @@ def _data(name: str, path: Path, options: Any, task: Task) -> Iterator[Finding]:
         for finding in task.check(source, Training().batch_size):
             refused = refused or finding.severity == "refuse"
             grade = fail if finding.severity == "refuse" else warn
-            yield grade(where, finding.message, "nothing is trained until this is mended" if grade is fail else "")
+            mend = f"mend the file, or [data.{name}] path in agent.toml: nothing is trained until then"
+            yield grade(where, finding.message, mend if grade is fail else "")
     if refused:
         return
     try:

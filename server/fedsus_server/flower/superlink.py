@@ -103,7 +103,7 @@ def _let_nodes_return(state: Any) -> None:
     """A node that is still marked online may activate again.
 
     Flower refuses that for two heartbeat intervals (60 s) after a device or this process was killed. The node has
-    proved its key by then (`NodeAuthMiddleware`), so activating again is the same as a heartbeat.
+    proved its key by then (`direct.FLEET` authenticates first), so activating again is the same as a heartbeat.
     """
     activate = state.activate_node
 
