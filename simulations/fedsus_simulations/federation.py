@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -203,13 +204,14 @@ class LocalFederation:
 
     def close(self) -> None:
         """Stop everything: agents first, then the server."""
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for name in sorted(self._processes, key=lambda name: name == "server"):
-            self.stop(name)
-        for log in self._logs:
-            log.close()
+        with _undisturbed():
+            for process in self._processes.values():
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            for name in sorted(self._processes, key=lambda name: name == "server"):
+                self.stop(name)
+            for log in self._logs:
+                log.close()
 
     def __enter__(self) -> Self:
         return self
@@ -222,15 +224,16 @@ class LocalFederation:
         output = log.open("ab")
         self._logs.append(output)
         # A group of its own: Ctrl-C reaches this process alone, which then stops the others in order.
-        process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(self.environment),
-            start_new_session=True,
-        )
-        self._processes[name] = process
+        with _undisturbed():
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(self.environment),
+                start_new_session=True,
+            )
+            self._processes[name] = process
         return process
 
     def _wait(self, ready: Callable[[], bool], seconds: float, name: str, log: Path) -> None:
@@ -251,3 +254,28 @@ def _tail(log: Path) -> str:
     except OSError:
         return f"see {log}"
     return lines[-1] if lines else f"see {log}"
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold signals that end this process until the block is done.
+
+    Between the start of a process and its entry in the list of those to stop, a signal would leave it running;
+    so would a second Ctrl-C while everything is being stopped.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    held = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.getsignal(number) for number in held}
+    kept = {number: handler for number, handler in kept.items() if handler not in (None, signal.SIG_IGN)}
+    for number in kept:
+        signal.signal(number, lambda came, _: pending.append(came))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    if pending:
+        signal.raise_signal(pending[0])
