@@ -35,14 +35,6 @@ MESSAGE_TYPE: Final = "query.fedsus"
 
 
 @dataclass(slots=True)
-class Traffic:
-    """Bytes that crossed the network for this run, payloads only, both ways."""
-
-    sent: int = 0
-    received: int = 0
-
-
-@dataclass(slots=True)
 class _Phase:
     """An ask under way: which message waits for which client, and whose answer is announced but not complete."""
 
@@ -57,7 +49,6 @@ class FlowerFleet:
     Args:
         client: Flower's ``RuntimeHttpClient`` of the running ServerApp.
         run_id: Flower's number of this run.
-        names: node number -> the operator's name for it.
         poll: seconds between two looks while answers are due.
         workers: parallel transfers.
         clock, sleep: time, passed in.
@@ -78,7 +69,6 @@ class FlowerFleet:
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fleet")
         self._node = node_pb2.Node(node_id=_SUPERLINK)
-        self.traffic = Traffic()
 
     def close(self) -> None:
         """Wait for transfers under way."""
@@ -129,7 +119,6 @@ class FlowerFleet:
             messages.append(self._message(name, int(client), now, ask.deadline + _GRACE_SECONDS))
             tree = message_pb2.ObjectTree(object_id=name, children=[message_pb2.ObjectTree(object_id=child)])
             trees.append(tree)
-            self.traffic.sent += len(request)
         response = self._client.PushMessages(
             runtime_pb2.PushAppMessagesRequest(messages_list=messages, message_object_trees=trees)
         )
@@ -219,7 +208,6 @@ class FlowerFleet:
                 return None
             self._sleep(self._poll)
         self._pool.submit(self._confirm, answer)
-        self.traffic.received += len(response.object_content)
         _, divider, body = response.object_content.partition(b"\0")
         # The device repeats which message it answers; anything else is another message's answer.
         if not divider or body[:32] != bytes.fromhex(asked):
