@@ -94,17 +94,28 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One phase of an exchange: a request for each client, and until when replies count.
+    """One phase of an exchange: what each client receives, and until when replies count.
+
+    A client receives ``request(client)``: its own part, then the common one; not both may be empty.
 
     Attributes:
-        requests: client id -> request bytes. Equal requests are sent once where the transport can.
+        requests: client id -> the part for it alone, ``b""`` where it has none.
         deadline: seconds from now after which a missing reply is `Lost`.
         enough: when this many have answered, the others are not waited for; None waits for all.
+        common: the part that all receive, sent once where the transport can.
+        optional: asked too, but once every other client has replied or is lost, the phase ends without them. A phase
+            that asks optional clients alone waits for them all.
     """
 
     requests: Mapping[str, bytes]
     deadline: float
     enough: int | None = None
+    common: bytes = b""
+    optional: frozenset[str] = frozenset()
+
+    def request(self, client: str) -> bytes:
+        """All that ``client`` receives. No copy is made of a part that comes alone."""
+        return self.requests[client] + self.common
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,11 @@ class Fleet(Protocol):
         ...
 
     def ask(self, ask: Ask) -> Iterator[Reply]:
-        """Send a whole phase; replies as they come, exactly one for each client."""
+        """Send a whole phase; replies as they come, exactly one for each client.
+
+        The phase is over at its deadline, when ``enough`` have answered, or when all have replied who are not
+        optional; whoever is missing then is `Lost`.
+        """
         ...
 
 
@@ -71,7 +75,7 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
     """
     total, waiting = np.zeros(mechanism.size, dtype=np.uint32), set(cohort)
     survivors = refused = lost = received = 0
-    replies = yield Ask(dict.fromkeys(cohort, request), plan.deadline)
+    replies = yield Ask(dict.fromkeys(cohort, b""), plan.deadline, common=request)
     for reply in replies:
         if reply.client not in waiting:
             continue

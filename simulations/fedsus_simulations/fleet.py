@@ -29,13 +29,13 @@ class SimulatedFleet:
 
     def ask(self, ask: Ask) -> Iterator[Reply]:
         """Ask each device in turn; each reply is handed over before the next device starts."""
-        for name, request in ask.requests.items():
+        for name in ask.requests:
             device = self._devices.get(name)
             if device is None:
                 yield Lost(name)
                 continue
             try:
-                answer = device.answer(request, _never)
+                answer = device.answer(ask.request(name), _never)
             except Cancelled:
                 yield Lost(name)
                 continue

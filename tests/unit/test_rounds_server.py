@@ -80,7 +80,7 @@ class FakeFleet:
     def ask(self, ask: Ask) -> Iterator[Reply]:
         names = list(ask.requests)
         self._random.shuffle(names)
-        plan = decode_request(ask.requests[names[0]]).plan
+        plan = decode_request(ask.request(names[0])).plan
         self.asked.append(plan)
         for name in names:
             match self.fails.get(plan.attempt, {}).get(name):
@@ -93,14 +93,14 @@ class FakeFleet:
                 case "garbage":
                     yield Answered(name, b"garbage")
                 case "forged update":
-                    yield Answered(name, forged(name, ask.requests[name], 0))
+                    yield Answered(name, forged(name, ask.request(name), 0))
                 case "forged count":
-                    yield Answered(name, forged(name, ask.requests[name], -1))
+                    yield Answered(name, forged(name, ask.request(name), -1))
                 case "twice":
-                    yield Answered(name, update(name, ask.requests[name]))
-                    yield Answered(name, update(name, ask.requests[name]))
+                    yield Answered(name, update(name, ask.request(name)))
+                    yield Answered(name, update(name, ask.request(name)))
                 case _:
-                    yield Answered(name, update(name, ask.requests[name]))
+                    yield Answered(name, update(name, ask.request(name)))
 
 
 def clock() -> Iterator[float]:

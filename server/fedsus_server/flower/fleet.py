@@ -103,15 +103,14 @@ class FlowerFleet:
     def _push(self, ask: Ask) -> _Phase:
         """Announce all messages in one request, then send each object that the store lacks once."""
         objects: dict[str, bytes] = {}
-        children: dict[int, str] = {}
+        payloads: set[str] = set()
         messages, trees, clients = [], [], []
         now = self._clock()
-        for client, request in ask.requests.items():
-            child = children.get(id(request))
-            if child is None:
-                content = _object(request)
-                child = children[id(request)] = _name(content)
-                objects[child] = content
+        for client in ask.requests:
+            content = _object(ask.request(client))
+            child = _name(content)
+            payloads.add(child)
+            objects[child] = content
             envelope = _object(os.urandom(16), child)
             name = _name(envelope)
             objects[name] = envelope
@@ -124,7 +123,6 @@ class FlowerFleet:
         )
         wanted = [name for name in response.objects_to_push if name in objects]
         # Payloads before envelopes: a device that sees a message then finds what it points to.
-        payloads = set(children.values())
         wanted.sort(key=lambda name: name not in payloads)
         list(self._pool.map(lambda name: self._push_object(name, objects[name], response.session_id), wanted))
         phase = _Phase()
