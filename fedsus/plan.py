@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,6 +25,7 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, le=1e9)]
 Scalar = bool | int | float | str
+M = TypeVar("M", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -224,17 +225,26 @@ def decode(raw: bytes) -> Plan:
     Raises:
         ProtocolViolation: too long, not JSON, unknown or missing fields, values out of range, or not canonical.
     """
-    if len(raw) > MAX_BYTES:
-        raise ProtocolViolation(f"plan: {len(raw)} bytes; at most {MAX_BYTES} are allowed")
+    return strictly(raw, Plan, "plan", MAX_BYTES)
+
+
+def strictly(raw: bytes, model: type[M], what: str, limit: int) -> M:
+    """A frozen ``model`` of its canonical bytes, and of no others.
+
+    Raises:
+        ProtocolViolation: as `decode`; ``what`` names the message.
+    """
+    if len(raw) > limit:
+        raise ProtocolViolation(f"{what}: {len(raw)} bytes; at most {limit} are allowed")
     try:
-        plan = Plan.model_validate_json(raw, strict=True)
+        found = model.model_validate_json(raw, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "plan"
-        raise ProtocolViolation(f"plan: {where}: {first['msg']}") from error
-    if encode(plan) != raw:
-        raise ProtocolViolation("plan: the bytes are not the canonical encoding")
-    return plan
+        where = ".".join(map(str, first["loc"])) or what
+        raise ProtocolViolation(f"{what}: {where}: {first['msg']}") from error
+    if canonical(found.model_dump(mode="json")) != raw:
+        raise ProtocolViolation(f"{what}: the bytes are not the canonical encoding")
+    return found
 
 
 def digest(raw: bytes) -> bytes:
