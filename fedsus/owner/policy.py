@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from fedsus.plan import Name, Scalar, Strict
+from fedsus.plan import Hash, Name, Scalar, Strict
+from fedsus.secagg.roster import MAX_SIGNERS, Pins, check_signers, majority
 
 
 class Cap(NamedTuple):
@@ -41,15 +42,85 @@ class PrivacyPolicy(Strict):
 
 
 class CohortPolicy(Strict):
-    """``[cohort]``: ``minimum`` is the smallest number of clients whose sum this device joins."""
+    """``[cohort]``: ``minimum`` is the smallest number of clients, after dropouts, whose sum this device joins."""
 
     minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 3
 
 
-class ExchangePolicy(Strict):
-    """``[exchange]``: ``clear_sum = true`` lets the server see this device's own encoded update."""
+class FederationPolicy(Strict):
+    """``[federation]``: the pins. Whose signatures make the list of members, whatever a server or a roster says.
 
+    Attributes:
+        name: the federation; rosters of another one are refused.
+        signers: public keys (64 hex digits) of the owners who sign the roster; `fedsus federation show` prints them.
+        needed: how many of them must sign; more than half when not given. With more than half, two different rosters
+            of one number need an owner who signs twice; with all, one lost key stops every change.
+    """
+
+    name: Name
+    signers: Annotated[list[Hash], Field(min_length=1, max_length=MAX_SIGNERS)]
+    needed: Annotated[int, Field(ge=1, le=MAX_SIGNERS)] | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> FederationPolicy:
+        if len(set(self.signers)) < len(self.signers):
+            raise ValueError("signers: each key once")
+        check_signers(sorted(self.signers), self.pins.needed)
+        return self
+
+    @property
+    def pins(self) -> Pins:
+        """As `fedsus.secagg.roster.SignedRoster.verified` takes them."""
+        return Pins(self.name, frozenset(self.signers), self.needed or majority(len(self.signers)))
+
+
+class ExchangePolicy(Strict):
+    """``[exchange]``: how this device's update may be summed.
+
+    Attributes:
+        secure_sum: the server sees the sum of a cohort and no single update. Needs ``[federation]``, for the cohort
+            is checked against the signed roster.
+        clear_sum: the server sees this device's own encoded update.
+    """
+
+    secure_sum: bool = True
     clear_sum: bool = False
+
+
+class SecureSumPolicy(Strict):
+    """``[secure_sum]``: what a masked sum must withstand.
+
+    The server picks who is asked, so a cohort is joined only if it is the whole roster, or was drawn by the roster's
+    own randomness (``draws``), or holds enough members that this owner names. Any one of the three suffices.
+
+    Attributes:
+        colluders: the least number A of members that may work together with the server; the rule of the protocol,
+            a quarter of the cohort (a tenth from 200 members), at least 1, when not given.
+        dropout: largest share of a cohort that may be planned to drop out. It bounds how few may be summed; a third
+            lets 4 or 5 members lose one, 6 to 8 two.
+        named: members whose presence makes a cohort trustworthy to this owner.
+        named_minimum: how many of them must be there; all when not given.
+        draws: whether a cohort that was drawn is joined.
+    """
+
+    colluders: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    dropout: Annotated[float, Field(ge=0, le=0.5)] = 0.34
+    named: Annotated[list[Name], Field(max_length=1000)] = Field(default=[])
+    named_minimum: Annotated[int, Field(ge=1, le=1000)] | None = None
+    draws: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SecureSumPolicy:
+        if len(set(self.named)) < len(self.named):
+            raise ValueError("named: each member once")
+        if self.named_minimum is not None and self.named_minimum > len(self.named):
+            raise ValueError(f"named_minimum {self.named_minimum}: named has {len(self.named)} members")
+        return self
+
+    @property
+    def named_needed(self) -> int:
+        """How many of ``named`` must be in a cohort that is neither the whole roster nor drawn; 0 names nobody."""
+        return len(self.named) if self.named_minimum is None else self.named_minimum
 
 
 class LimitsPolicy(Strict):
@@ -110,6 +181,8 @@ class Policy(Strict):
 
     privacy: PrivacyPolicy = PrivacyPolicy()
     cohort: CohortPolicy = CohortPolicy()
+    federation: FederationPolicy | None = None
     exchange: ExchangePolicy = ExchangePolicy()
+    secure_sum: SecureSumPolicy = SecureSumPolicy()
     limits: LimitsPolicy = LimitsPolicy()
     tasks: dict[Name, TaskPolicy] = Field(default={})
