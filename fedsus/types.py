@@ -102,9 +102,13 @@ class Ask:
         requests: client id -> the part for it alone, ``b""`` where it has none.
         deadline: seconds from now after which a missing reply is `Lost`.
         enough: when this many have answered, the others are not waited for; None waits for all.
+        grace: seconds that the others still have once ``enough`` have answered.
         common: the part that all receive, sent once where the transport can.
         optional: asked too, but once every other client has replied or is lost, the phase ends without them. A phase
             that asks optional clients alone waits for them all.
+
+    Raises:
+        ValueError: a client would receive nothing.
     """
 
     requests: Mapping[str, bytes]
@@ -112,6 +116,11 @@ class Ask:
     enough: int | None = None
     common: bytes = b""
     optional: frozenset[str] = frozenset()
+    grace: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.common and not all(self.requests.values()):
+            raise ValueError("a client's request is empty: neither a part of its own nor a common one")
 
     def request(self, client: str) -> bytes:
         """All that ``client`` receives. No copy is made of a part that comes alone."""
@@ -141,3 +150,19 @@ class Lost:
 
 
 Reply: TypeAlias = Answered | Refused | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """The result of an exchange.
+
+    Attributes:
+        total: the sum mod 2**bits, (n,) uint32.
+        survivors: how many are in it.
+        refused, lost: how many of the cohort said no, and how many fell out or sent nonsense.
+    """
+
+    total: Ring
+    survivors: int
+    refused: int
+    lost: int
