@@ -24,15 +24,8 @@ from fedsus.owner.ledger import Ledger
 from fedsus.rounds.messages import REFUSAL
 from fedsus_client import identity
 from fedsus_client.config import AgentConfig, load_agent
-from fedsus_client.flower import (
-    HEARTBEAT_SECONDS,
-    MESSAGE_TYPE,
-    ConnectionLost,
-    FleetConnection,
-    Incoming,
-    NotAdmitted,
-    TlsFailure,
-)
+from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
+from fedsus_client.flower import HEARTBEAT_SECONDS, MESSAGE_TYPES, FleetConnection, Incoming
 from fedsus_client.loading import load_device
 from fedsus_client.pace import Backoff, Pace
 from fedsus_client.standing import StandingPolicy
@@ -173,7 +166,7 @@ class Agent:
         connection.confirm(incoming)
 
     def _fetch(self, connection: FleetConnection, incoming: Incoming) -> bytes | None:
-        if incoming.message_type != MESSAGE_TYPE:
+        if incoming.message_type not in MESSAGE_TYPES:
             log.warning("ignored: a message of type %.40r", incoming.message_type)  # the server's text: one line
             return None
         # A server that died while it sent left a message that never gets complete.

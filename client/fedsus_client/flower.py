@@ -1,8 +1,9 @@
 """Flower's Fleet API, as a device speaks it: all use of Flower on the client side is in this file.
 
-Protobuf over HTTPS, each request signed with the node key (ECDSA P-384 over a timestamp). A message is one
-object tree of Flower's store: this client pulls the leaf with the payload, and answers with a single object.
-It never asks for a bundle: nothing that a server sends is ever executed.
+Protobuf over HTTPS, each request signed with the node key (ECDSA P-384 over a timestamp). A message is an envelope
+in Flower's store with at most one child. Its type says where the request is: in the child alone, or first in the
+envelope and then in the child, if there is one. This client pulls what carries something, checks each object against
+its hash, and answers with a single object. It never asks for a bundle: nothing that a server sends is ever executed.
 """
 
 from __future__ import annotations
@@ -24,43 +25,45 @@ from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, node_pb2, recorddi
 from google.protobuf.message import DecodeError
 
 from fedsus.errors import ConfigError, FedsusError, ProtocolViolation
+from fedsus_client.failures import ConnectionLost, NotAdmitted, transport_error
 
 # Flower's header names and its object format "<type> <children> <length>\0<body>" (flwr 1.41, supercore).
 _KEY_HEADER, _SIGNATURE_HEADER, _TIMESTAMP_HEADER = "flwr-public-key", "flwr-signature", "flwr-timestamp"
 _MEDIA_TYPE: Final = "application/protobuf"
 _OBJECT_TYPE: Final = b"ConfigRecord"
 MESSAGE_TYPE: Final = "query.fedsus"
+OWN_MESSAGE_TYPE: Final = "query.fedsus_own"
+MESSAGE_TYPES: Final = frozenset({MESSAGE_TYPE, OWN_MESSAGE_TYPE})
 HEARTBEAT_SECONDS: Final = 30.0
 _MAX_PAYLOAD: Final = 2**31
 _MAX_OTHER: Final = 2**20
+_NONCE_BYTES: Final = 16
 _OBJECT_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 R = TypeVar("R")
 log = logging.getLogger("fedsus.client")
 
 
-class ConnectionLost(FedsusError):
-    """The server cannot be reached or does not answer; the agent tries again."""
-
-
-class TlsFailure(FedsusError):
-    """The server's certificate is not trusted: wrong CA, expired, or another name."""
-
-
-class NotAdmitted(FedsusError):
-    """The server does not know this node key (HTTP 401, or activation refused)."""
-
-
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message that waits for this node: its metadata and where its payload lies."""
+    """A message that waits for this node: its metadata and where its request lies.
+
+    Attributes:
+        expires: seconds since the epoch; after it no answer counts.
+        child_id: the object with the common part; "" where there is none.
+    """
 
     run_id: int
     message_id: str
     group_id: str
     message_type: str
     expires: float
-    payload_id: str
+    child_id: str
+
+    @property
+    def own(self) -> bool:
+        """Whether the envelope carries a part."""
+        return self.message_type == OWN_MESSAGE_TYPE
 
 
 class FleetConnection:
@@ -130,33 +133,54 @@ class FleetConnection:
         if len(response.messages_list) != 1 or len(response.message_object_trees) != 1:
             raise ProtocolViolation("message: not one message with its object tree")
         meta, tree = response.messages_list[0].metadata, response.message_object_trees[0]
-        if tree.object_id != meta.message_id or len(tree.children) != 1 or tree.children[0].children:
-            raise ProtocolViolation("message: not a fedsus envelope of one payload")
-        if not _OBJECT_ID.fullmatch(meta.message_id) or not _OBJECT_ID.fullmatch(tree.children[0].object_id):
+        children = [child.object_id for child in tree.children]
+        if tree.object_id != meta.message_id or len(children) > 1 or any(child.children for child in tree.children):
+            raise ProtocolViolation("message: not a fedsus envelope with at most one child")
+        if not all(_OBJECT_ID.fullmatch(name) for name in (meta.message_id, *children)):
             raise ProtocolViolation("message: its names are not hashes")
+        if children == [meta.message_id] or not (children or meta.message_type == OWN_MESSAGE_TYPE):
+            raise ProtocolViolation("message: its envelope leads to no request")
         return Incoming(
             run_id=meta.run_id,
             message_id=meta.message_id,
             group_id=meta.group_id,
             message_type=meta.message_type,
             expires=meta.created_at + meta.ttl,
-            payload_id=tree.children[0].object_id,
+            child_id="".join(children),
         )
 
     def fetch(self, incoming: Incoming) -> bytes | None:
-        """The payload, checked against its hash; None while the server is still receiving it."""
-        request = message_pb2.PullObjectRequest(node=self._node, run_id=incoming.run_id, object_id=incoming.payload_id)
-        response = self._call("pull-object", request, message_pb2.PullObjectResponse)
+        """The request, each object checked against its hash; None while the server is still receiving it.
+
+        Raises:
+            ProtocolViolation: an object is gone, not what its name says, not of this form, or both are too long.
+        """
+        child: bytes | None = b""
+        if incoming.child_id:
+            child = self._object(incoming, incoming.child_id, "", _MAX_PAYLOAD)
+        if child is None or not incoming.own:
+            return child
+        envelope = self._object(incoming, incoming.message_id, incoming.child_id, _MAX_PAYLOAD - len(child))
+        if envelope is None:
+            return None
+        if len(envelope) < _NONCE_BYTES:
+            raise ProtocolViolation("message: its envelope is too short")
+        return b"".join((memoryview(envelope)[_NONCE_BYTES:], child))
+
+    def _object(self, incoming: Incoming, name: str, child: str, limit: int) -> bytes | None:
+        """The body of an object of at most ``limit`` bytes with that ``child``; None while it is not complete."""
+        request = message_pb2.PullObjectRequest(node=self._node, run_id=incoming.run_id, object_id=name)
+        response = self._call("pull-object", request, message_pb2.PullObjectResponse, limit=limit)
         if not response.object_found:
-            raise ProtocolViolation("message: its payload is gone")
+            raise ProtocolViolation("message: a part of it is gone")
         if not response.object_available:
             return None
         content = response.object_content
-        if hashlib.sha256(content).hexdigest() != incoming.payload_id:
-            raise ProtocolViolation("message: the payload does not match its hash")
+        if hashlib.sha256(content).hexdigest() != name:
+            raise ProtocolViolation("message: a part does not match its hash")
         head, divider, body = content.partition(b"\0")
-        if not divider or head != b"%s  %d" % (_OBJECT_TYPE, len(body)):
-            raise ProtocolViolation("message: the payload is not a fedsus object")
+        if not divider or head != b"%s %s %d" % (_OBJECT_TYPE, child.encode("ascii"), len(body)):
+            raise ProtocolViolation("message: a part is not a fedsus object")
         return bytes(body)
 
     def confirm(self, incoming: Incoming) -> None:
@@ -211,7 +235,15 @@ class FleetConnection:
                 message_pb2.PushObjectResponse,
             )
 
-    def _call(self, name: str, request: Any, response: Callable[[], R] | None, activating: bool = False) -> R:
+    def _call(
+        self,
+        name: str,
+        request: Any,
+        response: Callable[[], R] | None,
+        *,
+        activating: bool = False,
+        limit: int = _MAX_OTHER,
+    ) -> R:
         """One signed request; transport failures and refusals as named errors."""
         stamp = datetime.fromtimestamp(self._clock(), UTC).isoformat()
         signature = self._key.sign(stamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
@@ -223,7 +255,7 @@ class FleetConnection:
             _TIMESTAMP_HEADER: stamp,
             _SIGNATURE_HEADER: b64encode(signature).decode("ascii"),
         }
-        status, content = self._post(name, request.SerializeToString(), headers)
+        status, content = self._post(name, request.SerializeToString(), headers, limit)
         if status == 401:
             raise NotAdmitted(
                 f"{self._address} does not accept this node's key, or the clocks differ by over 5 minutes"
@@ -241,9 +273,8 @@ class FleetConnection:
             raise ProtocolViolation(f"{name}: the answer is not of Flower's protocol") from None
         return message  # type: ignore[no-any-return]
 
-    def _post(self, name: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _post(self, name: str, body: bytes, headers: dict[str, str], limit: int) -> tuple[int, bytes]:
         """Status and body of one request; the body is bounded before it is read, and never decompressed."""
-        limit = _MAX_PAYLOAD if name == "pull-object" else _MAX_OTHER
         parts, length = [], 0
         try:
             with self._http.stream("POST", f"/v1/fleet/{name}", content=body, headers=headers) as answer:
@@ -254,16 +285,4 @@ class FleetConnection:
                     parts.append(part)
                 return answer.status_code, b"".join(parts)
         except httpx.TransportError as error:
-            raise _transport_error(self._address, error) from error
-
-
-def _transport_error(address: str, error: httpx.TransportError) -> FedsusError:
-    """TLS failures apart from a server that is down: they need different hands."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return TlsFailure(f"the certificate of {address} is not accepted: {cause.verify_message}")
-        if isinstance(cause, ssl.SSLError):
-            return TlsFailure(f"TLS with {address} failed: {cause.reason or cause}")
-        cause = cause.__cause__ or cause.__context__
-    return ConnectionLost(f"the server cannot be reached at {address}: {str(error) or type(error).__name__}")
+            raise transport_error(self._address, error) from error

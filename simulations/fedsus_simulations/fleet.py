@@ -28,7 +28,7 @@ class SimulatedFleet:
         return [Member(name, name) for name in self._devices]
 
     def ask(self, ask: Ask) -> Iterator[Reply]:
-        """Ask each device in turn; each reply is handed over before the next device starts."""
+        """Ask each device in turn, optional ones too; each reply is handed over before the next device starts."""
         for name in ask.requests:
             device = self._devices.get(name)
             if device is None:

@@ -23,7 +23,8 @@ from sites import RECORDED, Sites, released, until
 from fedsus.owner.ledger import Ledger
 from fedsus.reporting import summary
 from fedsus_client import identity
-from fedsus_client.flower import ConnectionLost, FleetConnection
+from fedsus_client.failures import ConnectionLost
+from fedsus_client.flower import FleetConnection
 from fedsus_server import certificates
 
 GATED = """

@@ -29,7 +29,8 @@ from fedsus_server.supervisor import claim_port
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer, which flwr imports, under a newer click
-    from fedsus_client.flower import FleetConnection, NotAdmitted
+    from fedsus_client.failures import NotAdmitted
+    from fedsus_client.flower import FleetConnection
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "heart"

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import socket
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from flwr.proto import fleet_pb2, message_pb2, node_pb2
 
 from fedsus.errors import ConfigError, FedsusError, ProtocolViolation
 from fedsus_client import flower
-from fedsus_client.flower import ConnectionLost, FleetConnection, Incoming, NotAdmitted
+from fedsus_client.failures import ConnectionLost, NotAdmitted
+from fedsus_client.flower import FleetConnection, Incoming
 from fedsus_server.gateway import PATHS
 
 KEY = ec.generate_private_key(ec.SECP384R1())
@@ -48,15 +49,43 @@ def name(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def envelope(message_id: str = name(b"m"), child: str = name(b"p"), **changes: Any) -> fleet_pb2.PullMessagesResponse:
-    metadata = message_pb2.Metadata(message_id=message_id, message_type=flower.MESSAGE_TYPE, created_at=NOW, ttl=60)
-    tree = message_pb2.ObjectTree(object_id=message_id, children=[message_pb2.ObjectTree(object_id=child)])
+def envelope(
+    message_id: str = name(b"m"),
+    children: Sequence[str] = (name(b"p"),),
+    kind: str = flower.MESSAGE_TYPE,
+    **changes: Any,
+) -> fleet_pb2.PullMessagesResponse:
+    metadata = message_pb2.Metadata(message_id=message_id, message_type=kind, created_at=NOW, ttl=60)
+    tree = message_pb2.ObjectTree(
+        object_id=message_id, children=[message_pb2.ObjectTree(object_id=child) for child in children]
+    )
     fields = {"messages_list": [message_pb2.Message(metadata=metadata)], "message_object_trees": [tree]} | changes
     return fleet_pb2.PullMessagesResponse(**fields)
 
 
-def incoming(payload_id: str = name(b"p")) -> Incoming:
-    return Incoming(1, name(b"m"), "", flower.MESSAGE_TYPE, NOW + 60, payload_id)
+def incoming(child_id: str = name(b"p"), message_id: str = name(b"m"), kind: str = flower.MESSAGE_TYPE) -> Incoming:
+    return Incoming(1, message_id, "", kind, NOW + 60, child_id)
+
+
+class Store:
+    """Objects by name, as the server gives them out; counts what is asked for."""
+
+    def __init__(self, *contents: bytes) -> None:
+        self.objects = {name(content): content for content in contents}
+        self.pulled: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        asked = message_pb2.PullObjectRequest.FromString(request.content).object_id
+        self.pulled.append(asked)
+        content = self.objects.get(asked)
+        answer = message_pb2.PullObjectResponse(
+            object_found=content is not None, object_available=bool(content), object_content=content or b""
+        )
+        return response(200, answer.SerializeToString())
+
+
+def of_one(body: bytes, child: str = "", kind: bytes = b"ConfigRecord") -> bytes:
+    return b"%s %s %d\0%s" % (kind, child.encode(), len(body), body)
 
 
 def test_each_request_is_signed_freshly_and_takes_no_compressed_answer() -> None:
@@ -83,7 +112,7 @@ def test_only_the_gateways_paths_are_asked_for() -> None:
         asked.append(request.url.path)
         answers: dict[str, Any] = {
             "activate-node": fleet_pb2.ActivateNodeResponse(node_id=3),
-            "pull-messages": envelope(child=name(payload)),
+            "pull-messages": envelope(children=[name(payload)]),
             "pull-object": message_pb2.PullObjectResponse(
                 object_found=True, object_available=True, object_content=payload
             ),
@@ -108,15 +137,30 @@ def test_only_the_gateways_paths_are_asked_for() -> None:
     assert set(asked) == PATHS  # all of them, and nothing else: no bundle, no run
 
 
+NESTED = message_pb2.ObjectTree(
+    object_id=name(b"m"),
+    children=[
+        message_pb2.ObjectTree(object_id=name(b"p"), children=[message_pb2.ObjectTree(object_id=name(b"q"))]),
+    ],
+)
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
         (b"\xff\xff\xff", "not of Flower's protocol"),
         (envelope(message_object_trees=[]), "not one message with its object tree"),
         (envelope(messages_list=[message_pb2.Message()] * 2), "not one message"),
-        (envelope(message_object_trees=[message_pb2.ObjectTree(object_id=name(b"m"))]), "not a fedsus envelope"),
+        (envelope(message_object_trees=[message_pb2.ObjectTree(object_id=name(b"o"))]), "not a fedsus envelope"),
+        (envelope(children=[name(b"p"), name(b"q")]), "not a fedsus envelope with at most one child"),
+        (envelope(children=[name(b"p")] * 2, kind=flower.OWN_MESSAGE_TYPE), "not a fedsus envelope"),
+        (envelope(children=[name(b"p"), name(b"q"), name(b"r")]), "not a fedsus envelope"),
+        (envelope(message_object_trees=[NESTED]), "not a fedsus envelope with at most one child"),
+        (envelope(children=[]), "leads to no request"),
+        (envelope(children=[name(b"m")], kind=flower.OWN_MESSAGE_TYPE), "leads to no request"),
         (envelope(message_id="../../etc"), "names are not hashes"),
-        (envelope(child="x" * 64), "names are not hashes"),
+        (envelope(children=["x" * 64]), "names are not hashes"),
+        (envelope(children=[""], kind=flower.OWN_MESSAGE_TYPE), "names are not hashes"),
         (envelope(message_id=name(b"m").upper()), "names are not hashes"),
     ],
 )
@@ -125,26 +169,97 @@ def test_messages_that_are_not_ours(answer: Any, reason: str) -> None:
         connected(answering(answer)).receive()
 
 
+CHILD = of_one(b"common")
+
+
 @pytest.mark.parametrize(
-    ("content", "payload_id", "reason"),
+    ("own", "child", "whole"),
     [
-        (b"ConfigRecord  3\0abc", name(b"other"), "does not match its hash"),
-        (b"ConfigRecord  4\0abc", None, "not a fedsus object"),
-        (b"Context  3\0abc", None, "not a fedsus object"),
-        (b"ConfigRecord " + name(b"x").encode() + b" 3\0abc", None, "not a fedsus object"),
-        (b"no divider", None, "not a fedsus object"),
+        (None, CHILD, b"common"),
+        (b"own", CHILD, b"owncommon"),
+        (b"own", b"", b"own"),
+        (b"", CHILD, b"common"),
+        (b"common", CHILD, b"commoncommon"),
+        (b"\0", of_one(b"\0\0"), b"\0\0\0"),
     ],
 )
-def test_payloads_that_are_not_ours(content: bytes, payload_id: str | None, reason: str) -> None:
-    answer = message_pb2.PullObjectResponse(object_found=True, object_available=True, object_content=content)
+def test_a_request_is_what_the_envelope_carries_and_then_its_child(
+    own: bytes | None, child: bytes, whole: bytes
+) -> None:
+    child_id = name(child) if child else ""
+    head = of_one(bytes(16) + (own or b""), child_id)
+    kind = flower.MESSAGE_TYPE if own is None else flower.OWN_MESSAGE_TYPE
+    store = Store(*([child] if child else []), head)
+    connection = connected(store)
+    assert connection.fetch(incoming(child_id, name(head), kind)) == whole
+    assert len(store.pulled) == (own is not None) + bool(child), "what carries nothing is not pulled"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"ConfigRecord  4\0abc",
+        b"Context  3\0abc",
+        of_one(b"abc", name(b"x")),
+        b"no divider",
+    ],
+)
+def test_children_that_are_not_ours(content: bytes) -> None:
+    store = Store(content)
+    with pytest.raises(ProtocolViolation, match="a part is not a fedsus object"):
+        connected(store).fetch(incoming(name(content)))
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (of_one(bytes(16), ""), "not a fedsus object"),
+        (of_one(bytes(16), name(b"another")), "not a fedsus object"),
+        (of_one(bytes(16), f"{name(CHILD)},{name(CHILD)}"), "not a fedsus object"),
+        (of_one(bytes(16), f"{name(CHILD)},{name(b'another')}"), "not a fedsus object"),
+        (of_one(bytes(15), name(CHILD)), "its envelope is too short"),
+        (of_one(bytes(16), name(CHILD), b"Context"), "not a fedsus object"),
+    ],
+)
+def test_envelopes_that_are_not_ours(head: bytes, reason: str) -> None:
     with pytest.raises(ProtocolViolation, match=reason):
-        connected(answering(answer)).fetch(incoming(payload_id or name(content)))
+        connected(Store(CHILD, head)).fetch(incoming(name(CHILD), name(head), flower.OWN_MESSAGE_TYPE))
 
 
-def test_a_payload_that_is_gone_or_not_complete() -> None:
-    with pytest.raises(ProtocolViolation, match="its payload is gone"):
-        connected(answering(message_pb2.PullObjectResponse())).fetch(incoming())
-    assert connected(answering(message_pb2.PullObjectResponse(object_found=True))).fetch(incoming()) is None
+@pytest.mark.parametrize("swapped", ["child", "envelope"])
+def test_no_object_comes_in_anothers_place(swapped: str) -> None:
+    head = of_one(bytes(16) + b"own", name(CHILD))
+    store = Store(CHILD, head)
+    store.objects[name(CHILD if swapped == "child" else head)] = of_one(bytes(16) + b"forged")
+    with pytest.raises(ProtocolViolation, match="a part does not match its hash"):
+        connected(store).fetch(incoming(name(CHILD), name(head), flower.OWN_MESSAGE_TYPE))
+
+
+def test_a_part_that_is_gone_or_not_complete() -> None:
+    head = of_one(bytes(16) + b"own", name(CHILD))
+    message = incoming(name(CHILD), name(head), flower.OWN_MESSAGE_TYPE)
+    for missing in (CHILD, head):
+        store = Store(CHILD, head)
+        store.objects[name(missing)] = b""
+        assert connected(store).fetch(message) is None
+        del store.objects[name(missing)]
+        with pytest.raises(ProtocolViolation, match="a part of it is gone"):
+            connected(store).fetch(message)
+
+
+def test_both_parts_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = of_one(bytes(3000))
+    for size, fits in ((500, True), (2000, False)):
+        head = of_one(bytes(size), name(child))
+        message = incoming(name(child), name(head), flower.OWN_MESSAGE_TYPE)
+        monkeypatch.setattr(flower, "_MAX_PAYLOAD", 4096)
+        if fits:
+            found = connected(Store(child, head)).fetch(message)
+            assert found is not None
+            assert len(found) == 3000 + size - 16
+        else:
+            with pytest.raises(ProtocolViolation, match="pull-object: the answer is longer than 1096 bytes"):
+                connected(Store(child, head)).fetch(message)
 
 
 def test_an_answer_is_bounded_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +335,6 @@ def test_equal_answers_to_two_messages_are_two_answers() -> None:
 
     connection = connected(handler)
     connection.reply(incoming(), b"refusal")
-    other = Incoming(1, name(b"m2"), "", flower.MESSAGE_TYPE, NOW + 60, name(b"p"))
+    other = incoming(message_id=name(b"m2"))
     connection.reply(other, b"refusal")
     assert len(set(pushed)) == 2

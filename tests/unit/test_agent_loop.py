@@ -19,7 +19,8 @@ from fedsus_client import agent as agents
 from fedsus_client import identity
 from fedsus_client.agent import Agent
 from fedsus_client.config import AgentConfig, load_agent
-from fedsus_client.flower import MESSAGE_TYPE, ConnectionLost, Incoming, NotAdmitted, TlsFailure
+from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
+from fedsus_client.flower import MESSAGE_TYPE, Incoming
 from fedsus_client.pace import Backoff
 from fedsus_client.standing import StandingPolicy
 from fedsus_client.status import pause, read_status

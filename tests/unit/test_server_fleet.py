@@ -14,7 +14,7 @@ import pytest
 from flwr.proto import message_pb2, node_pb2, runtime_pb2
 
 from fedsus.types import Answered, Ask, Lost, Reply
-from fedsus_server.flower.fleet import FlowerFleet
+from fedsus_server.flower.fleet import INLINE_BYTES, MESSAGE_TYPE, NONCE_BYTES, OWN_MESSAGE_TYPE, FlowerFleet
 
 
 class Runtime:
@@ -40,9 +40,9 @@ class Runtime:
         for message, tree in zip(request.messages_list, request.message_object_trees, strict=True):
             assert message.metadata.message_id == tree.object_id
             self.messages[tree.object_id] = message
-            (child,) = tree.children
-            self.children[tree.object_id] = child.object_id
-            wanted |= dict.fromkeys((tree.object_id, child.object_id))
+            assert len(tree.children) <= 1
+            self.children[tree.object_id] = "".join(child.object_id for child in tree.children)
+            wanted |= dict.fromkeys((tree.object_id, self.children[tree.object_id] or tree.object_id))
         names = [message.metadata.message_id for message in request.messages_list]
         names = ["" if self.messages[name].metadata.dst_node_id == 99 else name for name in names]
         return runtime_pb2.PushAppMessagesResponse(message_ids=names, objects_to_push=list(wanted), session_id="s")
@@ -51,6 +51,7 @@ class Runtime:
         with self._guard:
             self.calls.append("push-object")
             assert hashlib.sha256(request.object_content).hexdigest() == request.object_id
+            assert self.objects.keys() >= {self.children.get(request.object_id)} - {None, ""}, "children come first"
             self.objects[request.object_id] = request.object_content
         return message_pb2.PushObjectResponse(stored=True)
 
@@ -58,7 +59,7 @@ class Runtime:
         self.calls.append("pull-messages")
         found = []
         for name in request.message_ids:
-            payload = self.objects[self.children[name]].partition(b"\0")[2]
+            payload = self.received(name)
             node = self.messages[name].metadata.dst_node_id
             body = self.behave(node, payload)
             if body is None:
@@ -70,6 +71,17 @@ class Runtime:
             self.answers[f"answer-{node}"] = (name, body)
             found.append(answer)
         return runtime_pb2.PullAppMessagesResponse(messages_list=found)
+
+    def received(self, name: str) -> bytes:
+        """What the device makes of a message: the part in the envelope, then the child's."""
+        child = self.children[name]
+        head, _, body = self.objects[name].partition(b"\0")
+        assert head == b"ConfigRecord %s %d" % (child.encode(), len(body))
+        if self.messages[name].metadata.message_type == MESSAGE_TYPE:
+            assert len(body) == NONCE_BYTES
+        else:
+            assert self.messages[name].metadata.message_type == OWN_MESSAGE_TYPE
+        return body[NONCE_BYTES:] + (self.objects[child].partition(b"\0")[2] if child else b"")
 
     def PullObject(self, request: Any) -> Any:
         asked, body = self.answers[request.object_id]
@@ -89,12 +101,23 @@ class Runtime:
         return message_pb2.ConfirmMessageReceivedResponse()
 
 
-def ask(runtime: Runtime, requests: dict[str, bytes], deadline: float = 5.0, enough: int | None = None) -> list[Reply]:
+def ask(
+    runtime: Runtime,
+    requests: dict[str, bytes],
+    deadline: float = 5.0,
+    enough: int | None = None,
+    common: bytes = b"",
+    optional: frozenset[str] = frozenset(),
+) -> list[Reply]:
     ticks = itertools.count(0.0, 0.5)
     fleet = FlowerFleet(runtime, 7, poll=0.1, workers=2, clock=lambda: next(ticks), sleep=lambda _: None)
-    replies = list(fleet.ask(Ask(requests, deadline, enough)))
+    replies = list(fleet.ask(Ask(requests, deadline, enough, common, optional)))
     fleet.close()
     return replies
+
+
+def bodies(replies: list[Reply]) -> dict[str, bytes]:
+    return {reply.client: reply.body for reply in replies if isinstance(reply, Answered)}
 
 
 def test_members_are_in_a_fixed_order() -> None:
@@ -103,23 +126,52 @@ def test_members_are_in_a_fixed_order() -> None:
     fleet.close()
 
 
-def test_equal_requests_travel_once_and_each_client_answers_once() -> None:
+LONG = b"model" * INLINE_BYTES
+EMPTY = {"1": b"", "2": b"", "3": b""}
+
+
+@pytest.mark.parametrize(
+    ("requests", "common", "objects"),
+    [
+        (EMPTY, LONG, 4),  # three envelopes and one child
+        (EMPTY, b"short", 3),  # in the envelopes
+        ({"1": b"one", "2": b"two", "3": b"three"}, b"", 3),
+        ({"1": b"one", "2": b"one", "3": b"one"}, b"short", 3),
+        ({"1": b"one", "2": b"", "3": b"three"}, LONG, 4),
+        ({"1": LONG, "2": b"", "3": b"short"}, LONG, 4),  # own and common alike
+        ({"1": LONG, "2": b"two", "3": LONG}, b"", 3),
+        ({"1": b"", "2": b"x", "3": b"y"}, b"z" * INLINE_BYTES, 3),
+        ({"1": b"", "2": b"x", "3": b"y"}, b"z" * (INLINE_BYTES + 1), 4),
+    ],
+)
+def test_each_client_receives_its_own_part_and_then_the_common_one(
+    requests: dict[str, bytes], common: bytes, objects: int
+) -> None:
     runtime = Runtime(lambda node, payload: payload + bytes([node]))
-    body = b"model" * 1000
-    replies = ask(runtime, {"1": body, "2": body, "3": body})
-    assert {r.client: r.body for r in replies if isinstance(r, Answered)} == {
-        str(n): body + bytes([n]) for n in (1, 2, 3)
-    }
+    replies = ask(runtime, requests, common=common)
+    assert bodies(replies) == {client: own + common + bytes([int(client)]) for client, own in requests.items()}
     assert runtime.calls.count("push-messages") == 1
-    assert runtime.calls.count("push-object") == 4, "three envelopes and one payload"
-    assert len(set(runtime.children.values())) == 1
+    assert runtime.calls.count("push-object") == len(runtime.objects) == objects
     assert sorted(runtime.confirmed) == ["answer-1", "answer-2", "answer-3"]
 
 
-def test_different_requests_reach_their_own_client() -> None:
+def test_only_an_envelope_that_carries_something_is_to_be_pulled() -> None:
+    runtime = Runtime(lambda node, payload: b"fine")
+    ask(runtime, {"1": b"", "2": b"own"}, common=LONG)
+    types = {m.metadata.dst_node_id: m.metadata.message_type for m in runtime.messages.values()}
+    assert types == {1: MESSAGE_TYPE, 2: OWN_MESSAGE_TYPE}
+
+
+def test_equal_requests_are_messages_of_their_own() -> None:
     runtime = Runtime(lambda node, payload: payload)
-    replies = ask(runtime, {"1": b"one", "2": b"two"})
-    assert {r.client: r.body for r in replies if isinstance(r, Answered)} == {"1": b"one", "2": b"two"}
+    ask(runtime, {"1": b"", "2": b""}, common=b"same")
+    ask(runtime, {"1": b"", "2": b""}, common=b"same")
+    assert len(runtime.messages) == 4
+
+
+def test_an_ask_without_content_is_refused() -> None:
+    with pytest.raises(ValueError, match="a client's request is empty"):
+        Ask({"1": b"own", "2": b""}, 1.0)
 
 
 @pytest.mark.parametrize("failure", ["error", "gone", "foreign", "unfinished", None])
@@ -149,3 +201,45 @@ def test_enough_answers_end_a_phase() -> None:
     replies = ask(runtime, {"1": b"x", "2": b"x", "3": b"x"}, enough=2)
     assert [type(reply) for reply in replies] == [Answered, Answered, Lost]
     assert runtime.calls.count("pull-messages") == 1
+
+
+@pytest.mark.parametrize("failure", ["error", "unfinished", None])
+def test_a_phase_ends_without_those_who_are_optional(failure: str | None) -> None:
+    runtime = Runtime(lambda node, payload: failure if node == 3 else b"fine")
+    replies = ask(runtime, {"1": b"x", "2": b"x", "3": b"x"}, optional=frozenset({"3"}), deadline=1e6)
+    assert bodies(replies) == {"1": b"fine", "2": b"fine"}
+    assert [reply for reply in replies if isinstance(reply, Lost)] == [Lost("3")]
+    assert runtime.calls.count("pull-messages") == 1
+
+
+def test_who_is_optional_and_in_time_counts() -> None:
+    runtime = Runtime(lambda node, payload: b"fine")
+    replies = ask(runtime, {"1": b"x", "2": b"x", "3": b"x"}, optional=frozenset({"1", "3"}))
+    assert sorted(bodies(replies)) == ["1", "2", "3"]
+    assert len(replies) == 3
+
+
+def test_the_others_are_waited_for_whoever_optional_has_answered() -> None:
+    looks = itertools.count()
+    runtime = Runtime(lambda node, payload: b"fine" if node == 3 or next(looks) > 5 else None)
+    replies = ask(runtime, {"1": b"x", "3": b"x"}, optional=frozenset({"3"}), deadline=1e3)
+    assert replies == [Answered("3", b"fine"), Answered("1", b"fine")]
+
+
+@pytest.mark.parametrize("first", ["1", "99"])
+def test_a_lost_client_is_not_waited_for_either(first: str) -> None:
+    """Node 1 fails, node 99 is not taken by Flower."""
+    runtime = Runtime(lambda node, payload: "error" if node == 1 else None)
+    replies = ask(runtime, {first: b"x", "3": b"x"}, optional=frozenset({"3"}), deadline=1e6)
+    assert replies == [Lost(first), Lost("3")]
+
+
+def test_a_phase_of_optional_clients_alone_waits_for_them_until_its_deadline() -> None:
+    looks = itertools.count()
+    everyone = frozenset({"1", "2", "3"})
+    late = Runtime(lambda node, payload: b"fine" if next(looks) > 8 else None)
+    assert sorted(bodies(ask(late, {"1": b"x", "2": b"x"}, optional=everyone, deadline=1e3))) == ["1", "2"]
+    silent = Runtime(lambda node, payload: None if node == 2 else b"fine")
+    replies = ask(silent, {"1": b"x", "2": b"x"}, optional=everyone)
+    assert replies == [Answered("1", b"fine"), Lost("2")]
+    assert silent.calls.count("pull-messages") > 1

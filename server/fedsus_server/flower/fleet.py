@@ -1,11 +1,13 @@
 """The fleet of a deployment: Flower's runtime API, with as few requests as it allows.
 
-Each request costs the SuperLink 10-20 ms, so a phase sends: one push of all messages, one object for each
-message plus one for each distinct request (equal requests share it), questions that the server holds until an answer
-is there, and for each answer one pull and one confirmation, in parallel.
+Each request costs the SuperLink 6-20 ms, so a phase sends: one push of all messages, one object for each message
+plus one for what is common to all, questions that the server holds until an answer is there, and for each answer one
+pull and one confirmation, in parallel.
 
-A message is an envelope without content of its own (an object that makes it unique) with one child: the
-payload. An answer is a single object.
+A message is an envelope, an object of 16 random bytes that make it unique and the client's own part; its one child is
+the common part. Where that is short it follows the own part in the envelope instead, and there is no child: a pull
+saved for each client. The message's type says whether the envelope carries anything, so that a device pulls only what
+there is. (Two children would come back in any order: Flower's store keeps none.) An answer is a single object.
 """
 
 from __future__ import annotations
@@ -32,6 +34,16 @@ _Ready: TypeAlias = tuple[str, str, str, bool]
 """(client, message, answer, failed)."""
 
 MESSAGE_TYPE: Final = "query.fedsus"
+"""All is in the child; the envelope is empty."""
+
+OWN_MESSAGE_TYPE: Final = "query.fedsus_own"
+"""The envelope carries a part, and the rest is in the child if there is one."""
+
+NONCE_BYTES: Final = 16
+"""Random bytes at the head of an envelope: equal requests are messages of their own."""
+
+INLINE_BYTES: Final = 16 * 1024
+"""A common part up to this length travels within each envelope: a copy in the store costs less than a request."""
 
 
 @dataclass(slots=True)
@@ -83,13 +95,16 @@ class FlowerFleet:
         """Send a whole phase; replies as they come, each client exactly once."""
         end = self._clock() + ask.deadline
         phase = self._push(ask)
+        due = set(ask.requests) - ask.optional or set(ask.requests)
         for client in phase.lost:
+            due.discard(client)
             yield Lost(client)
         answered = 0
-        while (phase.waiting or phase.uploading) and self._clock() < end:
+        while due and self._clock() < end:
             asked = self._clock()
             ready, phase.uploading = [*phase.uploading, *self._pull(phase)], []
             for reply in self._collect(phase, ready):
+                due.discard(reply.client)
                 answered += isinstance(reply, Answered)
                 yield reply
             if ask.enough is not None and answered >= ask.enough:
@@ -101,39 +116,41 @@ class FlowerFleet:
             yield Lost(client)
 
     def _push(self, ask: Ask) -> _Phase:
-        """Announce all messages in one request, then send each object that the store lacks once."""
-        objects: dict[str, bytes] = {}
-        payloads: set[str] = set()
-        messages, trees, clients = [], [], []
+        """Announce all messages in one request, then send the objects: the common part before any envelope.
+
+        A device that sees a complete envelope then finds what it points to.
+        """
+        inline = ask.common if len(ask.common) <= INLINE_BYTES else b""
+        common = _object(ask.common) if len(ask.common) > INLINE_BYTES else b""
+        child = _name(common) if common else ""
+        children = [message_pb2.ObjectTree(object_id=child)] if child else []
+        envelopes: dict[str, bytes] = {}
+        messages, trees = [], []
         now = self._clock()
-        for client in ask.requests:
-            content = _object(ask.request(client))
-            child = _name(content)
-            payloads.add(child)
-            objects[child] = content
-            envelope = _object(os.urandom(16), child)
+        for client, own in ask.requests.items():
+            envelope = _object(os.urandom(NONCE_BYTES) + own + inline, child)
             name = _name(envelope)
-            objects[name] = envelope
-            clients.append(client)
-            messages.append(self._message(name, int(client), now, ask.deadline + _GRACE_SECONDS))
-            tree = message_pb2.ObjectTree(object_id=name, children=[message_pb2.ObjectTree(object_id=child)])
-            trees.append(tree)
+            envelopes[name] = envelope
+            kind = OWN_MESSAGE_TYPE if own or inline else MESSAGE_TYPE
+            messages.append(self._message(name, kind, int(client), now, ask.deadline + _GRACE_SECONDS))
+            trees.append(message_pb2.ObjectTree(object_id=name, children=children))
         response = self._client.PushMessages(
             runtime_pb2.PushAppMessagesRequest(messages_list=messages, message_object_trees=trees)
         )
-        wanted = [name for name in response.objects_to_push if name in objects]
-        # Payloads before envelopes: a device that sees a message then finds what it points to.
-        wanted.sort(key=lambda name: name not in payloads)
-        list(self._pool.map(lambda name: self._push_object(name, objects[name], response.session_id), wanted))
+        wanted, session = set(response.objects_to_push), response.session_id
+        if child in wanted:
+            self._push_object(child, common, session)
+        missing = [name for name in envelopes if name in wanted]
+        list(self._pool.map(lambda name: self._push_object(name, envelopes[name], session), missing))
         phase = _Phase()
-        for client, message_id in zip(clients, response.message_ids, strict=True):
+        for client, message_id in zip(ask.requests, response.message_ids, strict=True):
             if message_id:
                 phase.waiting[message_id] = client
             else:
                 phase.lost.append(client)
         return phase
 
-    def _message(self, name: str, node: int, now: float, ttl: float) -> message_pb2.Message:
+    def _message(self, name: str, kind: str, node: int, now: float, ttl: float) -> message_pb2.Message:
         metadata = message_pb2.Metadata(
             run_id=self._run_id,
             message_id=name,
@@ -142,7 +159,7 @@ class FlowerFleet:
             reply_to_message_id="",
             group_id="",
             ttl=ttl,
-            message_type=MESSAGE_TYPE,
+            message_type=kind,
             created_at=now,
         )
         return message_pb2.Message(metadata=metadata, content=recorddict_pb2.RecordDict())
