@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedsus.errors import ConfigError, ProtocolViolation
+from fedsus.secagg import points
 from fedsus.secagg.secret import Secret
 
 VERSION: Final = 1
@@ -34,10 +35,6 @@ _PREFIX: Final = _TAG + bytes([VERSION])
 _STATEMENT: Final = struct.Struct(f">{len(_PREFIX)}sB{HASH_BYTES}sI{HASH_BYTES}s")
 _SHA256: Final = hashes.SHA256()
 _NONCE: Final = bytes(12)
-_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
-_FIELD: Final = 2**255 - 19
-_SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _FIELD, _FIELD + 1, _ORDER_8, _FIELD - _ORDER_8})
-"""The y coordinates of Ed25519's points of order 1, 2, 4 and 8 (RFC 8032, section 5.1), also not reduced."""
 
 
 class Identity:
@@ -94,12 +91,10 @@ def fingerprint(public: bytes) -> str:
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     """Whether ``signature`` is ``public``'s over ``message`` (Ed25519); False for malformed ones too.
 
-    A public key of small order is refused: under one, a single signature fits any message (Chalkias, Garillot,
+    A public key of low order is refused: under one, a single signature fits any message (Chalkias, Garillot,
     Nikolaenko, "Taming the many EdDSAs", 2020), so it would say nothing about who signed what.
     """
-    if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
-        return False
-    if int.from_bytes(public, "little") & (2**255 - 1) in _SMALL_ORDER:
+    if len(signature) != SIGNATURE_BYTES or points.fault(public):
         return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
@@ -178,17 +173,24 @@ class Agreement:
         return rebuilt
 
     def exchange(self, peer: bytes) -> Secret:
-        """The 32 shared bytes with the public key ``peer``.
+        """The 32 secret bytes shared with the public key ``peer``: derived from X25519's output and both public keys.
+
+        The public keys must go in: X25519 ignores the top bit, reduces mod p, and clears points of order 8, so anybody
+        can make other public keys that have the same output as a given one (RFC 7748, section 7). No comparison of
+        public keys finds them, and a client could copy another's masks so as to cancel them.
 
         Raises:
-            ProtocolViolation: not 32 bytes, a point of small order (the output would be zero whatever our key), or
-                this key was wiped.
+            ProtocolViolation: not 32 bytes, not reduced mod p, a point of low order (the output would be zero
+                whatever our key), or this key was wiped.
         """
         key = self._alive()
+        if len(peer) != KEY_BYTES or int.from_bytes(peer, "little") >= points.FIELD:
+            raise ProtocolViolation("advertised key: not the canonical encoding of an X25519 key")
         try:
-            return Secret(key.exchange(X25519PublicKey.from_public_bytes(peer)))
+            output = Secret(key.exchange(X25519PublicKey.from_public_bytes(peer)))
         except ValueError:
-            raise ProtocolViolation("advertised key: not 32 bytes, or a point of small order") from None
+            raise ProtocolViolation("advertised key: a point of low order") from None
+        return derive(output, "agreement", *sorted((self.public, peer)))
 
     def secret(self) -> Secret:
         """The 32 raw bytes, to be shared out.
