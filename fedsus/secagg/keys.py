@@ -231,7 +231,7 @@ def commitment(label: str, *parts: bytes) -> bytes:
 
 
 def statement(phase: int, context: bytes, sender: int, payload: bytes) -> bytes:
-    """What a sender signs, 82 bytes: tag, version, phase, context (sid or tid, 32 bytes), sender, SHA-256(payload).
+    """What a sender signs, 83 bytes: tag, version, phase, context (sid or tid, 32 bytes), sender, SHA-256(payload).
 
     Raises:
         ProtocolViolation: a phase beyond one byte, a sender beyond four, or another length of the context.
