@@ -115,17 +115,17 @@ def sparse(n: int, colluding: int, dropouts: int, sigma: int = 128, eta: int = 2
     _check(n, colluding, dropouts)
     k = _connected(n, colluding + dropouts, sigma)
     while k <= min(n - 1, MAX_DEGREE):
-        # Two more neighbours raise t2 by at most 2, t by at least 1 (its part (4), with n for n - k - 1, too):
-        # what is missing takes twice as many neighbours, and no smaller k is skipped.
+        # Two more neighbours raise t2 by at most 2; t, and what (4) asks at its weakest (n - k - 1 = 1), by at least 1.
+        # So where t2 falls short by s, none of the next s - 1 degrees can do.
         t = (_exceeded(n, colluding, k, math.comb(n, k) // (n << (sigma + 1))) + k) // 2 + 1
         most = k - _exceeded(n, dropouts, k, math.comb(n, k) // (n << eta))
-        missing = t - most
-        if missing <= 0:
+        short = t - most
+        if short <= 0:
             t = max(t, _uncut(n, colluding, k, n * (n - k - 1) << sigma)) if active else t
             if t <= most:
                 return Thresholds(k, t, "harary")
-            missing = _uncut(n, colluding, k, n << sigma) - most
-        k += 2 * max(1, missing)
+            short = _uncut(n, colluding, k, n << sigma) - most
+        k += 2 * max(1, short)
     raise ConfigError(
         f"cohort: {n} clients with {colluding} colluders and {dropouts} dropouts need more than"
         f" {min(n - 1, MAX_DEGREE)} neighbours each; plan fewer dropouts or fewer colluders"
@@ -166,12 +166,12 @@ def _check(n: int, colluding: int, dropouts: int) -> None:
         )
 
 
-def _connected(n: int, missing: int, sigma: int) -> int:
-    """The least even k of condition (1)."""
-    k, missing_all, all_ways = 2, missing * (missing - 1), n * (n - 1)  # prod_{j < k} of (B - j) and of (n - j)
-    while n * (n - k - 1) * missing_all << sigma > all_ways:
-        missing_all *= (missing - k) * (missing - k - 1)
-        all_ways *= (n - k) * (n - k - 1)
+def _connected(n: int, bad: int, sigma: int) -> int:
+    """The least even k of condition (1), or one beyond the largest degree."""
+    k, chosen, ways = 2, bad * (bad - 1), n * (n - 1)  # prod_{j < k} of (bad - j), and of (n - j)
+    while k <= MAX_DEGREE and n * (n - k - 1) * chosen << sigma > ways:
+        chosen *= (bad - k) * (bad - k - 1)
+        ways *= (n - k) * (n - k - 1)
         k += 2
     return k
 
