@@ -182,6 +182,22 @@ def fingerprint(key: str) -> str:
     return ":".join(text[i : i + 4] for i in range(0, len(text), 4))
 
 
+def differences(old: Roster | None, new: Roster) -> list[str]:
+    """What changes from one version to another, a line each; a member whose key changes goes and comes."""
+    before = {(member.name, member.key) for member in old.members} if old else set()
+    after = {(member.name, member.key) for member in new.members}
+    gone = {key for key in new.revoked if old is None or key not in old.revoked}
+    lines = [f"- {name}  {fingerprint(key)}" for name, key in sorted(before - after)]
+    lines += [f"+ {name}  {fingerprint(key)}" for name, key in sorted(after - before)]
+    lines += [f"revoked for ever: {fingerprint(key)}" for key in sorted(gone)]
+    owners = set(old.signers) if old else set()
+    lines += [f"- signer {fingerprint(key)}" for key in sorted(owners - set(new.signers))]
+    lines += [f"+ signer {fingerprint(key)}" for key in sorted(set(new.signers) - owners)]
+    if old is not None and old.needed != new.needed:
+        lines.append(f"signatures needed: {old.needed} -> {new.needed}")
+    return lines
+
+
 def _ascending(what: str, values: Sequence[str]) -> None:
     if any(first >= second for first, second in pairwise(values)):
         raise ValueError(f"{what}: must be sorted, each once")
