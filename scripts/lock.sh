@@ -18,7 +18,7 @@ echo "lock: resolving with $("$python" --version) and torch $torch, in a fresh e
 pip=("$folder/venv/bin/python" -m pip --disable-pip-version-check)
 index=()
 [ -z "${TORCH_INDEX:-}" ] || index=(--extra-index-url "$TORCH_INDEX")
-"${pip[@]}" install --quiet "${index[@]}" "torch==$torch" -e '.[dev]' -e client -e server -e simulations
+"${pip[@]}" install --quiet "${index[@]}" "torch==$torch" -e '.[dev]' -e client -e server -e 'simulations[peers]'
 
 head -n 2 constraints.txt >"$folder/lock"
 "${pip[@]}" freeze --all --exclude-editable 2>/dev/null | sed -E 's/\+[a-z0-9.]+$//; /^(#|pip==)/d' >>"$folder/lock"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fedsus.errors import ConfigError, RunFailed
+from fedsus.errors import ConfigError, EnvironmentFault, RunFailed
 from fedsus_simulations import benchmarks
 from fedsus_simulations.benchmarks import cli, registry
 from fedsus_simulations.benchmarks.result import Result, comparison, complete, figure
@@ -138,6 +138,9 @@ def test_ratio_is_larger_when_ours_is_smaller() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", registry.BENCHMARKS)
 def test_each_runs_with_quick_sizes(name: str) -> None:
-    result = complete(name, True, importlib.import_module(registry.BENCHMARKS[name].module).run(True))
+    try:
+        result = complete(name, True, importlib.import_module(registry.BENCHMARKS[name].module).run(True))
+    except EnvironmentFault as fault:  # the extra `peers` is not in the test environment
+        pytest.skip(str(fault))
     assert isinstance(result, Result)
     assert result.ratio > 0

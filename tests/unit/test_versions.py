@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 from importlib import import_module
-from importlib.metadata import packages_distributions
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,20 @@ def test_every_other_dependency_has_a_range_that_the_lock_meets(package: str) ->
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), (
             f"{requirement}: not as locked"
         )
+
+
+def test_the_peers_of_the_benchmarks_are_optional_and_locked() -> None:
+    """What `make venv` leaves out is still pinned: Flower's simulation engine, with the Ray that it asks for."""
+    (peer,) = map(Requirement, project("fedsus_simulations")["optional-dependencies"]["peers"])
+    (client,) = (r for r in requirements("fedsus_client") if r.name == peer.name)
+    assert (peer.name, peer.extras, peer.specifier) == ("flwr", {"simulation"}, client.specifier)
+    asked = [Requirement(text) for text in distribution("flwr").requires or ()]
+    extra = [r for r in asked if r.marker is not None and not r.marker.evaluate({"extra": ""})]
+    rays = [r for r in extra if r.marker is not None and r.marker.evaluate({"extra": "simulation"})]
+    assert [r.name for r in rays] == ["ray"]
+    assert all(r.specifier.contains(lock()[r.name]) for r in rays)
+    assert "simulations[peers]" in (ROOT / "scripts" / "lock.sh").read_text()
+    assert "[peers]" not in "".join(re.findall(r"^INSTALL :=.*", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_the_lock_names_no_build_and_no_place() -> None:

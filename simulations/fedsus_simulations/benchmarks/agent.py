@@ -22,7 +22,7 @@ from fedsus.reporting import read
 from fedsus_simulations.benchmarks import heart, processes
 from fedsus_simulations.benchmarks.processes import Child, Children, say, timed
 from fedsus_simulations.benchmarks.result import comparison, figure
-from fedsus_simulations.benchmarks.stock import StockFlower, marks
+from fedsus_simulations.benchmarks.stock import ACTIVATED, StockFlower, marks
 from fedsus_simulations.federation import COMMAND, LocalFederation
 
 Measured = dict[str, list[float]]
@@ -140,7 +140,7 @@ def peer_once(folder: Path, window: float, into: Measured) -> None:
         began = folder / "began"
         start, epoch = time.monotonic(), time.time()
         node = flower.launch("node", **{heart.MARKS: str(began)})
-        children.wait("a connected SuperNode", lambda: superlink.said('activate-node HTTP/1.1" 200'), 60)
+        children.wait("a connected SuperNode", lambda: superlink.said(ACTIVATED), 60)
         into[CONNECTED].append(time.monotonic() - start)
         peak = 0.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,11 +14,20 @@ from fedsus.errors import FedsusError, RunFailed
 from fedsus_simulations.benchmarks.registry import BENCHMARKS, find
 
 if TYPE_CHECKING:
-    from fedsus_simulations.benchmarks.result import Comparison, Figure, Result
+    from rich.table import Table as RichTable
+
+    from fedsus_simulations.benchmarks.result import Comparison, Figure, Result, Table
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _size = click.option(
     "--quick/--full", "quick", default=False, help="Small sizes, or those of the documentation (default)."
+)
+_picture = click.option(
+    "--plot",
+    "picture",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Draw it into a folder, as PNG and SVG.",
 )
 
 
@@ -73,14 +83,17 @@ def _command(name: str) -> click.Command:
     @click.command(name, help=f"Measure {BENCHMARKS[name].summary}.")
     @_as_json
     @_size
-    def one(as_json: bool, quick: bool) -> None:
+    def one(as_json: bool, quick: bool, picture: Path | None = None) -> None:
         result = measure(name, quick)
         if as_json:
             click.echo(result.model_dump_json(indent=1))
         else:
             show(result)
+        if picture is not None:
+            for path in BENCHMARKS[name].draw(result, picture):
+                click.echo(f"wrote {path}", err=True)
 
-    return one
+    return _picture(one) if BENCHMARKS[name].draws else one
 
 
 def measure(name: str, quick: bool) -> Result:
@@ -107,12 +120,35 @@ def show(result: Result) -> None:
         table.add_row(label, _spread(row.ours), _spread(row.peer), f"{row.ratio:.3g}", row.target)
     console = Console()
     console.print(table)
+    for more in result.tables:
+        console.print(_plain(more))
     machine = result.machine
     console.print(
         f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB; larger ratios are better", highlight=False
     )
     for note in result.notes:
         console.print(f"- {note}", highlight=False)
+
+
+def _plain(rows: Table) -> RichTable:
+    from rich.table import Table
+
+    table = Table(title=rows.title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in rows.columns:
+        table.add_column(column, overflow="fold", justify="right")
+    for row in rows.rows:
+        table.add_row(*map(_short, row))
+    return table
+
+
+def _short(cell: str | int | float) -> str:
+    """Three digits that count; 10k, 1M for round counts."""
+    if isinstance(cell, str):
+        return cell
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if isinstance(cell, int) and cell and not cell % size:
+            return f"{cell // size:,}{unit}"
+    return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.3g}"
 
 
 def _spread(figure: Figure) -> str:

@@ -40,7 +40,15 @@ class Child:
 
     def said(self, text: str) -> bool:
         """Whether its output holds ``text`` by now."""
-        return text in self.log.read_text(encoding="utf-8", errors="replace")
+        return self.count(text) > 0
+
+    def count(self, text: str) -> int:
+        """How often its output holds ``text`` by now."""
+        return self.log.read_text(encoding="utf-8", errors="replace").count(text)
+
+    def last(self) -> str:
+        """Its last words, in one line."""
+        return _tail(self.log.read_text(encoding="utf-8", errors="replace"))
 
 
 @dataclass(slots=True)
@@ -118,9 +126,9 @@ class Children:
                 return found
             for child in self.children:
                 if child.process.poll() is not None:
-                    raise RunFailed(f"benchmark: {child.name} ended while waiting for {what}: {_last(child)}")
+                    raise RunFailed(f"benchmark: {child.name} ended while waiting for {what}: {child.last()}")
             if time.monotonic() > limit:
-                told = "; ".join(f"{child.name}: {_last(child)}" for child in self.children)
+                told = "; ".join(f"{child.name}: {child.last()}" for child in self.children)
                 raise RunFailed(f"benchmark: no {what} within {timeout:g} s; last words: {told or 'none'}")
             time.sleep(_LOOK_SECONDS)
 
@@ -228,10 +236,6 @@ def timed(what: str) -> Iterator[None]:
 def _stat(pid: int) -> list[str]:
     """Fields of /proc/PID/stat from the state on: field 1 is the parent, 11 to 14 are processor times in ticks."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-
-
-def _last(child: Child) -> str:
-    return _tail(child.log.read_text(encoding="utf-8", errors="replace"))
 
 
 def _tail(text: str) -> str:

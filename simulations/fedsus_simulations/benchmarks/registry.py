@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedsus_simulations.benchmarks.result import Result
+
+    Draw = Callable[[Result, Path], Sequence[Path]]
 
 Run = Callable[[bool], dict[str, Any]]
 """Takes whether to use quick sizes; returns the fields of a `result.Result` that are its own."""
@@ -17,24 +23,37 @@ Run = Callable[[bool], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A row: the module that measures, and one line for ``fedsus bench list``."""
+    """A row: the module that measures, and one line for ``fedsus bench list``.
+
+    Attributes:
+        draws: its module has ``draw(result, folder)`` too, which writes a picture.
+    """
 
     name: str
     module: str
     summary: str
+    draws: bool = False
 
     def run(self, quick: bool) -> dict[str, Any]:
         """Measure; seconds to minutes."""
         measure: Run = importlib.import_module(self.module).run
         return measure(quick)
 
+    def draw(self, result: Result, folder: Path) -> Sequence[Path]:
+        """Write the picture of a result; the files."""
+        draw: Draw = importlib.import_module(self.module).draw
+        return draw(result, folder)
 
-def _row(name: str, module: str, summary: str) -> Benchmark:
-    return Benchmark(name, f"{__package__}.{module}", summary)
+
+def _row(name: str, module: str, summary: str, draws: bool = False) -> Benchmark:
+    return Benchmark(name, f"{__package__}.{module}", summary, draws)
 
 
 _ROWS: Final = (
     _row("deployed-round", "deployed_round", "seconds a round, three agents, 100k parameters; against stock Flower"),
+    _row("secure-round", "secure_round", "seconds a round of a secure sum, four agents; against Flower's SecAgg+"),
+    _row("secure-sum", "secure_sum", "a secure sum in memory, 100 clients x 1M; against Flower's SecAgg+ (needs Ray)"),
+    _row("secure-scaling", "secure_scaling", "costs of a secure sum by clients and parameters; a table", draws=True),
     _row("server-memory", "server_memory", "memory of the round loop with 400 clients; against 4"),
     _row("agent", "agent", "start, memory and idle CPU of one agent; against a stock SuperNode"),
     _row("gradient-mode", "gradient_mode", "Opacus' ways to each example's gradient; against a bare step"),

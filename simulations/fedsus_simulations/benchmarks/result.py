@@ -49,6 +49,23 @@ class Comparison(BaseModel):
     target: str = ""
 
 
+class Table(BaseModel):
+    """Figures that are no comparison of two, as rows under columns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | Number, ...], ...]
+
+    @model_validator(mode="after")
+    def _filled(self) -> Self:
+        for number, row in enumerate(self.rows, start=1):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {number} has {len(row)} cells, there are {len(self.columns)} columns")
+        return self
+
+
 class Machine(BaseModel):
     """Where it ran."""
 
@@ -60,7 +77,7 @@ class Machine(BaseModel):
 
 
 class Result(BaseModel):
-    """The JSON of a benchmark; ``figures`` holds further comparisons beside the one that the ratio is of."""
+    """The JSON of a benchmark: one comparison, whose ratio decides; further ones in ``figures``; tables beside them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,6 +91,7 @@ class Result(BaseModel):
     target: str = ""
     notes: list[str] = []
     figures: dict[str, Comparison] = {}
+    tables: list[Table] = []
 
 
 def figure(values: Sequence[float], unit: str, what: str = "", warm_up: int = 0) -> dict[str, Any]:
@@ -118,10 +136,15 @@ def machine() -> Machine:
     return Machine(cpu=_cpu(), cores=cores, memory_gb=round(memory, 1))
 
 
+def load() -> float:
+    """Processes that ran or waited for a processor, the mean of the last minute: above 0 when others work here too."""
+    return os.getloadavg()[0]
+
+
 def versions() -> dict[str, str]:
     """Versions that matter for a figure."""
     found = {"python": platform.python_version(), "fedsus": __version__}
-    for name in ("torch", "flwr", "opacus", "numpy"):
+    for name in ("torch", "flwr", "opacus", "numpy", "cryptography", "ray"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -17,6 +17,9 @@ from fedsus_server import certificates
 from fedsus_simulations.benchmarks.processes import Child, Children, answers, free_port, tool
 
 APP: Final = Path(__file__).with_name("stock")
+SECURE_APP: Final = Path(__file__).with_name("stock_secagg")
+ACTIVATED: Final = 'activate-node HTTP/1.1" 200'
+"""The SuperLink prints it for each SuperNode that connects."""
 _PEER: Final = "peer"
 
 
@@ -66,11 +69,11 @@ class StockFlower:
         command += ["--host", "127.0.0.1", "--port", str(free_port())]
         return self._children.start(f"stock-{name}", command, **self._home, **environment)
 
-    def submit(self, **config: Any) -> Path:
-        """Submit the app; the file that its ServerApp writes the times of rounds to."""
-        app, times = self._folder / "app", self._folder / f"times-{len(list(self._folder.glob('times-*')))}.json"
+    def submit(self, source: Path = APP, **config: Any) -> Path:
+        """Submit an app (its folder); the file that its ServerApp writes the times of rounds to."""
+        app, times = self._folder / source.name, self._folder / f"times-{len(list(self._folder.glob('times-*')))}.json"
         if not app.exists():
-            shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, app, ignore=shutil.ignore_patterns("__pycache__"))
         values = " ".join(f"{name}={json.dumps(value)}" for name, value in {**config, "times": str(times)}.items())
         self._flwr("run", str(app), _PEER, "--run-config", values)
         return times

@@ -1,0 +1,133 @@
+"""The seam between the benchmarks of secure sums and what fedsus has of them: each refuses until it is there.
+
+The measuring frame (`secure_round`, `secure_sum`, `secure_scaling`) calls these functions and nothing else of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedsus.errors import EnvironmentFault
+from fedsus.plan import Strict
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_EXCHANGE: Final = "fedsus.secagg"
+
+
+class Case(Strict):
+    """One secure sum in memory.
+
+    Attributes:
+        clients: in the cohort.
+        parameters: coordinates of each client's vector, uint32 mod 2^32.
+        neighbours: of a client in the sparse graph, itself not counted; None for the complete graph.
+        dropping: share of the cohort that drops, each at a random point of the session.
+        rounds: sums in a row, each with fresh keys.
+        seed: of vectors and drops; secrets come from the operating system.
+    """
+
+    clients: Count
+    parameters: Count
+    neighbours: Count | None = None
+    dropping: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rounds: Count = 1
+    seed: int = 1
+
+
+class Spent(Strict):
+    """What the rounds of a `Case` took, in a process of their own, every client's cryptography included.
+
+    Attributes:
+        seconds: of each round, from the first key to the decoded sum; the making of the vectors is not in it.
+        peak: largest resident set of the process, bytes.
+        survivors: clients whose vector is in the sum, of each round.
+        exact: whether each sum equals the survivors' vectors, added in clear.
+        upload, download: largest bytes of one client in a round, all phases, the model left out.
+        notes: what a reader must know: what was cached, with how many threads.
+    """
+
+    seconds: Annotated[tuple[Seconds, ...], Field(min_length=1)]
+    peak: Count
+    survivors: Annotated[tuple[Count, ...], Field(min_length=1)]
+    exact: bool
+    upload: Count
+    download: Count
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_a_round(self) -> Self:
+        if len(self.seconds) != len(self.survivors):
+            raise ValueError(f"{len(self.seconds)} rounds were timed and {len(self.survivors)} have survivors")
+        return self
+
+
+class Cell(Strict):
+    """Costs of one round with so many clients and parameters.
+
+    Attributes:
+        neighbours: of a client in the graph of the default rule, itself not counted; clients - 1 when complete.
+        how: all clients were run; one server and some clients were; or it follows from other cells.
+        client_seconds: processor time of one client, all phases.
+        upload, download: bytes of one client, all phases, the model left out.
+        server_seconds: of the whole round, waiting for clients left out.
+        server_memory: growth of the server's resident set, bytes.
+    """
+
+    clients: Count
+    parameters: Count
+    neighbours: Count
+    how: Literal["run", "sampled", "extrapolated"]
+    client_seconds: Seconds
+    upload: Count
+    download: Count
+    server_seconds: Seconds
+    server_memory: Count
+
+
+def need_secure_sum() -> None:
+    """Refuse at once where a secure sum of fedsus cannot be measured, before the peer takes its minutes.
+
+    Raises:
+        EnvironmentFault: always, in this version.
+    """
+    raise _missing()
+
+
+def _missing() -> EnvironmentFault:
+    try:
+        there = hasattr(import_module(_EXCHANGE), "secure_sum")
+    except ModuleNotFoundError:
+        there = False
+    why = "is not measured by this benchmark yet" if there else "is not part of this version of fedsus"
+    return EnvironmentFault(
+        f"{_EXCHANGE}.secure_sum {why}, so there is nothing to compare with Flower's SecAgg+; "
+        "'fedsus bench list' names the other benchmarks"
+    )
+
+
+def deployed_rounds(folder: Path, clients: int, parameters: int, rounds: int) -> Sequence[float]:
+    """Seconds of each round but the first, in the default deployment on loopback, by the journal of the run.
+
+    Args:
+        folder: does not exist yet; for everything that the deployment writes.
+    """
+    del folder, clients, parameters, rounds
+    raise _missing()
+
+
+def in_memory(case: Case) -> Spent:
+    """Run a case here and now; `secure_sum` calls it in a fresh process."""
+    del case
+    raise _missing()
+
+
+def cell(clients: int, parameters: int) -> Cell:
+    """Costs of one size, in fresh processes where memory is measured."""
+    del clients, parameters
+    raise _missing()
