@@ -93,7 +93,8 @@ def notes(rows: list[tuple[Cell, FlowerClient]]) -> list[str]:
     return [
         *told,
         "in sizes marked 'run' every client was run; size: parameters; degree: neighbours of a client",
-        "s of a client: processor seconds of all its cryptography; up and down: beside the model that is sent; s and MB of the server: without waiting, and growth of its memory",
+        "s of a client: processor seconds of all its cryptography; up and down: beside the model that is sent",
+        "s and MB of the server: without waiting for clients, and growth of its memory",
         "the peer: keys, shares and masked vector of Flower's client with as many neighbours; opening is not in it",
     ]
 
