@@ -110,13 +110,14 @@ def sparse(n: int, colluding: int, dropouts: int, sigma: int = 128, eta: int = 2
         n (n - k - 1) / 2 * Pr[HG(n, A, k / 2) >= t - k / 2]**2 <= 2**-(sigma + 1), which raises t.
 
     Raises:
-        ConfigError: no such k below n and up to 4096, too many dropouts for a certificate, or as `least_tolerance`.
+        ConfigError: no such k up to n - 2 (n - 1 would be everybody) and up to 4096, too many dropouts for a
+            certificate, or as `least_tolerance`.
     """
     _check(n, colluding, dropouts)
     k = _connected(n, colluding + dropouts, sigma)
-    while k <= min(n - 1, MAX_DEGREE):
+    while k <= min(n - 2, MAX_DEGREE):
         # Two more neighbours raise t2 by at most 2; t, and what (4) asks at its weakest (n - k - 1 = 1), by at least 1.
-        # So where t2 falls short by s, none of the next s - 1 degrees can do.
+        # So where t2 falls short by s, the next s - 1 even degrees do too.
         t = (_exceeded(n, colluding, k, math.comb(n, k) // (n << (sigma + 1))) + k) // 2 + 1
         most = k - _exceeded(n, dropouts, k, math.comb(n, k) // (n << eta))
         short = t - most
@@ -128,7 +129,7 @@ def sparse(n: int, colluding: int, dropouts: int, sigma: int = 128, eta: int = 2
         k += 2 * max(1, short)
     raise ConfigError(
         f"cohort: {n} clients with {colluding} colluders and {dropouts} dropouts need more than"
-        f" {min(n - 1, MAX_DEGREE)} neighbours each; plan fewer dropouts or fewer colluders"
+        f" {min(n - 2, MAX_DEGREE)} neighbours each; plan fewer dropouts or fewer colluders"
     )
 
 
@@ -179,8 +180,6 @@ def _connected(n: int, bad: int, sigma: int) -> int:
 def _uncut(n: int, colluding: int, k: int, odds: int) -> int:
     """The least t with odds * Pr[HG(n, A, k / 2) >= t - k / 2]**2 <= 1."""
     half = k // 2
-    if not odds:
-        return half
     limit = math.isqrt(math.comb(n, half) ** 2 // odds)
     return half + _exceeded(n, colluding, half, limit) + 1
 

@@ -5,7 +5,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedsus.errors import ConfigError
@@ -134,15 +134,16 @@ def fits(n, bad, dropouts, k, sigma, eta, active):
     eta=st.integers(1, 12),
     active=st.booleans(),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=200)
+@example(15, (0.375, 0.25), 5, 1, True)  # only k = n - 1 would do
 def test_sparse_finds_the_first_degree_that_fulfils_the_conditions(n, shares, sigma, eta, active):
     bad = max(1, int(shares[0] * n))
     dropouts = min(int(shares[1] * n), thresholds.least_tolerance(n, bad))
-    for k in range(2, n, 2):
+    for k in range(2, n - 1, 2):
         if t := fits(n, bad, dropouts, k, sigma, eta, active):
             assert thresholds.sparse(n, bad, dropouts, sigma, eta, active) == thresholds.Thresholds(k, t, "harary")
             return
-    with pytest.raises(ConfigError, match=f"need more than {n - 1} neighbours each"):
+    with pytest.raises(ConfigError, match=f"need more than {n - 2} neighbours each"):
         thresholds.sparse(n, bad, dropouts, sigma, eta, active)
 
 
@@ -178,7 +179,7 @@ def test_the_graph_is_complete_below_200_clients():
         (300, 299, 0, "allowed are 1 to 298"),
         (300, 30, -1, "tolerate 0 to"),
         (300, 30, 135, "tolerate 0 to 134; plan fewer, or ask at least 301 clients"),
-        (300, 30, 134, "need more than 299 neighbours each; plan fewer dropouts or fewer colluders"),
+        (300, 30, 134, "need more than 298 neighbours each; plan fewer dropouts or fewer colluders"),
         (100_000, 10_000, 44_000, "need more than 4096 neighbours each"),
     ],
 )
