@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fedsus.errors import ProtocolViolation
 
@@ -48,8 +48,5 @@ class Secret:
     def __format__(self, spec: str) -> str:
         return repr(self)  # an unknown format is no reason for an error that quotes things
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("a secret cannot be copied or pickled")
-
-    def __getstate__(self) -> NoReturn:
+    def __getstate__(self) -> NoReturn:  # every protocol of pickle and both kinds of copy ask for it
         raise TypeError("a secret cannot be copied or pickled")

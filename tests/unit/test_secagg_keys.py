@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -131,7 +132,11 @@ class TestSecret:
         assert traces(str(MARK)) and traces(MARK.hex()) and traces(str(list(MARK))), "the search finds them"
 
     @pytest.mark.parametrize(
-        "copying", [pickle.dumps, copy.copy, copy.deepcopy, lambda s: s.__getstate__(), lambda s: s.__reduce__()]
+        "copying",
+        [
+            *(partial(pickle.dumps, protocol=protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)),
+            *(copy.copy, copy.deepcopy, lambda secret: secret.__getstate__(), lambda secret: secret.__reduce__()),
+        ],
     )
     def test_it_is_not_copied(self, copying: Callable[[Secret], object]) -> None:
         with pytest.raises(TypeError) as caught:
@@ -185,10 +190,11 @@ class TestIdentity:
             "encrypted": key.private_bytes(pem, pkcs8, serialization.BestAvailableEncryption(b"password")),
             "public": key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo),
         }[form]
-        with pytest.raises(ConfigError, match="not an Ed25519 private key") as caught:
-            Identity.load(Secret(stored))
-        assert "\n" not in str(caught.value)
-        assert not traces(details(caught.value))
+        for given_as in (stored, Secret(stored)):
+            with pytest.raises(ConfigError, match="not an Ed25519 private key") as caught:
+                Identity.load(given_as)
+            assert "\n" not in str(caught.value)
+            assert not traces(details(caught.value))
 
     def test_it_shows_its_fingerprint_only_and_is_not_copied(self) -> None:
         identity = Identity.load(MARK)
@@ -330,9 +336,10 @@ class TestAgreement:
                 one.exchange(u.to_bytes(32, "little"))
 
     def test_a_rebuilt_secret_must_belong_to_the_advertised_key(self) -> None:
-        with pytest.raises(ProtocolViolation, match="does not belong") as caught:
-            Agreement.rebuild(Secret(MARK), ALICE_PUBLIC)
-        assert not traces(details(caught.value))
+        for raw in (MARK, Secret(MARK)):
+            with pytest.raises(ProtocolViolation, match="does not belong") as caught:
+                Agreement.rebuild(raw, ALICE_PUBLIC)
+            assert not traces(details(caught.value))
         with pytest.raises(ProtocolViolation, match="does not belong"):
             Agreement.rebuild(ALICE, flipped(ALICE_PUBLIC, 255))
 
