@@ -67,31 +67,40 @@ def start(ctx: click.Context, agent_file: Path, policy_file: Path | None) -> Non
 @_agent_option
 @click.option("--server", "address", metavar="HOST:PORT", help="The operator's server, for a new agent.toml.")
 def enroll(agent_file: Path, address: str | None) -> None:
-    """Write commented files, make the device's key.
+    """Write commented files, make the device's keys.
 
-    Says what to send to the operator, and what to ask for.
+    Says what to send to whom, and what to ask for.
     """
-    from fedsus_client import identity
+    from fedsus_client import enrolment
     from fedsus_client.config import load_agent
     from fedsus_client.templates import write_templates
 
     for file in write_templates(agent_file, address):
         click.echo(f"wrote {file}: read it, it is yours to decide")
-    agent = load_agent(agent_file)
-    key = agent.identity.key
-    if key.exists():
-        _, public = identity.load(key)
-        click.echo(f"kept the node key {key}")
-    else:
-        public = identity.create(key)
-        click.echo(f"made the node key {key}: it never leaves this device")
-    public_file = identity.public_file(key)
-    click.echo(f"\nSend this file to the operator: {public_file}")
-    click.echo(f"  fingerprint, to compare by voice: {identity.fingerprint(public)}")
-    click.echo(f"  the operator runs: fedsus server devices add NAME {public_file.name}")
-    if agent.server.ca and not agent.server.ca.exists():
-        click.echo(f"Ask the operator for: {agent.server.ca}, and for the address, now '{agent.server.address}'")
+    for line in enrolment.keys(load_agent(agent_file)):
+        click.echo(line)
     click.echo(f"\nThen: fedsus client check --agent {agent_file}")
+
+
+@client.command()
+@_agent_option
+@_policy_option
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def roster(agent_file: Path, policy_file: Path | None, file: Path | None) -> None:
+    """Check and install the signed list of members, or show it.
+
+    FILE is what the owners signed ('fedsus federation'). It is checked against the pins, [federation] of policy.toml,
+    and against the rosters accepted before. A running agent reads it at once.
+    """
+    from fedsus.config import load
+    from fedsus.owner.policy import Policy
+    from fedsus_client import membership
+    from fedsus_client.config import load_agent
+
+    agent, policy = load_agent(agent_file), load(_beside(agent_file, policy_file), Policy)
+    lines = membership.installed(agent, policy) if file is None else membership.install(agent, policy, file)
+    for line in lines:
+        click.echo(line)
 
 
 @client.command()

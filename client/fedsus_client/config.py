@@ -47,9 +47,21 @@ class ServerPart(Strict):
 
 
 class IdentityPart(Strict):
-    """``[identity]``: ``key`` is this device's private key; its public half lies beside it, with ``.pub``."""
+    """``[identity]``: this device's private keys; the public half of each lies beside it, with ``.pub``.
+
+    Attributes:
+        key: for the connection; the operator registers its public half.
+        signing: for secure sums; the owners who sign the roster admit its public half.
+    """
 
     key: File = Path("node.key")
+    signing: File = Path("identity.key")
+
+
+class FederationPart(Strict):
+    """``[federation]``: ``roster`` is the list of members that ``fedsus client roster`` installs."""
+
+    roster: File = Path("roster.json")
 
 
 class StatePart(Strict):
@@ -106,6 +118,7 @@ class AgentConfig(Strict):
 
     server: ServerPart
     identity: IdentityPart = IdentityPart()
+    federation: FederationPart = FederationPart()
     state: StatePart = StatePart()
     compute: ComputePart = ComputePart()
     tasks: dict[Name, Reference]
@@ -116,6 +129,11 @@ class AgentConfig(Strict):
     def ledger(self) -> Path:
         """The ledger's file."""
         return self.state.folder / "ledger.sqlite"
+
+    @property
+    def roster_notes(self) -> Path:
+        """Which roster was accepted last."""
+        return self.state.folder / "roster.noted"
 
     @property
     def log(self) -> Path:
@@ -140,7 +158,8 @@ def load_agent(path: Path) -> AgentConfig:
     return config.model_copy(
         update={
             "server": config.server.model_copy(update={"ca": config.server.ca and absolute(config.server.ca)}),
-            "identity": IdentityPart(key=absolute(config.identity.key)),
+            "identity": IdentityPart(key=absolute(config.identity.key), signing=absolute(config.identity.signing)),
+            "federation": FederationPart(roster=absolute(config.federation.roster)),
             "state": StatePart(folder=absolute(config.state.folder)),
             "data": {name: part.model_copy(update={"path": absolute(part.path)}) for name, part in config.data.items()},
         }

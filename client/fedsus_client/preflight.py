@@ -18,6 +18,7 @@ from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.findings import Finding, fail, fine, warn
 from fedsus_client.probe import authority, probe
 from fedsus_client.status import paused, read_status, running
+from fedsus_client.summing import secure_sum
 
 if TYPE_CHECKING:
     from fedsus.tasks.task import Task
@@ -38,6 +39,7 @@ def preflight(agent_file: Path, policy_file: Path, clock: Clock) -> Iterator[Fin
         return
     if policy is not None:
         yield ledger_intact(agent, policy, clock)
+        yield from secure_sum(agent, policy)
     trusted = authority(agent.server.ca, clock)
     yield trusted
     if trusted.grade != "fail":
@@ -58,6 +60,8 @@ def sense(policy: Policy) -> Iterator[Finding]:
         yield finding
     if privacy.without_dp:
         yield warn("policy", "runs without differential privacy are granted: their models may remember rows")
+    if policy.exchange.clear_sum:
+        yield warn("policy", "clear_sum is granted: the server may see this device's own updates")
     if privacy.epsilon > _HIGH_EPSILON:
         yield warn("policy", f"epsilon {privacy.epsilon:g} promises little", f"most choose {_HIGH_EPSILON:g} or less")
     if privacy.delta > 1e-3:
@@ -72,12 +76,8 @@ def _contradictions(policy: Policy) -> Iterator[Finding]:
     privacy = policy.privacy
     if not policy.tasks:
         yield fail("policy", "no task is allowed: everything is refused", "add a table [tasks.<name>]")
-    if not policy.exchange.clear_sum:
-        yield fail(
-            "policy",
-            "exchange 'clear_sum' is not granted, and there is no other yet: everything is refused",
-            "set [exchange] clear_sum = true if the server may see this device's encoded updates",
-        )
+    if not policy.exchange.secure_sum and not policy.exchange.clear_sum:
+        yield fail("policy", "no exchange is granted: everything is refused", "set [exchange] secure_sum = true")
     private = privacy.epsilon > 0 and privacy.delta > 0 and privacy.units and privacy.placements
     if not private and not privacy.without_dp:
         yield fail("policy", "no privacy budget: everything is refused", "set [privacy] epsilon and delta above 0")

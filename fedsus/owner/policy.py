@@ -94,8 +94,8 @@ class SecureSumPolicy(Strict):
     own randomness (``draws``), or holds enough members that this owner names. Any one of the three suffices.
 
     Attributes:
-        colluders: the least number A of members that may work together with the server; the rule of the protocol,
-            a quarter of the cohort (a tenth from 200 members), at least 1, when not given.
+        colluders: how many members of the roster, at least, may work together with the server (A) without opening an
+            update; when not given the rule of the protocol, a quarter (a tenth from 200 on), at least 1.
         dropout: largest share of a cohort that may be planned to drop out. It bounds how few may be summed; a third
             lets 4 or 5 members lose one, 6 to 8 two.
         named: members whose presence makes a cohort trustworthy to this owner.

@@ -10,15 +10,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from fedsus.config import load
+from fedsus.config import load, loads
 from fedsus.errors import ConfigError, CorruptionError, EnvironmentFault, UserError
+from fedsus.owner import key_files
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Cap, Policy
+from fedsus.secagg.keys import Identity
+from fedsus.secagg.roster import Pins, fingerprint
 from fedsus_client import identity
 from fedsus_client.cli import client
 from fedsus_client.config import load_agent
@@ -63,12 +67,17 @@ def test_enroll_writes_valid_files_and_a_key(run: Run, tmp_path: Path) -> None:
     assert set(policy.tasks) <= set(agent.tasks)
     assert {task.data for task in policy.tasks.values()} <= set(agent.data)
     assert not policy.privacy.without_dp
-    assert not policy.exchange.clear_sum
+    assert (policy.exchange.secure_sum, policy.exchange.clear_sum, policy.federation) == (True, False, None)
     _, public = identity.load(tmp_path / "node.key")
+    own = key_files.load(tmp_path / "identity.key", "identity").public.hex()
+    assert key_files.read_public(tmp_path / "identity.key.pub", "identity") == own
     for words in (
         str(tmp_path / "node.key.pub"),
         identity.fingerprint(public),
         "fedsus server devices add NAME node.key.pub",
+        str(tmp_path / "identity.key.pub"),
+        fingerprint(own),
+        "fedsus federation admit roster.json NAME identity.key.pub",
         "fedsus client check --agent agent.toml",
     ):
         assert words in result.output
@@ -78,7 +87,9 @@ def test_enroll_again_keeps_what_is_there(run: Run, tmp_path: Path) -> None:
     run("enroll")
     (tmp_path / "policy.toml").write_text("# mine\n")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    assert "kept the node key" in run("enroll").output
+    again = run("enroll").output
+    assert "kept the node key" in again
+    assert "kept the identity key" in again
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     with pytest.raises(ConfigError, match="exists already"):
         run("enroll", "--server", "hub.example.org:443")
@@ -86,7 +97,39 @@ def test_enroll_again_keeps_what_is_there(run: Run, tmp_path: Path) -> None:
         run("enroll", "--agent", "other/agent.toml", "--server", "hub")
 
 
-@pytest.mark.parametrize("command", ["start", "ledger", "status", "pause", "resume", "leave"])
+def test_enroll_gives_an_older_device_its_identity(run: Run, tmp_path: Path) -> None:
+    run("enroll")
+    node = (tmp_path / "node.key").read_bytes()
+    (tmp_path / "identity.key").unlink()
+    with pytest.raises(ConfigError, match=r"identity\.key\.pub: exists already"):
+        run("enroll")
+    (tmp_path / "identity.key.pub").unlink()
+    assert "made the identity key" in run("enroll").output
+    public = (tmp_path / "identity.key.pub").read_bytes()
+    (tmp_path / "identity.key.pub").unlink()  # as after a crash between the two files
+    run("enroll")
+    assert (tmp_path / "identity.key.pub").read_bytes() == public
+    assert (tmp_path / "node.key").read_bytes() == node
+    (tmp_path / "identity.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="other users may use the identity key"):
+        run("enroll")
+
+
+def test_the_templates_pins_are_valid_once_the_keys_are_pasted() -> None:
+    text = files("fedsus_client").joinpath("files", "policy.toml").read_text(encoding="utf-8")
+    start = text.index("# [federation]")
+    table = text[start : text.index("needed = 2", start) + len("needed = 2")].replace("# ", "")
+    keys = sorted(Identity.generate().public.hex() for _ in range(2))
+    for place, words in enumerate(("64 hex digits of one owner's key", "and of another's")):
+        table = table.replace(words, keys[place])
+    policy = loads(table, Policy)
+    assert policy.federation is not None
+    assert policy.federation.pins == Pins("heart", frozenset(keys), 2)
+    given, default = loads(text, Policy), Policy()
+    assert (given.secure_sum, given.exchange) == (default.secure_sum, default.exchange)
+
+
+@pytest.mark.parametrize("command", ["start", "ledger", "status", "pause", "resume", "leave", "roster"])
 def test_a_missing_file_is_the_users_mistake(run: Run, command: str) -> None:
     with pytest.raises(UserError, match=r"agent\.toml: no such file"):
         run(command, *(["--yes"] if command == "leave" else []))

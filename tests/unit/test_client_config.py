@@ -27,6 +27,9 @@ def test_relative_paths_are_beside_the_file(tmp_path: Path, monkeypatch: pytest.
     assert agent.server.ca == Path("/etc/ca.pem")
     assert agent.server.ca_file == "/etc/ca.pem"
     assert agent.identity.key == tmp_path / "node.key"
+    assert agent.identity.signing == tmp_path / "identity.key"
+    assert agent.federation.roster == tmp_path / "roster.json"
+    assert agent.roster_notes == tmp_path / "state" / "roster.noted"
     assert agent.ledger == tmp_path / "state" / "ledger.sqlite"
     assert agent.data["clinic"].path == tmp_path / "rows.csv"
     assert (agent.server.host, agent.server.port) == ("localhost", 9443)

@@ -188,7 +188,9 @@ def test_the_file_of_the_authority(tmp_path: Path) -> None:
     ("old", "new", "grade", "words"),
     [
         ("", "", "fine", "epsilon 3"),
-        ("clear_sum = true", "", "fail", "clear_sum"),
+        ("clear_sum = true", "", "fine", "epsilon 3"),
+        ("clear_sum = true", "secure_sum = false", "fail", "no exchange is granted"),
+        ("", "", "warn", "clear_sum is granted: the server may see"),
         ('[tasks.heart]\ndata = "clinic"', "", "fail", "no task"),
         ("epsilon = 3.0", "", "fail", "no privacy budget"),
         ("delta = 1e-5", "without_dp = true", "fail", "both"),
