@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from fedsus.errors import ConfigError
-from fedsus.plan import Cohort, Encoding, Metrics, Name, NonNegative, Positive, Strict, TaskPart, Training
+from fedsus.plan import Cohort, Encoding, Exchange, Metrics, Name, NonNegative, Positive, Strict, TaskPart, Training
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -62,19 +62,46 @@ class StrategyConfig(Strict):
         return value
 
 
+class SecureSumConfig(Strict):
+    """``[plan.secure_sum]``: what a masked sum withstands; each device checks it against its owner's policy.
+
+    Attributes:
+        colluders: A, how many clients may work together with a lying server; when not given, a quarter of the cohort,
+            a tenth from 200 clients, at least 1.
+        dropouts: D, how many may fall out; when not given, what A leaves of a cohort below 200, else a tenth.
+        light_deadline: seconds that a phase without training may take.
+        grace: seconds that the slowest have in such a phase once enough have answered.
+    """
+
+    colluders: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    dropouts: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    light_deadline: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    grace: Annotated[float, Field(ge=0, le=600)] = 2.0
+
+
 class PlanConfig(Strict):
     """``[plan]``: guarantees and training, the same for every client."""
 
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     spare_attempts: Annotated[int, Field(ge=0, le=200_000)] | None = None
     deadline: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    exchange: Literal["clear_sum"] = "clear_sum"
+    exchange: Exchange = "secure_sum"
+    secure_sum: SecureSumConfig = SecureSumConfig()
     cohort: Cohort
     training: Training = Training()
     privacy: PrivacyConfig = PrivacyConfig()
     encoding: Encoding = Encoding()
     metrics: Metrics = ()
     strategy: StrategyConfig = StrategyConfig()
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> PlanConfig:
+        if self.exchange == "secure_sum" and self.cohort.size < 3:
+            raise ValueError(
+                f"cohort.size {self.cohort.size}: secure_sum needs at least 3 clients, since of two each could compute "
+                'the other\'s update; or set exchange = "clear_sum", which shows the server each update'
+            )
+        return self
 
     @property
     def spares(self) -> int:
@@ -93,6 +120,7 @@ class ServerConfig(Strict):
     """``[server]``: the operator's own files."""
 
     model: str = "model.safetensors"
+    roster: str = "roster.json"
     wait_for_devices: NonNegative = 3600.0
     evaluate: str | None = None
 

@@ -19,12 +19,14 @@ from fedsus.errors import ProtocolViolation
 VERSION = 1
 MAX_BYTES = 64 * 1024
 _TAG = b"fedsus plan"
+_CHANGES = ("round", "attempt", "model", "purpose", "session")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, le=1e9)]
 Scalar = bool | int | float | str
+Exchange = Literal["clear_sum", "secure_sum"]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -173,7 +175,7 @@ class Plan(Strict):
 
     ``attempt`` counts 1, 2, ... over the whole run, at most ``rounds + spare_attempts``; it never repeats, so a
     device answers one model once and is charged once for each attempt. ``purpose`` "evaluate" asks for metric
-    totals alone, in runs without DP.
+    totals alone, in runs without DP. ``session`` is the sid of `fedsus.secagg`: one plan a session.
     """
 
     version: Literal[1] = 1
@@ -191,7 +193,8 @@ class Plan(Strict):
     encoding: Encoding
     metrics: Metrics = ()
     cohort: Cohort
-    exchange: Literal["clear_sum"] = "clear_sum"
+    exchange: Exchange = "clear_sum"
+    session: Hash | None = None
     deadline: Annotated[float, Field(gt=0, le=86_400)]
 
     @model_validator(mode="after")
@@ -200,6 +203,8 @@ class Plan(Strict):
             raise ValueError(f"attempt {self.attempt} exceeds rounds + spare_attempts + 1")
         if self.purpose == "evaluate" and self.privacy.unit != "none":
             raise ValueError("purpose 'evaluate' releases metrics; a private run has none")
+        if (self.session is None) != (self.exchange == "clear_sum"):
+            raise ValueError(f"exchange '{self.exchange}' and session {self.session} do not fit: secure_sum has one")
         return self
 
     @property
@@ -250,6 +255,12 @@ def strictly(raw: bytes, model: type[M], what: str, limit: int) -> M:
 def digest(raw: bytes) -> bytes:
     """SHA-256 over tag, version and canonical plan bytes as received: 32 bytes."""
     return hashlib.sha256(_TAG + bytes([VERSION]) + raw).digest()
+
+
+def specification(plan: Plan) -> str:
+    """SHA-256 hex of all that must not change during a run: all but round, attempt, model, purpose and session."""
+    fixed = {key: value for key, value in plan.model_dump(mode="json").items() if key not in _CHANGES}
+    return hashlib.sha256(b"fedsus run" + canonical(fixed)).hexdigest()
 
 
 def learning_rate(training: Training, round: int, rounds: int) -> float:

@@ -25,6 +25,7 @@ def load_device(config: AgentConfig, policy: Policy, ledger: Ledger, seeds: Seed
     from fedsus.privacy.noise import SystemNoise
     from fedsus.rounds.device import Device, system_seed
     from fedsus.tasks.task import DataSource
+    from fedsus_client.aggregation import load_sessions
     from fedsus_client.evaluations import Evaluations
 
     _import_trainers(policy)
@@ -37,6 +38,7 @@ def load_device(config: AgentConfig, policy: Policy, ledger: Ledger, seeds: Seed
         noise=SystemNoise(),
         seeds=seeds or system_seed,
         report=Evaluations(config.state.folder, clock),
+        sessions=load_sessions(config, clock),
     )
     log.info("ready to train after %.1f s", time.monotonic() - started)
     return device

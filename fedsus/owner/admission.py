@@ -5,7 +5,6 @@ Nothing the plan claims is believed: what it spends is recomputed from the numbe
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import lru_cache
 
 from fedsus.errors import BudgetExhausted, Refusal
 from fedsus.owner.policy import Policy, Range, TaskPolicy
-from fedsus.plan import ExamplePrivacy, Plan, Scalar, canonical
+from fedsus.plan import ExamplePrivacy, Plan, Scalar, canonical, specification
 
 LEAST_NOISE, MOST_NOISE = 0.1, 100.0
 """Noise multipliers that are accounted for: less protects nothing, more drowns everything and is slow to account."""
@@ -21,8 +20,6 @@ LEAST_NOISE, MOST_NOISE = 0.1, 100.0
 LEAST_CLIP = 1e-9
 """Clipping bound below which floating-point numbers run out of digits: at 5e-324, the least number of all, noise of
 half the bound is rounded to none, and a plan's denominator scales what is left back up."""
-
-_CHANGES = ("round", "attempt", "model", "purpose")
 
 
 @dataclass(frozen=True)
@@ -67,22 +64,18 @@ def admit(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> Grant:
         raise Refusal(
             f"cohort minimum {plan.cohort.minimum}: the policy needs at least {policy.cohort.minimum}: [cohort] minimum"
         )
-    if not policy.exchange.clear_sum:  # the only exchange there is
+    if plan.exchange == "clear_sum" and not policy.exchange.clear_sum:
         raise Refusal(
             "exchange 'clear_sum' shows this device's update to the server: [exchange] clear_sum is not granted"
         )
+    if plan.exchange == "secure_sum" and not policy.exchange.secure_sum:
+        raise Refusal("exchange 'secure_sum': [exchange] secure_sum is not granted")
     if isinstance(plan.privacy, ExamplePrivacy):
         return _private(plan, plan.privacy, policy, allowed)
     if not policy.privacy.without_dp:
         raise Refusal("a run without differential privacy: [privacy] without_dp is not granted")
     attempts = plan.rounds + plan.spare_attempts + 1
     return Grant(plan.task.name, allowed.data, math.inf, math.inf, 0.0, attempts, specification(plan))
-
-
-def specification(plan: Plan) -> str:
-    """SHA-256 hex of all in a plan that must not change during a run: all but round, attempt, model and purpose."""
-    fixed = {key: value for key, value in plan.model_dump(mode="json").items() if key not in _CHANGES}
-    return hashlib.sha256(b"fedsus run" + canonical(fixed)).hexdigest()
 
 
 def _task(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> TaskPolicy:

@@ -18,13 +18,17 @@ import numpy as np
 from fedsus import plan as plans
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import pack
-from fedsus.errors import Cancelled, FedsusError, Refusal
+from fedsus.errors import Cancelled, FedsusError, ProtocolViolation, Refusal
 from fedsus.owner.admission import Grant, admit
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
-from fedsus.rounds.messages import REFUSAL, Request, decode_request, encode_answer
-from fedsus.types import LocalUpdate, Noise, Stop
+from fedsus.rounds.answers import Answer as Answer
+from fedsus.rounds.answers import line, refused
+from fedsus.rounds.messages import Request, decode_request, encode_answer
+from fedsus.rounds.sessions import Sessions
+from fedsus.secagg.wire import is_secure
+from fedsus.types import LocalUpdate, Noise, Ring, Stop
 
 if TYPE_CHECKING:
     from fedsus.learning import Trainer
@@ -62,21 +66,6 @@ def seeded(seed: int, client: str) -> SeedSource:
     return draw
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What goes back, and what to tell the ledger once it left: call ``sent`` before handing over ``body``.
-
-    Attributes:
-        refusal: the reason, for the owner alone; None where the request was answered.
-        plan: what was answered, for the owner's status; None for a refusal.
-    """
-
-    body: bytes
-    sent: Callable[[], None]
-    refusal: str | None = None
-    plan: Plan | None = None
-
-
 @dataclass(slots=True)
 class _Prepared:
     """A task with its data and trainers, kept between rounds."""
@@ -97,6 +86,7 @@ class Device:
         noise: the device's own generator for sampling and noise.
         seeds: training order; `system_seed` outside tests.
         report: where the owner's metrics go; None drops them.
+        sessions: the device's part in secure aggregation; None refuses it.
     """
 
     def __init__(
@@ -110,41 +100,57 @@ class Device:
         noise: Noise,
         seeds: SeedSource = system_seed,
         report: OwnerReport | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
-        self.policy, self._ledger = policy, ledger
+        self.policy, self.ledger, self._sessions = policy, ledger, sessions
         self._tasks, self._sources = tasks, sources
         self._compute, self._noise, self._seeds, self._report = compute, noise, seeds, report
         self._prepared: dict[str, _Prepared] = {}
 
     def answer(self, raw: bytes, stop: Stop) -> Answer:
-        """Answer one request.
+        """Answer one message: a request for `clear_sum`, or phases of secure aggregation.
 
         Raises:
             Cancelled: ``stop`` said so; nothing was released, and the attempt is refunded.
         """
+        if is_secure(raw):
+            return self._secure(raw, stop)
         try:
             request = decode_request(raw)
-            grant = admit(request.plan, self.policy, self._tasks)
-            mechanism = FixedPoint(request.plan)
-            prepared = self._prepare(request.plan, grant)
-            self._charge(request, grant)
+            if request.plan.exchange != "clear_sum":
+                raise ProtocolViolation(f"request: in clear, and its plan says '{request.plan.exchange}'")
+            work = self.admit(request)
+            work.charge()
         except Exception as error:  # also what nobody thought of: no request may end the agent
-            return _refused(error)
-        plan = request.plan
-        settle = (grant.data_id, plan.run, plan.attempt)
+            return refused(error)
         try:
-            body = self._encoded(request, prepared, mechanism, stop)
+            body = pack(work.encoded(stop), work.bits)
         except Cancelled:
-            self._ledger.refund(*settle)
             raise
         except Exception as error:  # the task is the owner's code: its failure must not reach the server as a reason
-            self._ledger.refund(*settle)
-            return _refused(error)
-        return Answer(encode_answer(body), lambda: self._ledger.release(*settle), plan=plan)
+            return refused(error)
+        return Answer(encode_answer(body), work.sent, plan=request.plan)
 
-    def _charge(self, request: Request, grant: Grant) -> None:
+    def admit(self, request: Request) -> Work:
+        """What the owner's policy grants to a request, with the task and its data, not charged yet.
+
+        Raises:
+            Refusal: the policy does not allow it, or the plan does not fit the task.
+            DataError: the data do not fit the task.
+        """
+        grant = admit(request.plan, self.policy, self._tasks)
+        mechanism = FixedPoint(request.plan)
+        return Work(self, request, grant, mechanism, self._prepare(request.plan, grant))
+
+    def _secure(self, raw: bytes, stop: Stop) -> Answer:
+        if self._sessions is None:
+            return refused(Refusal("secure aggregation: this device has no identity and roster"))
+        return self._sessions.answer(raw, self.policy, self.admit, stop)
+
+    def charge(self, request: Request, grant: Grant) -> None:
+        """Charge the run, once, and this attempt, durably, before anything is trained."""
         plan = request.plan
-        self._ledger.open_run(
+        self.ledger.open_run(
             grant.data_id,
             plan.run,
             grant.specification,
@@ -153,7 +159,7 @@ class Device:
             grant.attempts,
             cap=self.policy.privacy.cap,
         )
-        self._ledger.reserve(grant.data_id, plan.run, plan.attempt, plans.digest(request.raw_plan), grant.event)
+        self.ledger.reserve(grant.data_id, plan.run, plan.attempt, plans.digest(request.raw_plan), grant.event)
 
     def _prepare(self, plan: Plan, grant: Grant) -> _Prepared:
         """The task with its data, checked and loaded once; told to the owner's log.
@@ -170,7 +176,7 @@ class Device:
             except FedsusError:
                 raise
             except Exception as error:
-                raise Refusal(f"task '{grant.task}': {_line(error)}") from error
+                raise Refusal(f"task '{grant.task}': {line(error)}") from error
             while len(self._prepared) >= _PREPARED:
                 del self._prepared[next(iter(self._prepared))]
             self._prepared[key] = prepared
@@ -203,8 +209,8 @@ class Device:
         log.info("data '%s': %d rows to train on, %d held out", grant.data_id, shard.size, len(shard.held_out[0]))
         return _Prepared(task, shard)
 
-    def _encoded(self, request: Request, prepared: _Prepared, mechanism: FixedPoint, stop: Stop) -> bytes:
-        """Train or evaluate, and encode what may leave."""
+    def encoded(self, request: Request, prepared: _Prepared, mechanism: FixedPoint, stop: Stop) -> Ring:
+        """Train or evaluate, and encode what may leave: (n,) uint32."""
         from fedsus.learning.settings import TrainSettings
 
         plan, shard = request.plan, prepared.shard
@@ -218,7 +224,7 @@ class Device:
             if not plan.metrics:
                 # What the plan does not name stays here, whatever the trainer measured.
                 update = replace(update, totals=np.zeros(0), held_out=0)
-        return pack(mechanism.encode(update, self._noise), mechanism.bits)
+        return mechanism.encode(update, self._noise)
 
     def _tell_owner(self, plan: Plan, request: Request, prepared: _Prepared) -> None:
         """Report the received model's metrics to the owner; a failure of that changes no answer."""
@@ -230,7 +236,7 @@ class Device:
             metrics = owner_report(prepared.task, request.model, prepared.shard.held_out)
             self._report(plan.run, plan.round, metrics)
         except Exception as error:  # the owner's code, the owner's disk
-            log.warning("no evaluation for the owner: %s", _line(error))
+            log.warning("no evaluation for the owner: %s", line(error))
 
     def _trainer(self, plan: Plan, prepared: _Prepared) -> Trainer:
         from fedsus.learning import trainer_for
@@ -252,15 +258,41 @@ class Device:
         return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, sums, len(held_out[0]), None)
 
 
-def _refused(error: Exception) -> Answer:
-    """A refusal without a reason; its owner reads it in the log, as one line."""
-    reason = str(error) if isinstance(error, FedsusError) else _line(error)
-    log.warning("refused: %s", reason)
-    if not isinstance(error, FedsusError):
-        log.info("where it failed:", exc_info=error)
-    return Answer(REFUSAL, lambda: None, reason)
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One granted request with its task and data; implements `fedsus.rounds.answers.Granted`."""
 
+    device: Device
+    request: Request
+    grant: Grant
+    mechanism: FixedPoint
+    prepared: _Prepared
 
-def _line(error: Exception) -> str:
-    """An error of the owner's own code as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    @property
+    def bits(self) -> int:
+        """Sums are taken mod 2**bits."""
+        return self.mechanism.bits
+
+    def charge(self) -> None:
+        """Charge the run, once, and this attempt, durably, before anything is trained."""
+        self.device.charge(self.request, self.grant)
+
+    def encoded(self, stop: Stop) -> Ring:
+        """Train or evaluate, and encode what may leave: (n,) uint32. What fails is refunded."""
+        try:
+            return self.device.encoded(self.request, self.prepared, self.mechanism, stop)
+        except BaseException:
+            self.refund()
+            raise
+
+    def sent(self) -> None:
+        """Note that the answer leaves the device."""
+        self.device.ledger.release(*self._attempt)
+
+    def refund(self) -> None:
+        """Note that nothing leaves the device."""
+        self.device.ledger.refund(*self._attempt)
+
+    @property
+    def _attempt(self) -> tuple[str, str, int]:
+        return self.grant.data_id, self.request.plan.run, self.request.plan.attempt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from fedsus.encoding.packing import add_packed, packed_size
 from fedsus.errors import CohortTooSmall, ProtocolViolation
 from fedsus.plan import Plan
 from fedsus.rounds.messages import decode_answer
-from fedsus.types import Answered, Ask, Lost, Member, Refused, Reply, Ring
+from fedsus.types import Answered, Ask, Lost, Member, Refused, Reply, Ring, Summed
 
 
 class Fleet(Protocol):
@@ -36,32 +36,48 @@ class Fleet(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Summed:
-    """The result of an exchange: the sum mod 2**bits, (n,) uint32, and how many took part, refused or were lost."""
+@dataclass(slots=True)
+class Metered:
+    """A fleet that counts bytes: of requests, as often as they are addressed, and of answers.
 
-    total: Ring
-    survivors: int
-    refused: int
-    lost: int
-    received: int
+    Attributes:
+        sent, received: bytes, without what the transport adds.
+    """
+
+    fleet: Fleet
+    sent: int = 0
+    received: int = 0
+
+    def members(self) -> Sequence[Member]:
+        """As the fleet's."""
+        return self.fleet.members()
+
+    def ask(self, ask: Ask) -> Iterator[Reply]:
+        """As the fleet's."""
+        self.sent += sum(len(own) + len(ask.common) for own in ask.requests.values())
+        for reply in self.fleet.ask(ask):
+            if isinstance(reply, Answered):
+                self.received += len(reply.body)
+            yield reply
+            del reply  # before the next one is made: the server holds one answer at a time
 
 
-Exchange: TypeAlias = Generator[Ask, Iterator[Reply], Summed]
+R = TypeVar("R")
+Exchange: TypeAlias = Generator[Ask, Iterator[Reply], R]
 
 
-def conduct(exchange: Exchange, fleet: Fleet) -> Summed:
+def conduct(exchange: Exchange[R], fleet: Fleet) -> R:
     """Run an exchange over a fleet."""
     try:
         ask = next(exchange)
         while True:
             ask = exchange.send(fleet.ask(ask))
     except StopIteration as end:
-        summed: Summed = end.value
-        return summed
+        result: R = end.value
+        return result
 
 
-def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mechanism) -> Exchange:
+def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mechanism) -> Exchange[Summed]:
     """One phase: the server sees each client's integers. A device answers only if its owner granted it.
 
     Args:
@@ -74,7 +90,7 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
         CohortTooSmall: fewer survivors than the plan's minimum; the sum is dropped.
     """
     total, waiting = np.zeros(mechanism.size, dtype=np.uint32), set(cohort)
-    survivors = refused = lost = received = 0
+    survivors = refused = lost = 0
     replies = yield Ask(dict.fromkeys(cohort, b""), plan.deadline, common=request)
     for reply in replies:
         if reply.client not in waiting:
@@ -82,7 +98,6 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
         waiting.remove(reply.client)
         match reply:
             case Answered():
-                received += len(reply.body)
                 try:
                     added = _add(total, reply.body, mechanism)
                     survivors, refused = survivors + added, refused + (not added)
@@ -101,7 +116,7 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
             f"the plan's minimum is {plan.cohort.minimum}"
             f"{'; the owners see why with: fedsus client status' if refused else ''}"
         )
-    return Summed(total, survivors, refused, lost, received)
+    return Summed(total, survivors, refused, lost)
 
 
 def _add(total: Ring, answer: bytes, mechanism: Mechanism) -> bool:

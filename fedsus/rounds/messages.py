@@ -62,11 +62,20 @@ def decode_request(raw: bytes) -> Request:
         raise ProtocolViolation(f"request: not a fedsus request of version {VERSION}")
     if plan_length > plans.MAX_BYTES or len(raw) != _REQUEST.size + plan_length + model_length:
         raise ProtocolViolation("request: lengths do not add up")
-    raw_plan = raw[_REQUEST.size : _REQUEST.size + plan_length]
+    end = _REQUEST.size + plan_length
+    return request_of(raw[_REQUEST.size : end], memoryview(raw)[end:])
+
+
+def request_of(raw_plan: bytes, raw_model: bytes | memoryview) -> Request:
+    """The request of a plan's and a model's bytes; the model is a view of them.
+
+    Raises:
+        ProtocolViolation: as `decode_request`.
+    """
     plan = plans.decode(raw_plan)
-    if model_length != 4 * plan.dimension:
-        raise ProtocolViolation(f"request: model of {model_length} bytes, plan says {4 * plan.dimension}")
-    model = np.frombuffer(raw, dtype="<f4", offset=_REQUEST.size + plan_length).astype(np.float32, copy=False)
+    if len(raw_model) != 4 * plan.dimension:
+        raise ProtocolViolation(f"request: model of {len(raw_model)} bytes, plan says {4 * plan.dimension}")
+    model = np.frombuffer(raw_model, dtype="<f4").astype(np.float32, copy=False)
     if model_hash(model) != plan.model:
         raise ProtocolViolation("request: the model is not the one that the plan names")
     if not np.isfinite(model).all():

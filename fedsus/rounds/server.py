@@ -10,123 +10,26 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from fedsus import __version__
 from fedsus import plan as plans
-from fedsus.config import RunConfig, validate
 from fedsus.encoding.mechanism import FixedPoint
-from fedsus.errors import CohortTooSmall, ConfigError, CorruptionError, ProtocolViolation, RunFailed
+from fedsus.errors import CohortTooSmall, CorruptionError, ProtocolViolation, RunFailed
 from fedsus.journal import Journal, RunState, blobs
-from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundReleased, RunClosed, RunOpened
-from fedsus.plan import ExamplePrivacy, NoPrivacy, Plan, Privacy
-from fedsus.rounds.exchange import Fleet, Summed, clear_sum, conduct
-from fedsus.rounds.messages import encode_request, model_hash
+from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundReleased, RunClosed
+from fedsus.plan import Plan
+from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct
+from fedsus.rounds.messages import encode_request
+from fedsus.rounds.secure import SecureRounds
+from fedsus.rounds.specification import specification_of
 from fedsus.strategies import Strategy, create
-from fedsus.types import Arrays, Clock, Mean, Member, Vector
+from fedsus.types import Arrays, Clock, Mean, Member, Summed, Vector
 
 _WAIT_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Specification:
-    """What is fixed when a run opens: the operator's configuration and the calibrated privacy numbers."""
-
-    run: str
-    config: RunConfig
-    privacy: Privacy
-
-    @property
-    def attempts(self) -> int:
-        """Attempts that the run may spend: rounds and spares."""
-        return self.config.plan.rounds + self.config.plan.spares
-
-    def plan(self, round: int, attempt: int, model: Vector) -> Plan:
-        """The plan of one attempt at one round."""
-        asked = self.config.plan
-        private = self.privacy.unit != "none"
-        return Plan(
-            run=self.run,
-            purpose="evaluate" if round > asked.rounds else "train",
-            round=round,
-            attempt=attempt,
-            rounds=asked.rounds,
-            spare_attempts=asked.spares,
-            model=model_hash(model),
-            dimension=len(model),
-            task=self.config.task,
-            training=asked.training,
-            privacy=self.privacy,
-            encoding=asked.encoding,
-            metrics=() if private else asked.metrics,
-            cohort=asked.cohort,
-            exchange=asked.exchange,
-            deadline=asked.deadline,
-        )
-
-
-def calibrated(config: RunConfig) -> Privacy:
-    """The plan's privacy part: the noise multiplier for rounds + spare attempts, computed once.
-
-    Raises:
-        ConfigError: no noise reaches the asked epsilon.
-    """
-    asked = config.plan.privacy
-    if asked.unit == "none" or asked.epsilon is None or asked.delta is None or asked.denominator is None:
-        return NoPrivacy()
-    from fedsus.privacy.calibration import calibrate
-
-    steps = round(config.plan.training.local_epochs / asked.sampling_rate)
-    total = steps * (config.plan.rounds + config.plan.spares)
-    return ExamplePrivacy(
-        epsilon=asked.epsilon,
-        delta=asked.delta,
-        clip=asked.clip,
-        sampling_rate=asked.sampling_rate,
-        steps=steps,
-        denominator=asked.denominator,
-        noise_multiplier=calibrate(asked.epsilon, asked.delta, asked.sampling_rate, total),
-    )
-
-
-def open_run(folder: Path, run: str, config: RunConfig, model: Vector, clock: Clock) -> Specification:
-    """Make a run folder with the opened journal and the initial checkpoint.
-
-    Raises:
-        ConfigError: the encoding cannot carry the cohort, or no noise reaches the asked epsilon.
-    """
-    specification = Specification(run, config, calibrated(config))
-    FixedPoint(specification.plan(1, 1, model))  # refuses what cannot work before anyone is asked
-    with Journal.create(folder, clock) as journal:
-        parts = {"run": config.model_dump(mode="json", exclude_none=True)}
-        parts["privacy"] = specification.privacy.model_dump(mode="json")
-        checkpoint = blobs.put(folder, create(config.plan.strategy).init(model))
-        journal.append(
-            RunOpened(
-                run=run, config=parts, model_hash=model_hash(model), checkpoint=checkpoint, fedsus_version=__version__
-            )
-        )
-    return specification
-
-
-def specification_of(opened: RunOpened) -> Specification:
-    """The specification that a journal's first entry holds.
-
-    Raises:
-        CorruptionError: it is not one of this version.
-    """
-    try:
-        config = validate(opened.config["run"], RunConfig, "journal")
-        part = opened.config["privacy"]
-        privacy = (ExamplePrivacy if part["unit"] == "example" else NoPrivacy).model_validate(part)
-    except (KeyError, ConfigError, ValueError) as error:
-        raise CorruptionError(f"journal: the run's configuration cannot be read: {error}") from None
-    return Specification(opened.run, config, privacy)
 
 
 class RunLoop:
@@ -157,6 +60,7 @@ class RunLoop:
             raise CorruptionError(f"{folder}: the journal is empty: the run was never opened")
         self._specification = specification_of(opened)
         self._strategy: Strategy = create(self._specification.config.plan.strategy)
+        self._secure = SecureRounds.of(self._specification, clock)
 
     @property
     def progress(self) -> RunState:
@@ -198,17 +102,16 @@ class RunLoop:
             raise RunFailed(f"round {round}: all {self._specification.attempts} attempts of the run are spent")
         cohort = self._cohort()
         model = self._strategy.model(state)
-        plan = self._specification.plan(round, attempt, model)
         started = self._clock()
         try:
-            summed, mean, sent = self._exchange(plan, model, cohort)
+            plan, summed, mean, traffic = self._exchange(round, attempt, model, cohort)
         except (CohortTooSmall, ProtocolViolation) as error:
             self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error)))
             self._pause()
             return state
         self._abandoned = 0
         state = self._strategy.step(state, mean.delta)
-        self._release(plan, summed, mean, blobs.put(self._folder, state), sent, started)
+        self._release(plan, summed, mean, blobs.put(self._folder, state), traffic, started)
         blobs.prune(self._folder, self._journal.entries)
         return state
 
@@ -217,20 +120,43 @@ class RunLoop:
         self._sleep(min(2.0**self._abandoned, _LONGEST_PAUSE_SECONDS))
         self._abandoned += 1
 
-    def _exchange(self, plan: Plan, model: Vector, cohort: Sequence[str]) -> tuple[Summed, Mean, int]:
-        """Ask a cohort; what the server learns, and how many bytes it sent."""
-        mechanism = FixedPoint(plan)
-        request = encode_request(plan, model)
+    def _exchange(
+        self, round: int, attempt: int, model: Vector, cohort: Sequence[Member]
+    ) -> tuple[Plan, Summed, Mean, Metered]:
+        """Ask a cohort; what the server learns, and what crossed the wire."""
+        fleet = Metered(self._fleet)
+        secure = self._secure
+        if secure is None:
+            plan = self._specification.plan(round, attempt, model)
+            mechanism = FixedPoint(plan)
+            self._opened(plan)
+            clients = [member.id for member in cohort]
+            summed = conduct(clear_sum(plan, encode_request(plan, model), clients, mechanism), fleet)
+        else:
+            session = secure.session(round, attempt, cohort, len(model))
+            plan = self._specification.plan(round, attempt, model, session.hex())
+            mechanism = FixedPoint(plan)
+            self._opened(plan)
+            summed = secure.conduct(plan, model, mechanism, cohort, self._has_next(round, attempt), fleet)
+        return plan, summed, mechanism.decode(summed.total, summed.survivors), fleet
+
+    def _opened(self, plan: Plan) -> None:
+        """Written before anyone is asked: a crash counts as spent."""
+        digest = plans.digest(plans.encode(plan)).hex()
         self._journal.append(
-            AttemptOpened(
-                round=plan.round,
-                attempt=plan.attempt,
-                plan_digest=plans.digest(plans.encode(plan)).hex(),
-                cohort=len(cohort),
-            )
+            AttemptOpened(round=plan.round, attempt=plan.attempt, plan_digest=digest, cohort=plan.cohort.size)
         )
-        summed = conduct(clear_sum(plan, request, cohort, mechanism), self._fleet)
-        return summed, mechanism.decode(summed.total, summed.survivors), len(request) * len(cohort)
+
+    def _has_next(self, round: int, attempt: int) -> bool:
+        """Whether another attempt follows one that succeeds: the next round, or the last evaluation."""
+        asked = self._specification.config.plan
+        if round < asked.rounds:
+            return attempt < self._specification.attempts
+        return round == asked.rounds and self._evaluates
+
+    @property
+    def _evaluates(self) -> bool:
+        return self._specification.privacy.unit == "none" and bool(self._specification.config.plan.metrics)
 
     def _evaluate(self, model: Vector) -> None:
         """Ask once for the final model's metrics, in runs without differential privacy. It releases no model."""
@@ -238,22 +164,23 @@ class RunLoop:
         asked = self._specification.config.plan
         # A crash while evaluating is not repeated: the metrics are a courtesy, the model is already released.
         due = (round, attempt) <= (asked.rounds + 1, self._specification.attempts + 1) and not self.progress.attempt
-        if self._specification.privacy.unit != "none" or not asked.metrics or not due:
+        if not self._evaluates or not due:
             return
-        plan = self._specification.plan(round, attempt, model)
         started = self._clock()
         try:
             cohort = self._cohort()
         except RunFailed:  # nobody is there any more: the run is complete without the last metrics
             return
         try:
-            summed, mean, sent = self._exchange(plan, model, cohort)
+            plan, summed, mean, traffic = self._exchange(round, attempt, model, cohort)
         except (CohortTooSmall, ProtocolViolation) as error:
-            self._journal.append(AttemptAbandoned(round=plan.round, attempt=plan.attempt, reason=str(error)))
+            self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error)))
             return
-        self._release(plan, summed, mean, self._checkpoint, sent, started)
+        self._release(plan, summed, mean, self._checkpoint, traffic, started)
 
-    def _release(self, plan: Plan, summed: Summed, mean: Mean, checkpoint: str, sent: int, started: float) -> None:
+    def _release(
+        self, plan: Plan, summed: Summed, mean: Mean, checkpoint: str, traffic: Metered, started: float
+    ) -> None:
         """Write what was learned: aggregates over the survivors, and what they cost."""
         self._journal.append(
             RoundReleased(
@@ -267,31 +194,39 @@ class RunLoop:
                 held_out=mean.held_out,
                 saturated=mean.saturated,
                 checkpoint=checkpoint,
-                bytes_sent=sent,
-                bytes_received=summed.received,
+                bytes_sent=traffic.sent,
+                bytes_received=traffic.received,
                 seconds=self._clock() - started,
             )
         )
 
-    def _cohort(self) -> list[str]:
+    def _cohort(self) -> list[Member]:
         """Who is asked: all that the plan's size allows, once enough are connected."""
         asked = self._specification.config.plan.cohort
+        least = asked.minimum if self._secure is None else self._secure.floor
         # The first attempt waits for everyone; later ones take the minimum: one lost device costs no wait.
-        wanted = asked.size if self.progress.attempts == 0 else asked.minimum
+        wanted = asked.size if self.progress.attempts == 0 else least
         patience = self._clock() + self._specification.config.server.wait_for_devices
         while True:
-            members: Sequence[Member] = self._fleet.members()
-            if len(members) >= wanted:
+            members = self._fleet.members()
+            known = members if self._secure is None else self._secure.known(members)
+            if len(known) >= wanted:
                 break
             if self._clock() >= patience:
-                raise RunFailed(
-                    f"{len(members)} devices are connected, {wanted} are needed; "
-                    f"waited {self._specification.config.server.wait_for_devices:g} s ([server] wait_for_devices)"
-                )
+                raise RunFailed(self._too_few(len(known), len(members), wanted))
             self._sleep(_WAIT_SECONDS)
-        if len(members) > asked.size:
-            members = sorted(self._choose.sample(list(members), asked.size))
-        return [member.id for member in members]
+        if self._secure is None and len(known) > asked.size:
+            return sorted(self._choose.sample(list(known), asked.size))
+        return list(known)
+
+    def _too_few(self, known: int, connected: int, wanted: int) -> str:
+        waited = f"waited {self._specification.config.server.wait_for_devices:g} s ([server] wait_for_devices)"
+        if known < connected:
+            return (
+                f"{known} of {connected} connected devices bear a name of the roster, {wanted} are needed; {waited}; "
+                "'fedsus server devices add NAME' and 'fedsus federation admit' must use the same names"
+            )
+        return f"{connected} devices are connected, {wanted} are needed; {waited}"
 
 
 def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:

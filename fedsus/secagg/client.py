@@ -23,7 +23,7 @@ from fedsus.errors import ProtocolViolation
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
 from fedsus.secagg.alike import checked_adverts, confirmed_payload, masked_payload, own_mask, pair_mask, pair_sign
-from fedsus.secagg.keys import Agreement, derive, open_sealed, seal
+from fedsus.secagg.keys import Agreement, commitment, derive, open_sealed, seal
 from fedsus.secagg.masks import add_masks
 from fedsus.secagg.seat import Circle, Seat
 from fedsus.secagg.secret import Secret
@@ -58,7 +58,7 @@ def advertise(seat: Seat, now: float, draw: Draw = os.urandom) -> tuple[Advertis
     seat.alive(now)
     channel, mask = Agreement.generate(), Agreement.generate()
     payload = channel.public + mask.public + draw(_SECRET_BYTES)
-    seat.marks.once(seat.sid, Phase.ADVERTISE, sessions.commitment("advert", payload))
+    seat.marks.once(seat.sid, Phase.ADVERTISE, commitment("advert", payload))
     signature = seat.signed(Phase.ADVERTISE, seat.sid, payload)
     advert = wire.Advert(seat.index, channel.public, mask.public, payload[64:], signature)
     return Advertised(seat, channel, mask, advert.encode()), advert.encode()
@@ -256,7 +256,7 @@ class Masked(_State):
         if len(members & circle.holders) < session.threshold:
             raise ProtocolViolation(f"survivors: fewer than {session.threshold} hold shares of ours")
         payload = confirmed_payload(self.plan, raw)
-        seat.marks.once(seat.sid, Phase.CONFIRM, sessions.commitment("survivors", payload))
+        seat.marks.once(seat.sid, Phase.CONFIRM, commitment("survivors", payload))
         signature = seat.signed(Phase.CONFIRM, circle.tid, payload)
         return Confirmed(seat, circle, payload, members, self.shares), signature
 
@@ -288,7 +288,7 @@ class Confirmed(_State):
                 raise ProtocolViolation("certificate: signed by a client that is no survivor")
             if len(signers & circle.holders) < seat.session.threshold:
                 raise ProtocolViolation(f"certificate: fewer than {seat.session.threshold} of our holders signed")
-            seat.marks.once(seat.sid, Phase.UNMASK, sessions.commitment("survivors", self.payload))
+            seat.marks.once(seat.sid, Phase.UNMASK, commitment("survivors", self.payload))
             return self._openings()
         finally:
             self.wipe()

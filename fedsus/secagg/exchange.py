@@ -28,6 +28,8 @@ log = logging.getLogger("fedsus.server")
 Phases: TypeAlias = Generator[Ask, Iterator[Reply], Established]
 Sums: TypeAlias = Generator[Ask, Iterator[Reply], "SecureSummed"]
 Take: TypeAlias = Callable[[int, Buffer], None]
+Wanted: TypeAlias = Mapping[Kind, tuple[Mapping[str, int], Take]]
+"""What each kind of frame is given to, by the client's index there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ class SecureSummed:
 
 @dataclass(slots=True)
 class _Taking:
-    """Takes one phase's replies. ``wanted``: what each kind of frame is given to, by the client's index there."""
+    """Takes one phase's replies."""
 
-    wanted: Mapping[Kind, tuple[Mapping[str, int], Take]]
+    wanted: Wanted
     refused: set[str] = field(default_factory=set)
 
     def take(self, replies: Iterator[Reply], waiting: set[str]) -> None:
@@ -117,7 +119,7 @@ def _phase(
     request: bytes,
     clients: Mapping[str, int],
     patience: Patience,
-    wanted: Mapping[Kind, tuple[Mapping[str, int], Take]],
+    wanted: Wanted,
 ) -> Generator[Ask, Iterator[Reply], None]:
     """One light phase that all clients are asked in."""
     replies = yield Ask(dict.fromkeys(clients, b""), patience.light, common=request)
@@ -178,7 +180,13 @@ def _confirm(
         wanted[Kind.ADVERTISE] = (others, following.take)
         confirm += following.request()
     yield from _riding(collected, survivors, others, confirm, patience, wanted)
-    return _closed(following)
+    if following is None:
+        return None
+    try:
+        return following.close()
+    except CohortTooSmall as error:
+        log.info("the next session starts on its own: %s", error)
+        return None
 
 
 def _unmask(
@@ -193,7 +201,13 @@ def _unmask(
         wanted[Kind.SHARE] = (others, sharing.take)
         request += sharing.request()
     yield from _riding(collected, survivors, others, request, patience, wanted)
-    return _closed(sharing)
+    if sharing is None:
+        return None
+    try:
+        return sharing.close()
+    except CohortTooSmall as error:
+        log.info("the next session starts on its own: %s", error)
+        return None
 
 
 def _riding(
@@ -202,7 +216,7 @@ def _riding(
     others: Mapping[str, int],
     request: bytes,
     patience: Patience,
-    wanted: Mapping[Kind, tuple[Mapping[str, int], Take]],
+    wanted: Wanted,
 ) -> Generator[Ask, Iterator[Reply], None]:
     """Ask the survivors, and whom the next session wants without waiting for them."""
     session = collected.base.party.session
@@ -213,15 +227,6 @@ def _riding(
         dict.fromkeys(everyone, b""), patience.light, enough, common=request, optional=optional, grace=patience.grace
     )
     _Taking(wanted).take(replies, set(everyone))
-
-
-def _closed(phase: Opening | Sharing | None) -> Sharing | Established | None:
-    """The next session one phase on; None when too few came: the next round then starts on its own."""
-    try:
-        return None if phase is None else phase.close()
-    except CohortTooSmall as error:
-        log.info("the next session starts on its own: %s", error)
-        return None
 
 
 def _why(refused: set[str]) -> str:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from fedsus.encoding.packing import Buffer
 from fedsus.errors import ProtocolViolation
 from fedsus.secagg.session import MAX_COHORT
 from fedsus.secagg.shares import SHARE_BYTES
@@ -43,7 +44,6 @@ ADVERT_BYTES: Final = 4 + 3 * KEY_BYTES + SIGNATURE_BYTES
 _FRAME: Final = struct.Struct("<4sBBBQ")
 _COUNT: Final = struct.Struct("<I")
 _LENGTHS: Final = struct.Struct("<IQ")
-Buffer = bytes | memoryview
 
 
 class Kind(IntEnum):
@@ -135,7 +135,8 @@ def frames(raw: Buffer) -> list[Frame]:
     Raises:
         ProtocolViolation: truncated, of another version, of an unknown kind, too many, or a refusal with a body.
     """
-    view, found = memoryview(raw), []
+    view = memoryview(raw)
+    found: list[Frame] = []
     while view:
         if len(view) < _FRAME.size:
             raise ProtocolViolation("message: truncated frame")
@@ -174,8 +175,8 @@ def decode_advert(raw: Buffer) -> Advert:
     if len(raw) != ADVERT_BYTES:
         raise ProtocolViolation(f"advert: {len(raw)} bytes, expected {ADVERT_BYTES}")
     (index,) = _COUNT.unpack_from(raw)
-    keys = [bytes(raw[start : start + KEY_BYTES]) for start in (4, 4 + KEY_BYTES, 4 + 2 * KEY_BYTES)]
-    return Advert(index, *keys, bytes(raw[-SIGNATURE_BYTES:]))
+    channel, mask, nonce = (bytes(raw[4 + part * KEY_BYTES :][:KEY_BYTES]) for part in range(3))
+    return Advert(index, channel, mask, nonce, bytes(raw[-SIGNATURE_BYTES:]))
 
 
 def encode_adverts(adverts: Sequence[Advert]) -> bytes:

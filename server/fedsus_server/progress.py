@@ -22,7 +22,7 @@ from fedsus.journal import (
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
 
-    from fedsus.rounds.server import Specification
+    from fedsus.rounds.specification import Specification
 
 _FIRST: Final = ("loss", "accuracy")
 
@@ -49,7 +49,7 @@ class Progress:
         """Take one more entry into account."""
         match entry:
             case RunOpened():
-                from fedsus.rounds.server import specification_of
+                from fedsus.rounds.specification import specification_of
 
                 self.specification = specification_of(entry)
             case AttemptOpened():

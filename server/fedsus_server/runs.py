@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedsus.config import RunConfig, load
-from fedsus.errors import ConfigError, EnvironmentFault
+from fedsus.errors import ConfigError, EnvironmentFault, ProtocolViolation
 from fedsus.journal import NAME, Journal, RunClosed
 from fedsus.model_file import read_model, task_of
 from fedsus.reporting import summary
+from fedsus.secagg import roster as rosters
 from fedsus_server import looping, processes
 from fedsus_server.home import ActiveRun, Home
 
@@ -49,6 +50,34 @@ def prepare(path: Path) -> tuple[RunConfig, Vector]:
     return config, model
 
 
+def roster_of(path: Path, config: RunConfig) -> rosters.Roster | None:
+    """The roster that ``run.toml`` names, for a secure sum; its signatures are looked at, so that no device is asked
+    in vain. What counts are the signers that each device pins.
+
+    Raises:
+        ConfigError: missing, not a roster, or without the signatures that it asks for itself.
+    """
+    if config.plan.exchange != "secure_sum":
+        return None
+    file = path.parent / config.server.roster
+    if not file.exists():
+        raise ConfigError(
+            f"{file}: no roster; secure_sum needs the one that the federation's owners signed: fedsus federation new "
+            '(or set plan.exchange = "clear_sum", which shows this server each update)'
+        )
+    try:
+        with file.open("rb") as opened:
+            signed = rosters.decode(opened.read(rosters.MAX_BYTES + 1))
+    except OSError as error:
+        raise EnvironmentFault(f"{file}: cannot be read: {error.strerror}") from None
+    except ProtocolViolation as error:
+        raise ConfigError(f"{file}: not a roster: {error}") from None
+    have, needed = len(signed.valid_signatures()), signed.roster.needed
+    if have < needed:
+        raise ConfigError(f"{file}: {have} of {needed} signatures; the owners sign with: fedsus federation sign {file}")
+    return signed.roster
+
+
 def open_new(path: Path, runs: Path, clock: Clock) -> ActiveRun:
     """Open the journal of a new run of ``run.toml`` below ``runs``.
 
@@ -56,13 +85,14 @@ def open_new(path: Path, runs: Path, clock: Clock) -> ActiveRun:
         ConfigError, CorruptionError: as `prepare`; or the run cannot work as asked.
         EnvironmentFault: the folder cannot be written.
     """
-    from fedsus.rounds.server import open_run
+    from fedsus.rounds.specification import open_run
 
     config, model = prepare(path)
+    roster = roster_of(path, config)
     stamp = datetime.fromtimestamp(clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
     run = f"{config.name[:36]}-{stamp}-{secrets.token_hex(3)}"
     folder = (runs / run).resolve()
-    open_run(folder, run, config, model, clock)
+    open_run(folder, run, config, model, clock, roster)
     return ActiveRun(run, str(folder))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from fedsus.errors import EnvironmentFault
+from fedsus.owner import key_files
 from fedsus.reporting import read
+from fedsus.secagg.keys import Identity
+from fedsus.secagg.roster import Roster, RosterMember, SignedRoster, encode
 from fedsus_client import identity
 from fedsus_client.status import read_status
 from fedsus_server.flower.control import Control, connect
@@ -27,6 +31,7 @@ from fedsus_server.home import Home, Running
 
 _LOOK_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 8.0
+FEDERATION: Final = "local"
 COMMAND: Final = (sys.executable, "-m", "fedsus")
 
 
@@ -72,6 +77,7 @@ class LocalFederation:
     environment: Mapping[str, str] = field(default_factory=dict)
     agent_command: Sequence[str] = (*COMMAND, "client", "start")
     clients: dict[str, ClientFiles] = field(default_factory=dict, init=False)
+    signer: Identity = field(default_factory=Identity.generate, init=False)
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
     _logs: list[IO[bytes]] = field(default_factory=list, init=False)
 
@@ -103,19 +109,43 @@ class LocalFederation:
         running = self.running
         server = f'[server]\naddress = "127.0.0.1:{running.port}"\nca = "{self.home.tls / "ca.pem"}"\n\n'
         files.agent.write_text(server + agent, encoding="utf-8")
+        if "[federation]" not in policy:
+            pins = f'[federation]\nname = "{FEDERATION}"\nsigners = ["{self.signer.public.hex()}"]\n'
+            policy = f"{policy}\n{pins}"
         files.policy.write_text(policy, encoding="utf-8")
         if not (files.folder / "node.key").exists():
             identity.create(files.folder / "node.key")
+            key_files.create(files.folder / "identity.key", "identity")
         self.clients[name] = files
         return files
 
     def register(self) -> None:
-        """Tell the server all clients' keys, as ``fedsus server devices add`` does."""
+        """Sign the roster, tell the server all clients' keys, as ``fedsus server devices add`` does."""
         from fedsus_server import devices
 
+        self._sign_roster()
         with self.control() as control:
             for name, files in self.clients.items():
                 devices.add(control, name, devices.read_key(files.folder / "node.key.pub"))
+
+    def _sign_roster(self) -> None:
+        """Make the roster of all clients; each gets it, and it lies where run.toml looks for it."""
+        members = tuple(
+            RosterMember(name=name, key=key_files.read_public(files.folder / "identity.key.pub", "identity"))
+            for name, files in sorted(self.clients.items())
+        )
+        roster = Roster(
+            federation=FEDERATION,
+            number=1,
+            previous=None,
+            signers=(self.signer.public.hex(),),
+            needed=1,
+            seed=secrets.token_hex(32),
+            members=members,
+        )
+        signed = encode(SignedRoster(roster=roster).signed(self.signer))
+        for folder in (self.folder, *(files.folder for files in self.clients.values())):
+            (folder / "roster.json").write_bytes(signed)
 
     def start_agent(self, name: str) -> subprocess.Popen[bytes]:
         """Start one client's agent; returns at once."""

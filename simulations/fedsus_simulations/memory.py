@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsus.config import RunConfig
 from fedsus.errors import ConfigError
 from fedsus.owner.ledger import Ledger
+from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.rounds.device import Device, seeded, system_seed
-from fedsus.rounds.server import RunLoop, open_run
+from fedsus.rounds.server import RunLoop
+from fedsus.rounds.sessions import Sessions
+from fedsus.rounds.specification import open_run
+from fedsus.secagg.keys import Identity, Signatures
+from fedsus.secagg.roster import Roster, RosterMember
 from fedsus.types import Clock, Vector
 from fedsus_simulations.fleet import SimulatedFleet
 
@@ -34,7 +41,8 @@ def granting(config: RunConfig) -> Policy:
                 "without_dp": not private,
             },
             "cohort": {"minimum": asked.cohort.minimum},
-            "exchange": {"clear_sum": True},
+            "exchange": {"clear_sum": asked.exchange == "clear_sum"},
+            "secure_sum": {"dropout": 0.5, "colluders": asked.secure_sum.colluders},
             "limits": {
                 "local_epochs": asked.training.local_epochs,
                 "rounds": asked.rounds,
@@ -50,12 +58,55 @@ def granting(config: RunConfig) -> Policy:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Fresh identities of simulated clients, and the roster that lists them; nobody signs it, for nobody else reads it.
+
+    Attributes:
+        roster: of all of them.
+        identities: name -> signing key.
+        signatures: shared by all devices: a check that one of them made is not repeated by the others.
+    """
+
+    roster: Roster
+    identities: Mapping[str, Identity]
+    signatures: Signatures
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Members:
+        """Fresh identities."""
+        identities = {name: Identity.generate() for name in sorted(names)}
+        members = tuple(RosterMember(name=name, key=key.public.hex()) for name, key in identities.items())
+        signer = Identity.generate().public.hex()
+        roster = Roster(
+            federation="simulated",
+            number=1,
+            previous=None,
+            signers=(signer,),
+            needed=1,
+            seed=secrets.token_hex(32),
+            members=members,
+        )
+        return cls(roster, identities, Signatures(cache=16 * len(members)))
+
+    def sessions(self, name: str, clock: Clock) -> Sessions:
+        """One client's part in secure aggregation."""
+        marks = SessionMarks(None, clock)
+        return Sessions(self.identities[name], lambda _: self.roster, marks, clock, signatures=self.signatures)
+
+
 def devices(
-    config: RunConfig, sources: Mapping[str, DataSource], reference: str, seed: int | None, clock: Clock = time.time
+    config: RunConfig,
+    sources: Mapping[str, DataSource],
+    reference: str,
+    seed: int | None,
+    clock: Clock = time.time,
+    members: Members | None = None,
 ) -> dict[str, Device]:
     """A device for each client, in this process.
 
     Args:
+        members: identities for a secure sum; None where the plan's exchange is clear.
         sources: client name -> its data.
         reference: the task, a built-in name or ``module:Class``.
         seed: makes training order, sampling and noise repeatable; None draws from the operating system.
@@ -73,6 +124,7 @@ def devices(
             compute=Compute("cpu", 1),
             noise=SystemNoise() if seed is None else SeededNoise(1_000_003 * seed + number),
             seeds=system_seed if seed is None else seeded(seed, name),
+            sessions=None if members is None else members.sessions(name, clock),
         )
         for number, (name, source) in enumerate(sorted(sources.items()))
     }
@@ -100,6 +152,7 @@ def simulate(
             f"{len(sources)} clients are given, plan.cohort.size = {config.plan.cohort.size}: "
             "give more with --client NAME=PATH, or lower it"
         )
-    fleet = SimulatedFleet(devices(config, sources, reference or config.task.name, seed, clock))
-    open_run(folder, run, config, model, clock)
+    members = Members.of(sources) if config.plan.exchange == "secure_sum" else None
+    fleet = SimulatedFleet(devices(config, sources, reference or config.task.name, seed, clock, members))
+    open_run(folder, run, config, model, clock, None if members is None else members.roster)
     return RunLoop(folder, fleet, clock=clock, sleep=time.sleep).run()

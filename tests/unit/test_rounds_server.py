@@ -23,7 +23,8 @@ from fedsus.journal import AttemptAbandoned, AttemptOpened, Disk, RoundReleased,
 from fedsus.journal import journal as journal_module
 from fedsus.reporting import read
 from fedsus.rounds.messages import REFUSAL, decode_request, encode_answer
-from fedsus.rounds.server import RunLoop, open_run
+from fedsus.rounds.server import RunLoop
+from fedsus.rounds.specification import open_run
 from fedsus.types import Answered, Ask, LocalUpdate, Lost, Member, Refused, Reply
 
 DIMENSION = 12

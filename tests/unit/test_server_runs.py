@@ -20,7 +20,7 @@ from fedsus.model_file import metadata, write_model
 from fedsus.plan import TaskPart
 from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.reporting import read
-from fedsus.rounds.server import Specification, calibrated, open_run
+from fedsus.rounds.specification import Specification, calibrated, open_run
 from fedsus_server import devices, following, progress, runs
 from fedsus_server.home import Home
 

@@ -1,0 +1,34 @@
+"""This device's part in secure aggregation: its identity, the roster that its owner's pins accept, its notes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from fedsus.owner import key_files
+from fedsus.owner.marks import SessionMarks
+from fedsus_client.membership import StandingRoster
+
+if TYPE_CHECKING:
+    from fedsus.rounds.sessions import Sessions
+    from fedsus.types import Clock
+    from fedsus_client.config import AgentConfig
+
+log = logging.getLogger("fedsus.client")
+
+
+def load_sessions(config: AgentConfig, clock: Clock) -> Sessions | None:
+    """What answers secure sums; None for a device without an identity, which then refuses them.
+
+    Raises:
+        ConfigError: the identity cannot be used.
+        CorruptionError, EnvironmentFault: the notes were changed, or another agent uses them.
+    """
+    from fedsus.rounds.sessions import Sessions
+
+    if not config.identity.signing.exists():
+        log.warning("%s: no identity: secure sums are refused; fedsus client enroll makes one", config.identity.signing)
+        return None
+    identity = key_files.load(config.identity.signing, "identity")
+    marks = SessionMarks(config.state.folder / "sessions.sqlite", clock)
+    return Sessions(identity, StandingRoster(config), marks, clock)

@@ -1,0 +1,78 @@
+"""What a device answers, and how it refuses: without a reason on the wire, with one in its owner's log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedsus.errors import FedsusError
+from fedsus.plan import Plan
+from fedsus.rounds.messages import REFUSAL
+from fedsus.types import Ring, Stop
+
+log = logging.getLogger("fedsus.device")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back, and what to tell the ledger once it left: call ``sent`` before handing over ``body``.
+
+    Attributes:
+        refusal: the reason, for the owner alone; None where the request was answered.
+        plan: what was answered, for the owner's status; None for a refusal, and for a phase without a plan.
+    """
+
+    body: bytes
+    sent: Callable[[], None]
+    refusal: str | None = None
+    plan: Plan | None = None
+
+
+class Granted(Protocol):
+    """One request that the owner's policy grants, with its task and data."""
+
+    @property
+    def bits(self) -> int:
+        """Sums are taken mod 2**bits."""
+        ...
+
+    def charge(self) -> None:
+        """Charge the run, once, and this attempt, durably, before anything is trained."""
+        ...
+
+    def encoded(self, stop: Stop) -> Ring:
+        """Train or evaluate, and encode what may leave: (n,) uint32. What fails is refunded."""
+        ...
+
+    def sent(self) -> None:
+        """Note that the answer leaves the device."""
+        ...
+
+    def refund(self) -> None:
+        """Note that nothing leaves the device."""
+        ...
+
+
+def nothing() -> None:
+    """There is nothing to tell the ledger."""
+
+
+def refused(error: Exception, body: bytes = REFUSAL) -> Answer:
+    """A refusal; its owner reads the reason in the log, as one line."""
+    return Answer(body, nothing, logged(error))
+
+
+def logged(error: Exception) -> str:
+    """The reason of a refusal, written to the owner's log."""
+    reason = str(error) if isinstance(error, FedsusError) else line(error)
+    log.warning("refused: %s", reason)
+    if not isinstance(error, FedsusError):
+        log.info("where it failed:", exc_info=error)
+    return reason
+
+
+def line(error: Exception) -> str:
+    """An error of the owner's own code as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,224 @@
+"""The server's sessions of secure aggregation over a run: cohorts, numbers, what one round prepares for the next."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from fedsus import plan as plans
+from fedsus.encoding.mechanism import Mechanism
+from fedsus.errors import ConfigError, CorruptionError
+from fedsus.rounds.exchange import Fleet, conduct
+from fedsus.secagg import thresholds
+from fedsus.secagg.cohort import SIGMA, Choice, drawn, least_colluders
+from fedsus.secagg.cohort import keys as cohort_keys
+from fedsus.secagg.exchange import Patience, establish, secure_sum
+from fedsus.secagg.keys import Signatures
+from fedsus.secagg.roster import Roster, digest
+from fedsus.secagg.server import Established, Opening, Party
+from fedsus.secagg.session import Session
+from fedsus.secagg.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from fedsus.config import PlanConfig
+    from fedsus.plan import Plan
+    from fedsus.rounds.specification import Specification
+    from fedsus.types import Clock, Member, Summed, Vector
+
+_ROUNDS_OF_LIFE: Final = 2
+_SLACK_SECONDS: Final = 900
+"""A session outlives its own round and the one it rides on, whatever the clocks' difference that nodes may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a run's sessions withstand.
+
+    Attributes:
+        choice: how cohorts are chosen: the whole roster, or drawn by its seed.
+        colluders, dropouts: A and D.
+        thresholds: graph, k and t.
+    """
+
+    choice: Choice
+    colluders: int
+    dropouts: int
+    thresholds: Thresholds
+
+
+def numbers(asked: PlanConfig, roster: Roster | None) -> Numbers:
+    """The numbers of a plan's cohorts, as devices will recompute them.
+
+    Raises:
+        ConfigError: no roster, one that is too small, or numbers that do not work.
+    """
+    if roster is None:
+        raise ConfigError(
+            "exchange 'secure_sum' needs the federation's signed roster: [server] roster; "
+            "make one: fedsus federation new"
+        )
+    size, members = asked.cohort.size, len(roster.members)
+    if members < size:
+        raise ConfigError(
+            f"plan.cohort.size = {size}: roster {roster.number} of '{roster.federation}' has {members} members"
+        )
+    choice: Choice = "whole" if members == size else "drawn"
+    colluders = asked.secure_sum.colluders
+    if colluders is None:
+        colluders = least_colluders(choice, size, members, None)
+    dropouts = asked.secure_sum.dropouts
+    if dropouts is None:
+        tolerated = thresholds.least_tolerance(size, colluders)
+        dropouts = min(tolerated, size // 3) if size < thresholds.SPARSE_FROM else math.floor(size / 10)
+    return Numbers(choice, colluders, dropouts, thresholds.solve(size, colluders, dropouts))
+
+
+class SecureRounds:
+    """Opens sessions, keeps the one that a round established for the next.
+
+    Args:
+        specification: of the run.
+        clock: seconds since the epoch.
+        workers: threads for masks.
+    """
+
+    def __init__(self, specification: Specification, clock: Clock, workers: int = 2) -> None:
+        roster = specification.roster
+        if roster is None:
+            raise CorruptionError("journal: a run with secure_sum, and no roster")
+        self._specification, self._roster, self._clock, self._workers = specification, roster, clock, workers
+        self._asked = specification.config.plan
+        self._numbers = numbers(self._asked, roster)
+        self._hash = ""
+        self._signatures = Signatures()
+        self._names = {member.name for member in roster.members}
+        self._ready: Established | None = None
+        self._opening: Opening | None = None
+
+    @classmethod
+    def of(cls, specification: Specification, clock: Clock) -> SecureRounds | None:
+        """None for a run in clear."""
+        return cls(specification, clock) if specification.config.plan.exchange == "secure_sum" else None
+
+    @property
+    def floor(self) -> int:
+        """The least clients with which a round can succeed."""
+        size, found = self._asked.cohort.size, self._numbers
+        return max(3, found.colluders + 2, size - found.dropouts, self._asked.cohort.minimum)
+
+    def known(self, members: Sequence[Member]) -> list[Member]:
+        """Connected clients that bear a name of the roster, the first of each."""
+        found: dict[str, Member] = {}
+        for member in members:
+            if member.name in self._names:
+                found.setdefault(member.name, member)
+        return sorted(found.values())
+
+    def session(self, round: int, attempt: int, cohort: Sequence[Member], dimension: int) -> bytes:
+        """The sid of an attempt: of the session that the round before established, or of a new one."""
+        ready, self._opening = self._ready, None
+        self._hash = self._hash or self._specification.hash(dimension)
+        if ready is not None and self._fits(ready, round, attempt, cohort):
+            return ready.sid
+        self._ready = None
+        self._opening = self._open(round, attempt, cohort, None)
+        return self._opening.sid
+
+    def conduct(
+        self,
+        plan: Plan,
+        model: Vector,
+        mechanism: Mechanism,
+        cohort: Sequence[Member],
+        has_next: bool,
+        fleet: Fleet,
+    ) -> Summed:
+        """The sum of a plan's cohort, in the session that `session` named.
+
+        Raises:
+            CohortTooSmall, ProtocolViolation: the attempt is abandoned; nothing was opened.
+        """
+        light = self._asked.secure_sum
+        patience = Patience(plan.deadline, min(light.light_deadline, plan.deadline), light.grace)
+        established, opening = self._ready, self._opening
+        self._ready = self._opening = None
+        if opening is not None:
+            established = conduct(establish(opening, patience), fleet)
+        if established is None:
+            raise CorruptionError("secure sum: no session was opened")
+        following = None
+        if has_next:
+            following = self._open(plan.round + 1, plan.attempt + 1, cohort, established.sid)
+        raw = plans.encode(plan)
+        result = conduct(
+            secure_sum(
+                established,
+                plans.digest(raw),
+                (raw, _bytes(model)),
+                mechanism.size,
+                mechanism.bits,
+                patience,
+                following,
+                self._workers,
+            ),
+            fleet,
+        )
+        self._ready = result.following
+        return result.summed
+
+    def _fits(self, ready: Established, round: int, attempt: int, cohort: Sequence[Member]) -> bool:
+        """Whether a prepared session is this attempt's, lives long enough, and has enough clients left."""
+        session = ready.party.session
+        here = {member.id for member in cohort}
+        there = sum(ready.party.clients.get(index) in here for index in ready.shared)
+        in_time = session.expires - self._clock() > self._seconds
+        return (session.round, session.attempt) == (round, attempt) and there >= session.floor and in_time
+
+    @property
+    def _seconds(self) -> float:
+        """The longest that one round takes."""
+        return self._asked.deadline + 4 * self._asked.secure_sum.light_deadline
+
+    def _open(self, round: int, attempt: int, cohort: Sequence[Member], previous: bytes | None) -> Opening:
+        found, roster, nonce = self._numbers, self._roster, secrets.token_hex(32)
+        size, members, specification = self._asked.cohort.size, range(len(roster.members)), self._hash
+        if found.choice == "drawn":
+            positions = drawn(roster, self._specification.run, specification, attempt, nonce, size)
+        else:
+            positions = tuple(members)
+        session = Session(
+            federation=roster.federation,
+            roster=digest(roster).hex(),
+            number=roster.number,
+            server=self._specification.server,
+            nonce=nonce,
+            run=self._specification.run,
+            specification=specification,
+            round=round,
+            attempt=attempt,
+            previous=None if previous is None else previous.hex(),
+            cohort=positions,
+            choice=found.choice,
+            colluders=found.colluders,
+            dropouts=found.dropouts,
+            rule=found.thresholds.rule,
+            neighbours=found.thresholds.neighbours,
+            threshold=found.thresholds.threshold,
+            sigma=SIGMA,
+            minimum=self._asked.cohort.minimum,
+            expires=math.ceil(self._clock() + _ROUNDS_OF_LIFE * self._seconds + _SLACK_SECONDS),
+        )
+        addresses = {member.name: member.id for member in cohort}
+        names = [roster.members[position].name for position in positions]
+        clients = {index: addresses[name] for index, name in enumerate(names) if name in addresses}
+        return Opening(Party(session, cohort_keys(session, roster), clients, self._signatures))
+
+
+def _bytes(model: Vector) -> memoryview:
+    """A model's little-endian float32 bytes, without a copy where it has them already."""
+    return np.ascontiguousarray(model, dtype="<f4").data.cast("B")
