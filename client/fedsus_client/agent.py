@@ -71,6 +71,8 @@ class Agent:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="train")
         self._device: Future[Device] | None = None
         self._heard = 0.0
+        self._confirming = threading.Thread(target=lambda: None)
+        self._confirming.start()
         self._owner = Telling(config.state.folder, config.server.address, clock)
 
     def stop(self) -> None:
@@ -120,6 +122,7 @@ class Agent:
                     log.warning("ignored: %s; next question in %.1f s", error, seconds)
                     self._stopped.wait(seconds)
         finally:
+            self._confirming.join(_LOOK_SECONDS)
             connection.close()
 
     def _step(self, connection: FleetConnection) -> None:
@@ -162,8 +165,9 @@ class Agent:
             self._owner.answered(answer)
             answer.sent()
             self._send(connection, incoming, answer.body)
-        # Last, for the round does not wait for it: the server may free the message.
-        connection.confirm(incoming)
+        self._confirming.join()
+        self._confirming = threading.Thread(target=_confirm, args=(connection, incoming), daemon=True)
+        self._confirming.start()
 
     def _fetch(self, connection: FleetConnection, incoming: Incoming) -> bytes | None:
         if incoming.message_type not in MESSAGE_TYPES:
@@ -240,6 +244,14 @@ class Agent:
         log.warning("%s: %s; next try in %.1f s", _kind(error), error, seconds)
         self._owner.tell("connecting", f"{error}; next try in {seconds:.1f} s", force=True)
         self._stopped.wait(seconds)
+
+
+def _confirm(connection: FleetConnection, incoming: Incoming) -> None:
+    """Let the server free a message, beside the next question: nobody waits for it, and the run's end frees it too."""
+    try:
+        connection.confirm(incoming)
+    except (FedsusError, RuntimeError) as error:  # the latter: closed meanwhile
+        log.debug("confirmation: %s", error)
 
 
 def _kind(error: FedsusError) -> str:

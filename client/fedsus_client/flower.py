@@ -218,7 +218,6 @@ class FleetConnection:
                 node=self._node,
                 messages_list=[message],
                 message_object_trees=[message_pb2.ObjectTree(object_id=object_id)],
-                clientapp_runtime_list=[0.0],
             ),
             fleet_pb2.PushMessagesResponse,
         )

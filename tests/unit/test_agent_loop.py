@@ -20,7 +20,7 @@ from fedsus_client import identity
 from fedsus_client.agent import Agent
 from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
-from fedsus_client.flower import MESSAGE_TYPE, Incoming
+from fedsus_client.flower import MESSAGE_TYPE, OWN_MESSAGE_TYPE, Incoming
 from fedsus_client.pace import Backoff
 from fedsus_client.standing import StandingPolicy
 from fedsus_client.status import pause, read_status
@@ -323,3 +323,58 @@ def test_nothing_of_a_request_is_logged(play: Any, caplog: pytest.LogCaptureFixt
         play(Server(MESSAGE))
     assert "request" not in caplog.text
     assert "body" not in caplog.text
+
+
+def test_a_message_is_confirmed_beside_the_next_question(play: Any) -> None:
+    server, asked = Server(MESSAGE, None, MESSAGE), threading.Event()
+    receive = server.receive
+
+    def next_question() -> Incoming | None:
+        if server.replies:
+            asked.set()
+        return receive()
+
+    def confirm(_: Incoming) -> None:
+        server.calls.append("confirm" if asked.wait(20) else "confirm before the next question")
+
+    server.receive, server.confirm = next_question, confirm  # type: ignore[method-assign]
+    play(server)
+    assert server.calls.count("confirm") == 2
+    assert "confirm before the next question" not in server.calls
+    assert server.calls[-1] == "close"
+
+
+def test_a_confirmation_that_fails_is_no_failure(play: Any) -> None:
+    server = Server(MESSAGE, MESSAGE)
+    errors = [ConnectionLost("gone"), RuntimeError("closed")]
+
+    def confirm(_: Incoming) -> None:
+        raise errors.pop()
+
+    server.confirm = confirm  # type: ignore[method-assign]
+    _, backoff = play(server)
+    assert (len(server.replies), backoff.waits, errors) == (2, 0, [])
+
+
+def test_work_on_a_message_that_expires_is_stopped_and_the_next_message_served(play: Any) -> None:
+    late = Incoming(1, NAME, "", MESSAGE_TYPE, 1e11, NAME)
+    server = Server(late, MESSAGE)
+
+    def work(stop: Callable[[], bool]) -> Answer:
+        assert server.agent is not None
+        first = not server.replies and not stop()
+        server.agent._clock = lambda: 2e11
+        if first and stop():
+            raise Cancelled("stopped")
+        assert not stop()
+        return answered(stop)
+
+    play(server, work)
+    assert server.replies == [b"body"]
+    assert server.calls.count("confirm") == 2
+
+
+def test_a_message_with_a_part_of_its_own_is_served(play: Any) -> None:
+    server = Server(Incoming(1, NAME, "", OWN_MESSAGE_TYPE, 1e12, ""))
+    play(server)
+    assert server.replies == [b"body"]

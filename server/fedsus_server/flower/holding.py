@@ -1,9 +1,11 @@
 """Held polls: a question for messages waits at the door until there is one, instead of being asked again and again.
 
 Flower's protocol has polls alone, and each costs the SuperLink 10-20 ms. Both doors live in one event loop, so
-what arrives through one can wake who waits at the other. A poll is forwarded at once (so that Flower
-authenticates it); if the answer is empty it is held, and forwarded once more when a message for it is complete or the
-time is over. Nothing is decided here: a poll that is woken in vain gets an empty answer.
+what arrives through one can wake who waits at the other. A poll is forwarded at once; if the answer is empty it is
+held, and forwarded once more when a message for it is complete. Where it is known that nothing waits (the last
+answer was empty or took the last message), the first of the two is left out: the poll is held at once and forwarded
+when a message is complete or the time is over. No poll is ever answered without being forwarded, so that Flower
+authenticates each. Nothing is decided here: a poll that is woken in vain gets an empty answer.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from flwr.proto import fleet_pb2, message_pb2, runtime_pb2
@@ -36,11 +38,15 @@ class Mailbox:
 
     A message is announced when its envelope is pushed, and arrives when the object of that name is complete. ``key``
     says who waits for it: a node's number, or the identifier of the message that it answers.
+
+    For a key that was seen empty it also counts what arrived since and was not delivered. What was seen is forgotten
+    whenever in doubt: a poll is then forwarded first, which costs a request and nothing else.
     """
 
     def __init__(self) -> None:
         self._announced: OrderedDict[str, str] = OrderedDict()
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._pending: OrderedDict[str, int] = OrderedDict()
 
     def announce(self, name: str, key: str) -> None:
         """The object ``name`` will complete a message for ``key``; the oldest of very many is forgotten."""
@@ -50,7 +56,33 @@ class Mailbox:
 
     def arrived(self, name: str) -> None:
         """An object is complete: wake who waits for its message."""
-        self.wake(self._announced.pop(name, ""))
+        key = self._announced.pop(name, "")
+        if key in self._pending:
+            self._pending[key] += 1
+        self.wake(key)
+
+    def seen_empty(self, keys: Iterable[str]) -> None:
+        """Nothing waits for any of these; the oldest of very many is forgotten."""
+        for key in keys:
+            self._pending[key] = 0
+            self._pending.move_to_end(key)
+        while len(self._pending) > _ANNOUNCED:
+            self._pending.popitem(last=False)
+
+    def delivered(self, key: str) -> None:
+        """One message for ``key`` was taken; one that had not arrived yet leaves the count in doubt."""
+        left = self._pending.pop(key, 0) - 1
+        if left >= 0:
+            self._pending[key] = left
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """It is not known what waits for these."""
+        for key in keys:
+            self._pending.pop(key, None)
+
+    def quiet(self, keys: Iterable[str]) -> bool:
+        """Whether it is known that nothing waits for any of these, and nobody asks for them yet."""
+        return all(self._pending.get(key) == 0 and key not in self._waiting for key in keys)
 
     def wake(self, key: str) -> None:
         """Wake who waits for ``key``."""
@@ -114,21 +146,45 @@ class Holding:
             keys = list(_POLLS[scope["path"]](body))
         except DecodeError:
             keys = []
+        quiet = bool(keys) and self._mailbox.quiet(keys)
         with self._mailbox.waiter(keys) as arrived:
-            events = await self._collect(scope, receive, body)
-            seconds = self._seconds * (_TASK_HOLDS if keys == [_TASK] else 1)
-            if keys and _empty(scope["path"], events) and await self._wait(arrived, receive, seconds):
-                events = await self._collect(scope, receive, body)
+            if not quiet:
+                events = await self._look(scope, receive, body, keys, arrived)
+            if quiet or (keys and _empty(scope["path"], events)):
+                seconds = self._seconds * (_TASK_HOLDS if keys == [_TASK] else 1)
+                woken = await self._wait(arrived, receive, seconds)
+                if woken is None:
+                    return
+                if woken or quiet:
+                    arrived.clear()
+                    events = await self._look(scope, receive, body, keys, arrived)
         for event in events:
             await send(event)
 
-    async def _wait(self, arrived: asyncio.Event, receive: Receive, seconds: float) -> bool:
-        """Whether a message arrived before the time was over; False too when the asker went away."""
+    async def _look(
+        self, scope: Scope, receive: Receive, body: bytes, keys: Sequence[str], arrived: asyncio.Event
+    ) -> list[Event]:
+        """Forward a poll, and note what its answer says about the keys."""
+        events = await self._collect(scope, receive, body)
+        if scope["path"] != _FLEET_POLL or not keys:
+            return events
+        found = _delivered(events)
+        if found is None:
+            self._mailbox.forget(keys)
+        elif found:
+            for key in keys:
+                self._mailbox.delivered(key)
+        elif not arrived.is_set():
+            self._mailbox.seen_empty(keys)
+        return events
+
+    async def _wait(self, arrived: asyncio.Event, receive: Receive, seconds: float) -> bool | None:
+        """Whether a message arrived before the time was over; None when the asker went away."""
         gone = asyncio.ensure_future(receive())
         came = asyncio.ensure_future(arrived.wait())
         try:
             await asyncio.wait({gone, came}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return arrived.is_set()
+            return None if gone.done() else arrived.is_set()
         finally:
             gone.cancel()
             came.cancel()
@@ -175,8 +231,9 @@ def _nothing(mailbox: Mailbox, body: bytes) -> None:
     del mailbox, body
 
 
+_FLEET_POLL: Final = "/v1/fleet/pull-messages"
 _POLLS: Final[Mapping[str, Callable[[bytes], Iterable[str]]]] = {
-    "/v1/fleet/pull-messages": _fleet_pull,
+    _FLEET_POLL: _fleet_pull,
     "/v1/runtime/pull-messages": _runtime_pull,
     "/v1/runtime/acquire-task": lambda _: [_TASK],
 }
@@ -206,6 +263,17 @@ def _empty(path: str, events: list[Event]) -> bool:
         return _EMPTY[path](body)
     except DecodeError:
         return False
+
+
+def _delivered(events: list[Event]) -> int | None:
+    """How many messages a device's poll was answered with; None where that is not known."""
+    body = b"".join(event.get("body", b"") for event in events)
+    if not events or events[0].get("status") != 200 or len(body) > _SMALL:
+        return None
+    try:
+        return len(_parse(fleet_pb2.PullMessagesResponse(), body).messages_list)
+    except DecodeError:
+        return None
 
 
 def _parse(message: Any, body: bytes) -> Any:

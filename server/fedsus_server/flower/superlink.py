@@ -29,6 +29,7 @@ from fastapi import FastAPI
 
 from fedsus_server.flower.direct import FLEET, RUNTIME, Direct, known_node, not_found
 from fedsus_server.flower.holding import FLEET_SECONDS, RUNTIME_SECONDS, Holding, Mailbox
+from fedsus_server.flower.sparing import spare
 from fedsus_server.gateway import MAX_BODY, Gateway
 
 _DEAD_TASKS_SECONDS: Final = 1.0
@@ -96,6 +97,7 @@ def create_app(settings: SuperLinkSettings) -> FastAPI:
     state = app.state.linkstate_factory.state()
     _let_nodes_return(state)
     _look_for_dead_tasks_less_often(state)
+    spare(state)
     return app
 
 
