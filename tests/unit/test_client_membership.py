@@ -125,6 +125,12 @@ def test_an_operators_own_roster_is_not_installed(device: Path) -> None:
     call("federation admit sybils.json clinic device/identity.key.pub")
     call("federation sign sybils.json --key operator.key --yes")
     refused("sybils.json", "0 of the 2 pinned keys signed it")
+    edit(device, "needed = 2\n", "needed = 1\n")
+    refused("sybils.json", "0 of the 2 pinned keys signed it, 1 must")
+    # A weaker device, which pins what the operator sends along, takes it.
+    shown, text = call("federation show sybils.json"), (device / "policy.toml").read_text()
+    (device / "policy.toml").write_text(text[: text.rindex("[federation]")] + shown[shown.index("[federation]") :])
+    assert "installed" in roster_command("sybils.json")
 
 
 def test_without_pins_nothing_is_installed(device: Path) -> None:

@@ -444,6 +444,14 @@ def test_mistakes_are_the_users(three: Run) -> None:
     assert cli.explain(caught.value) == ("roster.json: no member 'nobody'; there are: none", 2)
 
 
+def test_it_is_a_command_of_fedsus(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    from fedsus import cli
+
+    assert cli.run(["federation", "show", "none.json"]) == 2
+    assert capsys.readouterr().err == "error: none.json: no such file\n"
+    assert cli.run(["federation", "--help"]) == 0
+
+
 @pytest.mark.parametrize("command", sorted(federation.commands))
 def test_a_commands_summary_fits_in_80_columns(command: str) -> None:
     assert not federation.commands[command].get_short_help_str(66).endswith("...")

@@ -81,6 +81,8 @@ def test_no_way_back(book: RosterBook, tmp_path: Path) -> None:
     book.accept(version(2, first)[1])
     for again in (book, opened(tmp_path)):
         refused(again, old, "roster 1 of 'heart': 2 was accepted before, and an older one never is again")
+    # A weaker device, which remembers nothing, takes it: signatures alone do not tell old from new.
+    assert RosterBook(tmp_path / "roster.json", tmp_path / "elsewhere" / "noted", PINS).accept(old) == first
 
 
 def test_a_fork_is_seen(book: RosterBook) -> None:
@@ -184,18 +186,15 @@ def test_a_replaced_file_of_the_same_size_and_time(book: RosterBook) -> None:
     assert book.current() == newer
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "loop", "unreadable"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "loop"])
 def test_things_that_are_no_file(book: RosterBook, kind: str) -> None:
     make = {
         "folder": book.file.mkdir,
         "pipe": lambda: os.mkfifo(book.file),
         "endless": lambda: book.file.symlink_to("/dev/zero"),
         "loop": lambda: book.file.symlink_to(book.file),
-        "unreadable": lambda: book.file.touch(mode=0o000),
     }
     make[kind]()
-    if kind == "unreadable" and os.geteuid() == 0:
-        pytest.skip("root reads everything")
     with pytest.raises(EnvironmentFault, match=r"roster\.json"):
         book.current()
 
