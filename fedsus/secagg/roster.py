@@ -119,7 +119,7 @@ class SignedRoster(Strict):
         """The roster, if it is of the pinned federation and enough pinned keys signed it.
 
         Raises:
-            Refusal: it is not.
+            Refusal: it is not, or a member's key is a pinned one.
         """
         if self.roster.federation != pins.federation:
             raise Refusal(f"roster of federation '{self.roster.federation}': '{pins.federation}' is pinned")
@@ -129,6 +129,9 @@ class SignedRoster(Strict):
                 f"roster {self.roster.number} of '{pins.federation}': {signed} of the {len(pins.keys)} pinned keys "
                 f"signed it, {pins.needed} must"
             )
+        for member in self.roster.members:
+            if member.key in pins.keys:
+                raise Refusal(f"roster {self.roster.number}: the key of member '{member.name}' is a pinned signer's")
         return self.roster
 
     def signed(self, identity: Identity) -> SignedRoster:

@@ -102,6 +102,13 @@ def test_owners_hand_over_to_new_signers() -> None:
     assert signed(OWNERS[:2], roster(signers=hexed(STRANGER), needed=1)).verified(PINS).signers == hexed(STRANGER)
 
 
+def test_a_pinned_key_is_no_members() -> None:
+    """Also where the roster does not list it as a signer: a key has one purpose."""
+    both = roster(signers=hexed(*OWNERS[:2]), members=members(OWNERS[2]))
+    with pytest.raises(Refusal, match="the key of member 'site-0' is a pinned signer's"):
+        signed(OWNERS[:2], both).verified(PINS)
+
+
 def test_a_foreign_federation_is_refused() -> None:
     with pytest.raises(Refusal, match="'lung': 'heart' is pinned"):
         signed(OWNERS, roster(federation="lung")).verified(PINS)
