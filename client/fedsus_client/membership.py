@@ -13,10 +13,11 @@ from fedsus.owner.policy import Policy
 from fedsus.secagg.roster import MAX_BYTES, Roster, differences, digest, fingerprint
 from fedsus_client.config import AgentConfig
 
-NO_PINS = (
-    "no signer is pinned: compare the fingerprints with the owners who sign, and paste the table [federation] that "
-    "'fedsus federation show' prints"
+PIN = (
+    "compare the fingerprints with the owners who sign, and paste the table [federation] that 'fedsus federation show' "
+    "prints"
 )
+"""What an owner without pins does."""
 
 
 class StandingRoster:
@@ -50,7 +51,7 @@ def book_of(agent: AgentConfig, policy: Policy) -> RosterBook:
         ConfigError: no signer is pinned.
     """
     if policy.federation is None:
-        raise ConfigError(f"policy.toml: {NO_PINS}")
+        raise ConfigError(f"policy.toml: no signer is pinned: {PIN}")
     return RosterBook(agent.federation.roster, agent.roster_notes, policy.federation.pins)
 
 

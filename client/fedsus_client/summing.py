@@ -12,7 +12,7 @@ from fedsus.secagg import thresholds
 from fedsus.secagg.roster import Pins, Roster, digest, fingerprint
 from fedsus_client.config import AgentConfig
 from fedsus_client.findings import Finding, fail, fine, warn
-from fedsus_client.membership import NO_PINS, book_of
+from fedsus_client.membership import PIN, book_of
 
 _INSTALL = "ask the owners who sign it for the newest, then: fedsus client roster FILE"
 
@@ -29,7 +29,7 @@ def secure_sum(agent: AgentConfig, policy: Policy) -> Iterator[Finding]:
     except UserError as error:
         yield grade("identity", str(error), "without it this device takes part in no secure sum")
     if policy.federation is None:
-        yield grade("pins", f"secure sums are granted, and {NO_PINS}", "or set [exchange] secure_sum = false")
+        yield grade("pins", "secure sums are granted, and policy.toml pins no signer", PIN)
         return
     yield _pins(policy.federation.pins)
     try:
