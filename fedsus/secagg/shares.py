@@ -36,7 +36,6 @@ _FOLD: Final = 297 << 8  # 2**264 = -_FOLD mod PRIME
 # Drawn numbers of 33 bytes are kept when they lie below the largest multiple of PRIME: 255 of 256 do.
 _DRAW_LIMIT: Final = ((1 << 264) // PRIME * PRIME).to_bytes(SHARE_BYTES, "big")
 _STEP_BITS: Final = 30  # see `_evaluate` for the bounds that this keeps
-_STEP_TERMS: Final = 6
 _RUN: Final = 16
 
 
@@ -112,12 +111,13 @@ def _limbs(numbers: bytes) -> NDArray[np.float64]:
 def _evaluate(polynomial: NDArray[np.float64], points: Sequence[int]) -> NDArray[np.int64]:
     """The values (limbs + 1, points) of a polynomial (degree + 1, limbs), lowest coefficient first.
 
-    Horner's rule over blocks of ``terms`` coefficients, all points at once. A block's value at x < 2**w is a matrix
-    product of floats: below 2**(24 + w * (terms - 1) + 3) < 2**53, so exact. With w * terms <= 30, limbs below 2**26
-    grow to at most 2**57; the first carrying leaves 2**33 in them and 2**50 in the lowest, the second 2**26 again.
+    Horner's rule over blocks of ``terms`` coefficients, all points at once. At x < 2**w, with w * terms <= 30, a block's
+    value is a matrix product of floats below 2**24 * 2 * x**(terms - 1) < 2**53 (x = 1: 2**24 * 30), so exact. Limbs
+    below 2**26 grow to at most 2**57; the first carrying leaves 2**33 in them and 2**50 in the lowest, the second
+    2**26 again.
     """
     width = max(points).bit_length()
-    terms = min(_STEP_TERMS, _STEP_BITS // width)
+    terms = _STEP_BITS // width
     x = np.array(points, dtype=np.int64)
     powers = x ** np.arange(terms)[:, None]
     blocks = -(-len(polynomial) // terms)

@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,14 @@ def test_nothing_overflows_at_the_largest_points_and_coefficients(width, extreme
     numbers = [2**256 - 1] + [extreme] * 99
     limbs = shares._limbs(b"".join(number.to_bytes(SHARE_BYTES, "big") for number in numbers))
     assert shares._canonical(shares._evaluate(limbs, points)) == [value(numbers, x) for x in points]
+
+
+def test_limbs_that_carried_below_zero_are_reduced():
+    limbs = np.zeros((12, 3), dtype=np.int64)
+    limbs[0] = [-1, -(2**50), 5]
+    limbs[10, 2] = -(2**33)
+    expected = [-1, -(2**50), 5 - 2**273]
+    assert [int.from_bytes(share, "big") for share in shares._canonical(limbs)] == [x % PRIME for x in expected]
 
 
 def test_a_large_cohort():
