@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from flwr.app import Context, Error, Message, RecordDict
@@ -23,6 +24,7 @@ from fedsus.errors import EnvironmentFault, RunFailed
 from fedsus_simulations.benchmarks import (
     cli,
     registry,
+    secure_memory,
     secure_ours,
     secure_round,
     secure_scaling,
@@ -94,7 +96,8 @@ def test_before_the_first_round_there_are_no_marks(tmp_path: Path) -> None:
 
 def test_the_peer_gets_the_threshold_of_ours_and_a_graph_that_flower_can_run() -> None:
     assert (secure_round.SHARES, secure_round.THRESHOLD) == (4, (4 + 1) // 2 + 1)
-    assert (secure_sum.NEIGHBOURS + 1) % 2 == 1, "Flower crashes on an even number below the cohort's"
+    assert secure_sum.SHARES % 2 == 1, "Flower crashes on an even number below the cohort's"
+    assert secure_sum.NEIGHBOURS >= secure_sum.SHARES, "ours has no fewer"
     app = tomllib.loads((secure_round.SECURE_APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert set(app["config"]) == {*(field.name for field in dataclasses.fields(Work)), "times"}
 
@@ -103,19 +106,20 @@ def test_the_peer_gets_the_threshold_of_ours_and_a_graph_that_flower_can_run() -
 def test_each_refuses_in_one_line_before_anything_is_started(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secure_round, "peer_once", pytest.fail)
     monkeypatch.setattr(secure_sum, "peer_once", pytest.fail)
+    monkeypatch.setattr(secure_sum, "ours_once", pytest.fail)
     monkeypatch.setattr(stock_client, "measure", pytest.fail)
 
     def none() -> None:
-        raise EnvironmentFault("no secure sum here")
+        raise EnvironmentFault("not here")
 
-    monkeypatch.setattr(secure_ours, "need_secure_sum", none)
-    with pytest.raises(EnvironmentFault, match="^no secure sum here$"):
+    for module, need in ((secure_ours, "need_deployment"), (secure_ours, "need_cells"), (stock_simulation, "need_ray")):
+        monkeypatch.setattr(module, need, none)
+    with pytest.raises(EnvironmentFault, match="^not here$"):
         registry.find(name).run(True)
 
 
 def test_without_ray_the_refusal_names_the_command_and_the_extra_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stock_simulation, "find_spec", lambda name: None)
-    monkeypatch.setattr(secure_ours, "need_secure_sum", lambda: None)
     with pytest.raises(EnvironmentFault) as refusal:
         secure_sum.run(True)
     line = str(refusal.value)
@@ -159,15 +163,48 @@ def test_what_a_child_says_is_read_strictly(changes: dict[str, Any]) -> None:
         spent(**changes)
 
 
-def test_ours_runs_in_a_process_of_its_own_and_its_words_are_read(tmp_path: Path) -> None:
-    """The seam refuses there as it does here, until it is filled; then this shows that a real case comes through."""
-    try:
-        secure_ours.need_secure_sum()
-    except EnvironmentFault:
-        with pytest.raises(RunFailed, match="secure_sum"):
-            secure_sum.ours_once(tmp_path, "tiny", Case(clients=5, parameters=10))
-    else:
-        assert secure_sum.ours_once(tmp_path, "tiny", Case(clients=5, parameters=10)).exact
+def test_ours_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    found = secure_sum.ours_once(tmp_path, "small", Case(clients=9, parameters=1000, rounds=2))
+    assert found.exact
+    assert found.survivors == (9, 9)
+    assert 4_000 < found.upload < 20_000
+    assert found.peak > 10**7
+
+
+@pytest.mark.parametrize(("dropping", "cached", "neighbours"), [(0.0, True, 22), (0.2, False, None)])
+def test_ours_really_sums(dropping: float, cached: bool, neighbours: int | None) -> None:
+    case = Case(clients=30, parameters=100, dropping=dropping, cached=cached, neighbours=neighbours, seed=3)
+    found = secure_memory.measure(case)
+    assert found.exact
+    assert 24 <= found.survivors[0] <= (29 if dropping else 30)
+    (note,) = found.notes
+    assert ("done once" in note) is cached
+    assert ("k = 22" in note) is (neighbours == 22)
+
+
+def test_a_vector_that_is_missing_from_the_sum_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(clients=9, parameters=100)
+    assert secure_memory.measure(case).exact
+
+    def short(self: secure_memory.Vectors, index: int) -> Any:
+        self.given.add(index)
+        return self.base * np.uint32(2 * index + 1 if index else 0)
+
+    monkeypatch.setattr(secure_memory.Vectors, "give", short)
+    assert not secure_memory.measure(case).exact
+
+
+def test_drops_are_at_all_points_and_as_many_as_asked() -> None:
+    case = Case(clients=100, parameters=1, dropping=0.3, seed=2)
+    at = secure_memory.Drops.of(case).at
+    assert len(at) == 30
+    assert set(at.values()) == set(range(5))
+
+
+@pytest.mark.parametrize("need", [secure_ours.need_deployment, secure_ours.need_cells])
+def test_what_is_not_measured_yet_refuses_in_one_clear_line(need: Callable[[], None]) -> None:
+    with pytest.raises(EnvironmentFault, match=r"^this version of fedsus does not measure .* yet, so .*bench list.*$"):
+        need()
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -180,25 +217,24 @@ def test_secure_sum_compares_each_case_with_the_rounds_after_the_first(
         asked.append(case)
         return spent(peak=10**9 if case.dropping else 10**8)
 
-    monkeypatch.setattr(secure_ours, "need_secure_sum", lambda: None)
     monkeypatch.setattr(stock_simulation, "need_ray", lambda: None)
     monkeypatch.setattr(secure_sum, "ours_once", ours)
     monkeypatch.setattr(secure_sum, "peer_once", lambda folder, case: Simulated((60.0, 9.0), 2 * 10**9))
     result = complete("secure-sum", quick, secure_sum.run(quick))
     assert result.peer.median == 9.0
     assert result.ratio == pytest.approx(20.0)
-    assert asked[0].neighbours == 20
-    assert asked[1].neighbours is None, "the default graph"
+    assert (asked[0].neighbours, asked[0].cached) == (secure_sum.NEIGHBOURS, False)
+    assert asked[2].neighbours is None, "the default graph"
     assert (secure_sum.DROPS in result.figures) is not quick
     assert result.figures[f"memory, {secure_sum.SPARSE}"].ratio == pytest.approx(20.0)
     assert any("quick sizes" in note for note in result.notes) is quick
     if not quick:
         assert (asked[0].clients, asked[0].parameters) == (100, 1_000_000)
-        assert asked[2] == Case(clients=1_000, parameters=100_000, dropping=0.3)
+        assert asked[3] == Case(clients=1_000, parameters=100_000, dropping=0.3, cached=True)
 
 
 def test_secure_round_leaves_out_first_rounds_where_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secure_ours, "need_secure_sum", lambda: None)
+    monkeypatch.setattr(secure_ours, "need_deployment", lambda: None)
     monkeypatch.setattr(secure_ours, "deployed_rounds", lambda folder, clients, size, rounds: [2.0] * (rounds - 1))
     monkeypatch.setattr(secure_round, "peer_once", lambda folder, rounds: [90.0] + [40.0] * (rounds - 1))
     quick = complete("secure-round", True, secure_round.run(True))
@@ -236,7 +272,7 @@ def cell(clients: int, parameters: int) -> Cell:
 @pytest.fixture
 def scaling(monkeypatch: pytest.MonkeyPatch) -> Result:
     """A result of `secure_scaling` with made-up costs of ours and of the peer."""
-    monkeypatch.setattr(secure_ours, "need_secure_sum", lambda: None)
+    monkeypatch.setattr(secure_ours, "need_cells", lambda: None)
     monkeypatch.setattr(secure_ours, "cell", cell)
     peer = stock_client.FlowerClient
     monkeypatch.setattr(

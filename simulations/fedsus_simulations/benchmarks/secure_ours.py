@@ -1,4 +1,4 @@
-"""The seam between the benchmarks of secure sums and what fedsus has of them: each refuses until it is there.
+"""The seam between the benchmarks of secure sums and what they measure of fedsus: a part that is missing refuses.
 
 The measuring frame (`secure_round`, `secure_sum`, `secure_scaling`) calls these functions and nothing else of ours.
 """
@@ -6,9 +6,8 @@ The measuring frame (`secure_round`, `secure_sum`, `secure_scaling`) calls these
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +16,6 @@ from fedsus.plan import Strict
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_EXCHANGE: Final = "fedsus.secagg"
 
 
 class Case(Strict):
@@ -26,9 +24,10 @@ class Case(Strict):
     Attributes:
         clients: in the cohort.
         parameters: coordinates of each client's vector, uint32 mod 2^32.
-        neighbours: of a client in the sparse graph, itself not counted; None for the complete graph.
+        neighbours: of a client in the sparse graph, itself not counted, even; None for the graph of the default rule.
         dropping: share of the cohort that drops, each at a random point of the session.
         rounds: sums in a row, each with fresh keys.
+        cached: whether checks of signatures that several clients do alike are done once here.
         seed: of vectors and drops; secrets come from the operating system.
     """
 
@@ -37,6 +36,7 @@ class Case(Strict):
     neighbours: Count | None = None
     dropping: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rounds: Count = 1
+    cached: bool = False
     seed: int = 1
 
 
@@ -90,23 +90,23 @@ class Cell(Strict):
     server_memory: Count
 
 
-def need_secure_sum() -> None:
-    """Refuse at once where a secure sum of fedsus cannot be measured, before the peer takes its minutes.
+def need_deployment() -> None:
+    """Refuse at once where `deployed_rounds` cannot measure, before the peer takes its minutes.
 
     Raises:
         EnvironmentFault: always, in this version.
     """
-    raise _missing()
+    raise _missing("a deployed secure sum")
 
 
-def _missing() -> EnvironmentFault:
-    try:
-        there = hasattr(import_module(_EXCHANGE), "secure_sum")
-    except ModuleNotFoundError:
-        there = False
-    why = "is not measured by this benchmark yet" if there else "is not part of this version of fedsus"
+def need_cells() -> None:
+    """As `need_deployment`, for `cell`."""
+    raise _missing("the costs of a secure sum by size")
+
+
+def _missing(what: str) -> EnvironmentFault:
     return EnvironmentFault(
-        f"{_EXCHANGE}.secure_sum {why}, so there is nothing to compare with Flower's SecAgg+; "
+        f"this version of fedsus does not measure {what} yet, so there is nothing to compare with Flower's SecAgg+; "
         "'fedsus bench list' names the other benchmarks"
     )
 
@@ -118,16 +118,17 @@ def deployed_rounds(folder: Path, clients: int, parameters: int, rounds: int) ->
         folder: does not exist yet; for everything that the deployment writes.
     """
     del folder, clients, parameters, rounds
-    raise _missing()
+    raise _missing("a deployed secure sum")
 
 
 def in_memory(case: Case) -> Spent:
     """Run a case here and now; `secure_sum` calls it in a fresh process."""
-    del case
-    raise _missing()
+    from fedsus_simulations.benchmarks import secure_memory
+
+    return secure_memory.measure(case)
 
 
 def cell(clients: int, parameters: int) -> Cell:
     """Costs of one size, in fresh processes where memory is measured."""
     del clients, parameters
-    raise _missing()
+    raise _missing("the costs of a secure sum by size")

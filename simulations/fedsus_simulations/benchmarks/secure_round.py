@@ -28,7 +28,7 @@ _ROUND_SECONDS: Final = 180.0
 def run(quick: bool) -> dict[str, Any]:
     """Rounds of ours, then of the peer's, in turns."""
     processes.need_proc()
-    secure_ours.need_secure_sum()
+    secure_ours.need_deployment()
     before = load()
     turns, rounds, peer_rounds, warm_up = (1, 16, 1, 0) if quick else (2, 31, 4, 1)
     ours: list[float] = []

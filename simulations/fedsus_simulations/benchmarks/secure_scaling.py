@@ -30,7 +30,7 @@ SERVER: Final = (*SIZE, "s", "MB")
 def run(quick: bool) -> dict[str, Any]:
     """A table of all sizes; the ratio is of a client's seconds at the largest size that was not extrapolated."""
     processes.need_proc()
-    secure_ours.need_secure_sum()
+    secure_ours.need_cells()
     before, rows = load(), []
     for parameters in PARAMETERS[:QUICK] if quick else PARAMETERS:
         for clients in CLIENTS[:QUICK] if quick else CLIENTS:
