@@ -30,5 +30,5 @@ def load_sessions(config: AgentConfig, clock: Clock) -> Sessions | None:
         log.warning("%s: no identity: secure sums are refused; fedsus client enroll makes one", config.identity.signing)
         return None
     identity = key_files.load(config.identity.signing, "identity")
-    marks = SessionMarks(config.state.folder / "sessions.sqlite", clock)
+    marks = SessionMarks(config.state.folder / "sessions.jsonl", clock)
     return Sessions(identity, StandingRoster(config), marks, clock)

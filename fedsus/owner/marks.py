@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedsus.errors import CorruptionError, ProtocolViolation, Refusal
-from fedsus.owner.chain import Chain
+from fedsus.owner.note_file import NoteFile
 from fedsus.secagg.session import Phase, Session
 from fedsus.types import Clock
 
@@ -32,11 +32,11 @@ class SessionMarks:
     """Durable notes of sessions; implements `fedsus.secagg.seat.Marks`.
 
     Args:
-        path: SQLite file; None keeps it in memory, for simulations.
+        path: the file; None keeps it in memory, for simulations.
         clock: time of the entries.
 
     Raises:
-        CorruptionError: the file was changed or an older copy put back.
+        CorruptionError: the file was changed.
         EnvironmentFault: another agent uses it, or the disk is full.
     """
 
@@ -46,12 +46,12 @@ class SessionMarks:
         self._sessions: dict[bytes, tuple[str, str, int, int]] = {}
         self._taken: set[tuple[bytes, int]] = set()
         self._expected: dict[bytes, Session] = {}
-        self._chain = Chain(path)
+        self._file = NoteFile(path)
         try:
-            for entry in self._chain.entries():
+            for entry in self._file.entries():
                 self._fold(entry)
         except BaseException:
-            self._chain.close()
+            self._file.close()
             raise
 
     def expect(self, session: Session, sid: bytes) -> None:
@@ -94,7 +94,7 @@ class SessionMarks:
     def close(self) -> None:
         """Let another agent use the file."""
         with self._guard:
-            self._chain.close()
+            self._file.close()
 
     def _join(self, sid: bytes, content: bytes) -> None:
         session = self._expected.pop(sid, None)
@@ -112,7 +112,9 @@ class SessionMarks:
         )
 
     def _append(self, **entry: Any) -> None:
-        self._chain.append({**entry, "time": self._clock()}, self._fold)
+        full = {**entry, "time": self._clock()}
+        self._file.append(full)
+        self._fold(full)
 
     def _fold(self, entry: dict[str, Any]) -> None:
         """Take one entry into the state.
@@ -125,10 +127,10 @@ class SessionMarks:
             if entry["type"] == _JOINED:
                 self._sessions[sid] = (entry["federation"], entry["run"], entry["attempt"], entry["round"])
             elif entry["type"] != _STEP:
-                raise CorruptionError(f"sessions: row {entry['seq']}: unknown entry '{entry['type']}'")
+                raise CorruptionError(f"sessions: unknown entry '{entry['type']}'")
             self._taken.add((sid, phase))
             if phase == Phase.CONTRIBUTE:
                 federation, run, attempt, round = self._sessions[sid]
                 self._runs[(federation, run)] = _Run(attempt, round)
         except (KeyError, ValueError) as error:
-            raise CorruptionError(f"sessions: row {entry.get('seq')}: {error} is missing or broken") from None
+            raise CorruptionError(f"sessions: {error} is missing or broken") from None
