@@ -111,10 +111,10 @@ def _limbs(numbers: bytes) -> NDArray[np.float64]:
 def _evaluate(polynomial: NDArray[np.float64], points: Sequence[int]) -> NDArray[np.int64]:
     """The values (limbs + 1, points) of a polynomial (degree + 1, limbs), lowest coefficient first.
 
-    Horner's rule over blocks of ``terms`` coefficients, all points at once. At x < 2**w, with w * terms <= 30, a block's
-    value is a matrix product of floats below 2**24 * 2 * x**(terms - 1) < 2**53 (x = 1: 2**24 * 30), so exact. Limbs
-    below 2**26 grow to at most 2**57; the first carrying leaves 2**33 in them and 2**50 in the lowest, the second
-    2**26 again.
+    Horner's rule over blocks of ``terms`` coefficients, all points at once. At x < 2**w, with w * terms <= 30,
+    the value of a block is a matrix product of floats below 2**24 * 2 * x**(terms - 1) < 2**53 (x = 1: 2**24 * 30),
+    so exact. Limbs below 2**26 grow to at most 2**57; the first carrying leaves 2**33 in them and 2**50 in the lowest,
+    the second 2**26 again.
     """
     width = max(points).bit_length()
     terms = _STEP_BITS // width
