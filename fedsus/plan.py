@@ -246,10 +246,15 @@ def strictly(raw: bytes, model: type[M], what: str, limit: int) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or what
-        raise ProtocolViolation(f"{what}: {where}: {first['msg']}") from error
+        raise ProtocolViolation(f"{what}: {_one_line(where, 80)}: {_one_line(first['msg'], 200)}") from error
     if canonical(found.model_dump(mode="json")) != raw:
         raise ProtocolViolation(f"{what}: the bytes are not the canonical encoding")
     return found
+
+
+def _one_line(text: str, most: int) -> str:
+    """Text that may be the sender's, cut and without control characters: it must not write into the owner's log."""
+    return "".join(one if one.isprintable() else "?" for one in text[:most])
 
 
 def digest(raw: bytes) -> bytes:

@@ -143,3 +143,12 @@ def test_cosine_schedule(round_: int, expected: float) -> None:
         }
     )
     assert plans.learning_rate(training, round_, 11) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_name_in_a_message_writes_no_line_into_the_owners_log() -> None:
+    evil = "evil\nline\x1b[31m" + "x" * 5000
+    for message in ({evil: 1}, {"privacy": {"unit": evil}}):
+        with pytest.raises(ProtocolViolation) as refused:
+            plans.decode(plans.canonical(message))
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 400
