@@ -101,7 +101,7 @@ class Ask:
     Attributes:
         requests: client id -> the part for it alone, ``b""`` where it has none.
         deadline: seconds from now after which a missing reply is `Lost`.
-        enough: when this many have answered, the others are not waited for; None waits for all.
+        enough: when this many have answered who are not optional, the others are not waited for; None waits for all.
         grace: seconds that the others still have once ``enough`` have answered.
         common: the part that all receive, sent once where the transport can.
         optional: asked too, but once every other client has replied or is lost, the phase ends without them. A phase

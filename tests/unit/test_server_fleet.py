@@ -108,10 +108,11 @@ def ask(
     enough: int | None = None,
     common: bytes = b"",
     optional: frozenset[str] = frozenset(),
+    grace: float = 0.0,
 ) -> list[Reply]:
     ticks = itertools.count(0.0, 0.5)
     fleet = FlowerFleet(runtime, 7, poll=0.1, workers=2, clock=lambda: next(ticks), sleep=lambda _: None)
-    replies = list(fleet.ask(Ask(requests, deadline, enough, common, optional)))
+    replies = list(fleet.ask(Ask(requests, deadline, enough, common, optional, grace)))
     fleet.close()
     return replies
 
@@ -201,6 +202,24 @@ def test_enough_answers_end_a_phase() -> None:
     replies = ask(runtime, {"1": b"x", "2": b"x", "3": b"x"}, enough=2)
     assert [type(reply) for reply in replies] == [Answered, Answered, Lost]
     assert runtime.calls.count("pull-messages") == 1
+
+
+@pytest.mark.parametrize(("grace", "came"), [(0.0, {"1", "2"}), (4.0, {"1", "2", "3"})])
+def test_the_slowest_have_the_grace_once_enough_have_answered(grace: float, came: set[str]) -> None:
+    """Node 3 answers at the third look, node 4 never; the clock moves half a second a look at it."""
+    looks = itertools.count()
+    runtime = Runtime(lambda node, _: b"fine" if node < 3 or (node == 3 and next(looks) > 2) else None)
+    requests = {"1": b"x", "2": b"x", "3": b"x", "4": b"x"}
+    replies = ask(runtime, requests, deadline=1e6, enough=2, grace=grace)
+    assert set(bodies(replies)) == came
+    assert Lost("4") in replies
+
+
+def test_who_is_optional_is_not_counted_as_enough() -> None:
+    runtime = Runtime(lambda node, payload: b"fine" if node != 1 else None)
+    requests = {"1": b"x", "2": b"x", "3": b"x"}
+    ask(runtime, requests, deadline=20.0, enough=2, optional=frozenset({"2"}))
+    assert runtime.calls.count("pull-messages") > 1
 
 
 @pytest.mark.parametrize("failure", ["error", "unfinished", None])

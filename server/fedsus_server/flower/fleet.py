@@ -99,16 +99,17 @@ class FlowerFleet:
         for client in phase.lost:
             due.discard(client)
             yield Lost(client)
-        answered = 0
+        answered, enough = 0, ask.enough
         while due and self._clock() < end:
             asked = self._clock()
             ready, phase.uploading = [*phase.uploading, *self._pull(phase)], []
             for reply in self._collect(phase, ready):
                 due.discard(reply.client)
-                answered += isinstance(reply, Answered)
+                answered += isinstance(reply, Answered) and reply.client not in ask.optional
                 yield reply
-            if ask.enough is not None and answered >= ask.enough:
-                break
+            if enough is not None and answered >= enough:
+                # The slowest have the grace from now on; with none, the phase is over.
+                end, enough = min(end, self._clock() + ask.grace), None
             if not ready:
                 # Our server holds the question until there is an answer; where none does, this is the pace.
                 self._sleep(max(min(asked + self._poll, end) - self._clock(), 0.0))
