@@ -15,6 +15,9 @@ from fedsus_simulations import benchmarks
 from fedsus_simulations.benchmarks import cli, registry
 from fedsus_simulations.benchmarks.result import Result, comparison, complete, figure
 
+LACKING = ("secure-round", "secure-sum", "secure-scaling")
+"""May refuse here: the extra `peers` is not in the test environment, or a part is not measured yet."""
+
 
 def fake(quick: bool) -> dict[str, Any]:
     """A benchmark that needs no time."""
@@ -140,7 +143,9 @@ def test_ratio_is_larger_when_ours_is_smaller() -> None:
 def test_each_runs_with_quick_sizes(name: str) -> None:
     try:
         result = complete(name, True, importlib.import_module(registry.BENCHMARKS[name].module).run(True))
-    except EnvironmentFault as fault:  # the extra `peers` is not in the test environment
+    except EnvironmentFault as fault:
+        if name not in LACKING:
+            raise
         pytest.skip(str(fault))
     assert isinstance(result, Result)
     assert result.ratio > 0
