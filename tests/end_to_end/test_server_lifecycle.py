@@ -57,9 +57,16 @@ except Exception as error:
 """
 RUN = """
 name = "test"
-task = {{ name = "heart" }}
-plan = {{ rounds = {rounds}, spare_attempts = 8, deadline = 8.0, cohort = {{ size = 2, minimum = 2 }} }}
-server = {{ wait_for_devices = 20.0 }}
+[task]
+name = "heart"
+[plan]
+exchange = "clear_sum"
+rounds = {rounds}
+spare_attempts = 8
+deadline = 8.0
+cohort = {{ size = 2, minimum = 2 }}
+[server]
+wait_for_devices = 20.0
 """
 DIMENSION = 12
 PATIENCE = 60.0

@@ -39,6 +39,7 @@ FORMS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$": "a name",
     r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$": "host:port",
     r"^(auto|cpu|mps|cuda(:[0-9]+)?)$": "`auto` `cpu` `mps` `cuda` `cuda:0` ...",
+    r"^[0-9a-f]{64}$": "64 hex digits",
 }
 PATH = re.compile(r"(?:fedsus|client|server|simulations|tests|examples|scripts|docs)/[\w./-]+(?:::\w+)?")
 
@@ -238,6 +239,8 @@ def sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, dict
     for name, info in model.model_fields.items():
         kind, below = info.annotation, f"{path}.{name}" if path else name
         values = typing.get_args(kind)
+        if is_model(values[0] if values else None) and values[1:] == (type(None),):
+            kind, values = values[0], ()  # a table that may be left out
         if is_model(kind):
             nested.append((below, typing.cast("type[BaseModel]", kind)))
             continue

@@ -234,7 +234,7 @@ def test_metrics_cross_the_wire_and_come_from_toml():
     assert plan.decode(plan.encode(one)) == one
     text = """
         rounds = 1
-        cohort = {size = 2, minimum = 2}
+        cohort = {size = 3, minimum = 2}
         [[metrics]]
         name = "loss"
         low = 0

@@ -140,9 +140,9 @@ def test_export_writes_what_a_run_released(tmp_path: Path) -> None:
 
     fields = {
         "task": {"name": "heart", "settings": {"hidden": 4}},
-        "plan": {"rounds": 1, "cohort": {"size": 2, "minimum": 2}},
+        "plan": {"rounds": 1, "cohort": {"size": 3, "minimum": 3}},
     }
-    sources = {name: DataSource(shipped(name)) for name in list(HOSPITALS)[:2]}
+    sources = {name: DataSource(shipped(name)) for name in list(HOSPITALS)[:3]}
     start = np.full(141, 0.01, dtype=np.float32)
     vector = simulate(RunConfig.model_validate(fields), tmp_path, "r", start, sources, seed=1)
     assert not np.array_equal(vector, start)

@@ -1,4 +1,4 @@
-"""The round loop: sums, abandoned attempts, and a server that is killed anywhere."""
+"""The round loop with the clear exchange: sums, abandoned attempts, and a server that is killed anywhere."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def config(rounds: int = 4, spare: int = 2, minimum: int = 2, strategy: str = "f
                 "rounds": rounds,
                 "spare_attempts": spare,
                 "deadline": 5.0,
+                "exchange": "clear_sum",
                 "cohort": {"size": 3, "minimum": minimum},
                 "metrics": METRICS,
                 "strategy": {"name": strategy, "learning_rate": 0.1},

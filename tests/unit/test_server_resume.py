@@ -21,7 +21,7 @@ from fedsus_server.home import ActiveRun, Home, write
 from fedsus_server.resume import TRIES, Resumer
 
 CONFIG = RunConfig.model_validate(
-    {"task": {"name": "heart"}, "plan": {"rounds": 9, "cohort": {"size": 2, "minimum": 2}}}
+    {"task": {"name": "heart"}, "plan": {"rounds": 9, "exchange": "clear_sum", "cohort": {"size": 2, "minimum": 2}}}
 )
 
 

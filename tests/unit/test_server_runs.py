@@ -27,7 +27,7 @@ from fedsus_server.home import Home
 GOOD = """
 name = "trial"
 task = { name = "heart" }
-plan = { rounds = 4, cohort = { size = 2, minimum = 2 } }
+plan = { rounds = 4, exchange = "clear_sum", cohort = { size = 2, minimum = 2 } }
 """
 HASH = "0" * 64
 
@@ -194,4 +194,4 @@ PRIVATE = {"unit": "example", "epsilon": 3.0, "delta": 1e-5, "sampling_rate": 0.
 
 
 def plan() -> dict[str, object]:
-    return {"rounds": 4, "cohort": {"size": 2, "minimum": 2}}
+    return {"rounds": 4, "exchange": "clear_sum", "cohort": {"size": 2, "minimum": 2}}

@@ -107,7 +107,7 @@ def _fresh(clients: int) -> float:
 
 def prepare(folder: Path, clients: int, parameters: int) -> None:
     """Open a run in ``folder`` and lay one client's answer beside it."""
-    plan = {"rounds": ROUNDS, "cohort": {"size": clients, "minimum": clients}}
+    plan = {"rounds": ROUNDS, "exchange": "clear_sum", "cohort": {"size": clients, "minimum": clients}}
     config = validate({"task": {"name": "synthetic"}, "plan": plan}, RunConfig, "benchmark")
     model = np.random.default_rng(1).standard_normal(parameters, dtype=np.float32)
     specification = open_run(folder, "memory", config, model, time.time)
