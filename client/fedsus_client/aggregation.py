@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from fedsus.errors import ConfigError
 from fedsus.owner import key_files
 from fedsus.owner.marks import SessionMarks
 from fedsus_client.membership import StandingRoster
@@ -31,4 +35,17 @@ def load_sessions(config: AgentConfig, clock: Clock) -> Sessions | None:
         return None
     identity = key_files.load(config.identity.signing, "identity")
     marks = SessionMarks(config.state.folder / "sessions.jsonl", clock)
-    return Sessions(identity, StandingRoster(config), marks, clock)
+    return Sessions(identity, StandingRoster(config), marks, clock, server=_server(config))
+
+
+def _server(config: AgentConfig) -> str:
+    """SHA-256 (hex) of the authority that this device pins; zeros where it trusts the system's."""
+    ca = config.server.ca
+    if ca is None:
+        from fedsus.rounds.sessions import NO_SERVER
+
+        return NO_SERVER
+    try:
+        return x509.load_pem_x509_certificate(ca.read_bytes()).fingerprint(hashes.SHA256()).hex()
+    except (OSError, ValueError):
+        raise ConfigError(f"{ca}: not a certificate in PEM form; ask the operator for it") from None

@@ -33,6 +33,9 @@ from fedsus.types import Clock, Stop
 
 log = logging.getLogger("fedsus.device")
 
+NO_SERVER: Final = "0" * 64
+"""What a session names as its server where a device pins none."""
+
 MOST: Final = 4
 """Sessions in memory: one under way and the next, of two runs. The oldest is dropped for another."""
 
@@ -75,7 +78,7 @@ class Sessions:
     roster: Callable[[Policy], Roster | None]
     marks: SessionMarks
     clock: Clock
-    server: str = "0" * 64
+    server: str = NO_SERVER
     signatures: Signatures = field(default_factory=Signatures)
     workers: int = 1
     _live: dict[bytes, _Live] = field(default_factory=dict, init=False)

@@ -97,6 +97,11 @@ def fingerprint(path: Path) -> str:
     return ":".join(digest[i : i + 4] for i in range(0, len(digest), 4))
 
 
+def authority_hash(path: Path) -> str:
+    """SHA-256 (hex) of the authority that devices pin: sessions of secure aggregation name it as their server."""
+    return _certificate(path).fingerprint(hashes.SHA256()).hex()
+
+
 def host_names(host: str) -> list[str]:
     """What devices may call a server that listens on ``host``: for all interfaces, this machine's names."""
     if host in ("0.0.0.0", "::"):  # noqa: S104 (compared, not bound)

@@ -99,9 +99,9 @@ def run(home: Path | None, runs: Path, run_toml: Path | None, resumed: str | Non
     if (run_toml is None) == (resumed is None):
         raise click.UsageError("give RUN_TOML, or --resume RUN")
     folder = _home(home)
-    folder.connectable()
+    running = folder.connectable()
     if run_toml is not None:
-        active = known.open_new(run_toml, runs, time.time)
+        active = known.open_new(run_toml, runs, time.time, running.ca)
     else:
         found = known.find(folder, runs, resumed or "")
         known.check_open(found)

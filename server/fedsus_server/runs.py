@@ -78,21 +78,26 @@ def roster_of(path: Path, config: RunConfig) -> rosters.Roster | None:
     return signed.roster
 
 
-def open_new(path: Path, runs: Path, clock: Clock) -> ActiveRun:
+def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> ActiveRun:
     """Open the journal of a new run of ``run.toml`` below ``runs``.
+
+    Args:
+        ca: file of the certificate authority that devices pin for this server; None where there is none.
 
     Raises:
         ConfigError, CorruptionError: as `prepare`; or the run cannot work as asked.
         EnvironmentFault: the folder cannot be written.
     """
-    from fedsus.rounds.specification import open_run
+    from fedsus.rounds.specification import NO_SERVER, open_run
+    from fedsus_server import certificates
 
     config, model = prepare(path)
     roster = roster_of(path, config)
     stamp = datetime.fromtimestamp(clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
     run = f"{config.name[:36]}-{stamp}-{secrets.token_hex(3)}"
     folder = (runs / run).resolve()
-    open_run(folder, run, config, model, clock, roster)
+    server = NO_SERVER if ca is None else certificates.authority_hash(Path(ca))
+    open_run(folder, run, config, model, clock, roster, server)
     return ActiveRun(run, str(folder))
 
 

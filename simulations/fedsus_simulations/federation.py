@@ -167,7 +167,7 @@ class LocalFederation:
         """Open a run and hand it to the server; its folder."""
         from fedsus_server import runs as known
 
-        active = known.open_new(run_toml, runs, time.time)
+        active = known.open_new(run_toml, runs, time.time, self.running.ca)
         self.home.activate(active)
         return Path(active.folder)
 
