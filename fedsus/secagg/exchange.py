@@ -4,7 +4,7 @@
     secure_sum   contribute, confirm, unmask              three; the next session's first two ride on the last two
 
 A client that falls out, refuses or sends nonsense costs its own update while the survivors reach the session's floor
-and thresholds; below them the attempt is abandoned and nothing was opened.
+and thresholds; below them the attempt is abandoned and no sum is opened.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def secure_sum(
         workers: threads for the masks.
 
     Raises:
-        CohortTooSmall: below the session's floor or thresholds; nothing was opened.
+        CohortTooSmall: below the session's floor or thresholds: no secret was opened, or of each too few shares.
         ProtocolViolation: the shares rebuild no advertised secret.
     """
     indices = {client: index for index, client in established.party.clients.items()}

@@ -9,10 +9,9 @@ sum, and for each client its keys and the shares it passes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice
-from typing import Final, TypeAlias
+from functools import partial
 
 from fedsus.encoding.packing import Buffer, add_packed, packed_size
 from fedsus.errors import CohortTooSmall, ProtocolViolation
@@ -22,18 +21,12 @@ from fedsus.secagg.alike import confirmed_payload, masked_payload, own_mask, pai
 from fedsus.secagg.graph import Graph
 from fedsus.secagg.keys import Agreement, Signatures, statement
 from fedsus.secagg.masks import add_masks
+from fedsus.secagg.rebuilding import Rebuilding
 from fedsus.secagg.secret import Secret
 from fedsus.secagg.session import Phase, Session
-from fedsus.secagg.shares import SHARE_BYTES, rebuild
+from fedsus.secagg.shares import SHARE_BYTES
 from fedsus.secagg.wire import Kind
 from fedsus.types import Ring
-
-_TRIES: Final = 64
-"""Sets of shares that are tried when some holder sent a wrong one."""
-
-
-Check: TypeAlias = Callable[[int, bytes], bool]
-"""Whether a rebuilt secret is what its dealer advertised: (dealer, secret)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +255,12 @@ class Collected:
             # Holding is mutual: whose shares this client holds are those who hold its own.
             for dealer in openings.keys() & set(self.base.graph.holders(holder)) & by_dealer.keys():
                 by_dealer[dealer][1 + holder] = openings[dealer]
+        rebuilding = Rebuilding(self._party.session.threshold)
         for index in sorted(self.members):
-            secret = self._rebuilt(index, by_dealer[index], self._owns)
+            secret = rebuilding.secret(index, by_dealer[index], partial(self._owns, index))
             yield own_mask(secret, tid, self.plan), -1
         for index in sorted(shared.keys() - self.members):
-            raw = self._rebuilt(index, by_dealer[index], self._agrees)
+            raw = rebuilding.secret(index, by_dealer[index], partial(self._agrees, index))
             key = Agreement.rebuild(raw.reveal(), self.base.adverts[index].mask)
             for other in self.base.graph.neighbours(index):
                 if other in self.members:
@@ -282,20 +276,6 @@ class Collected:
         except ProtocolViolation:
             return False
         return True
-
-    def _rebuilt(self, dealer: int, shares: Mapping[int, bytes], good: Check) -> Secret:
-        """A dealer's secret. One wrong share must not cost the round: other sets of shares are tried, a few."""
-        threshold = self._party.session.threshold
-        if len(shares) < threshold:
-            raise CohortTooSmall(f"openings: {len(shares)} shares of a secret; {threshold} are needed")
-        for points in islice(combinations(sorted(shares), threshold), _TRIES):
-            try:
-                secret = rebuild({point: shares[point] for point in points}, threshold)
-            except ProtocolViolation:
-                continue
-            if good(dealer, secret):
-                return Secret(secret)
-        raise ProtocolViolation(f"openings: the shares of client {dealer} rebuild no secret that it advertised")
 
     @property
     def _party(self) -> Party:
