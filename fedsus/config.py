@@ -68,11 +68,15 @@ class SecureSumConfig(Strict):
     Attributes:
         colluders: A, how many clients may work together with a lying server; when not given, a quarter of the cohort,
             a tenth from 200 clients, at least 1.
+        choice: who is asked when the roster has more members than ``cohort.size``: "drawn" by the roster's own
+            randomness, connected or not; "named": the server chooses of those connected, and each device joins if its
+            owner named enough of them in policy.toml.
         dropouts: D, how many may fall out; when not given, what A leaves of a cohort below 200, else a tenth.
         light_deadline: seconds that a phase without training may take.
         grace: seconds that the slowest have in such a phase once enough have answered.
     """
 
+    choice: Literal["drawn", "named"] = "drawn"
     colluders: Annotated[int, Field(ge=1, le=100_000)] | None = None
     dropouts: Annotated[int, Field(ge=0, le=100_000)] | None = None
     light_deadline: Annotated[float, Field(gt=0, le=3600)] = 30.0

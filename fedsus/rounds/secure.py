@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Numbers:
     """What a run's sessions withstand.
 
     Attributes:
-        choice: how cohorts are chosen: the whole roster, or drawn by its seed.
+        choice: how cohorts are chosen: the whole roster, drawn by its seed, or by this server.
         colluders, dropouts: A and D.
         thresholds: graph, k and t.
     """
@@ -67,7 +68,7 @@ def numbers(asked: PlanConfig, roster: Roster | None) -> Numbers:
         raise ConfigError(
             f"plan.cohort.size = {size}: roster {roster.number} of '{roster.federation}' has {members} members"
         )
-    choice: Choice = "whole" if members == size else "drawn"
+    choice: Choice = "whole" if members == size else asked.secure_sum.choice
     colluders = asked.secure_sum.colluders
     if colluders is None:
         colluders = least_colluders(choice, size, members, None)
@@ -189,6 +190,8 @@ class SecureRounds:
         size, members, specification = self._asked.cohort.size, range(len(roster.members)), self._hash
         if found.choice == "drawn":
             positions = drawn(roster, self._specification.run, specification, attempt, nonce, size)
+        elif found.choice == "named":
+            positions = self._chosen(cohort, size)
         else:
             positions = tuple(members)
         session = Session(
@@ -217,6 +220,14 @@ class SecureRounds:
         names = [roster.members[position].name for position in positions]
         clients = {index: addresses[name] for index, name in enumerate(names) if name in addresses}
         return Opening(Party(session, cohort_keys(session, roster), clients, self._signatures))
+
+    def _chosen(self, cohort: Sequence[Member], size: int) -> tuple[int, ...]:
+        """Positions of connected members, at random, filled up with others, who then count as dropouts."""
+        here = {member.name for member in cohort}
+        order = list(range(len(self._roster.members)))
+        random.SystemRandom().shuffle(order)
+        order.sort(key=lambda position: self._roster.members[position].name not in here)
+        return tuple(sorted(order[:size]))
 
 
 def _bytes(model: Vector) -> memoryview:
