@@ -75,7 +75,9 @@ class SessionMarks:
         """Note one step, durable when this returns.
 
         Raises:
-            ProtocolViolation: it was noted before, or the session was not joined.
+            ProtocolViolation: it was noted before, the session was not joined, or another session of the run has come
+                further since.
+            CorruptionError: memory and file differ.
         """
         with self._guard:
             if (sid, int(phase)) in self._taken:
@@ -87,8 +89,11 @@ class SessionMarks:
             if known is None:
                 raise ProtocolViolation("session: it was not joined")
             last = self._runs.get(known[:2], _Run())
-            if phase == Phase.CONTRIBUTE and known[2] <= last.attempt:
-                raise ProtocolViolation(f"session: attempt {known[2]} was answered in another session")
+            if phase == Phase.CONTRIBUTE and (known[2] <= last.attempt or known[3] < last.round):
+                raise ProtocolViolation(
+                    f"session: round {known[3]}, attempt {known[2]} is not after round {last.round}, "
+                    f"attempt {last.attempt}, which was answered in another session"
+                )
             self._append(type=_STEP, sid=sid.hex(), phase=int(phase), content=content.hex())
 
     def close(self) -> None:

@@ -1,9 +1,10 @@
 """An append-only file of hash-chained lines, each on the disk before `NoteFile.append` returns: one write, one sync.
 
 For notes that are made several times a round, where the ledger's database would cost ten times as much. ``<file>.lock``
-is held by the one writer. A crash may leave one unfinished last line: what it was to note was not answered yet, so it is
-cut off at opening, and the log says so. Any other fault is an error and left as it is. An older copy that was put back
-is not detected here: the ledger, which every answer with data passes, detects it.
+is held by the one writer. A crash may leave one unfinished last line: what it was to note was not answered yet, so it
+is cut off at opening, and the log says so. Any other fault is an error and left as it is. (!) A process whose memory
+was put back from a snapshot finds more in the file than it knows of, and notes nothing any more. An older copy of the
+file that was put back before a start is not detected here: the ledger, which every answer with data passes, detects it.
 """
 
 from __future__ import annotations
@@ -55,10 +56,16 @@ class NoteFile:
         return self._entries
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add one entry; it is on the disk when this returns, or is not there at all when this raises."""
+        """Add one entry; it is on the disk when this returns, or is not there at all when this raises.
+
+        Raises:
+            CorruptionError: the file is longer or shorter than what this process wrote.
+            EnvironmentFault: it cannot be written.
+        """
         line = canonical({**entry, "v": VERSION, "seq": self._seq + 1, "prev": self._hash}) + b"\n"
         if self._handle is not None:
             with self._faults():
+                self._still_ours(self._handle)
                 self._write(self._handle, line)
         self._seq, self._hash, self._length = self._seq + 1, _hashed(line), self._length + len(line)
 
@@ -68,6 +75,15 @@ class NoteFile:
             if handle is not None:
                 os.close(handle)
         self._handle = self._lock = None
+
+    def _still_ours(self, handle: int) -> None:
+        """Refuse a file that is not as this memory knows it: one of both was put back from a snapshot."""
+        size = os.fstat(handle).st_size
+        if size != self._length:
+            raise CorruptionError(
+                f"{self._path}: {size} bytes, {self._length} were written: this process or the file was put back from "
+                "an older copy; restart the agent"
+            )
 
     def _write(self, handle: int, line: bytes) -> None:
         try:

@@ -101,7 +101,6 @@ class Advertised(_State):
         holders = sorted(around & circle.known)
         if len(holders) < session.threshold:
             raise ProtocolViolation(f"adverts: {len(holders)} holders of shares; {session.threshold} are needed")
-        seat.marks.once(seat.sid, Phase.SHARE, tid)
         own, channels = Secret(draw(_SECRET_BYTES)), self._channels(tid, peers, holders)
         points = [1 + index for index in holders]
         parts = zip(
@@ -121,6 +120,8 @@ class Advertised(_State):
         root_signature = seat.signed(Phase.ROOT, seat.sid, root)
         payload = own_hash + root_signature + wire.rows(sealed)
         signature = seat.signed(Phase.SHARE, tid, payload)
+        # After everything random: a copy of this memory made earlier finds it noted, one made later has these shares.
+        seat.marks.once(seat.sid, Phase.SHARE, tid)
         keys = {index: peers[index].mask for index in channels}
         receiving = {index: channel[1] for index, channel in channels.items()}
         return Shared(seat, circle, self.mask, own, keys, receiving, kept), payload + signature
@@ -209,8 +210,11 @@ class Opened(_State):
         """
         self._take(now)
         seat, tid = self.seat, self.circle.tid
-        masks = [(own_mask(self.own, tid, self.plan), 1)]
+        masks: list[tuple[Secret, int]] = []
         try:
+            # A copy of this memory that was made while it trained has other integers for the same masks.
+            seat.marks.once(seat.sid, Phase.MASK, self.plan)
+            masks.append((own_mask(self.own, tid, self.plan), 1))
             for index, key in self.keys.items():
                 with_peer = self.mask_key.exchange(key)
                 masks.append((pair_mask(with_peer, tid, self.plan), pair_sign(seat.index, index)))

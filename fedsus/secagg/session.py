@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, FailFast, Field, model_validator
 
 from fedsus.errors import ProtocolViolation
 from fedsus.plan import Hash, Name, Strict, canonical, strictly
@@ -27,7 +27,10 @@ MAX_COHORT: Final = 100_000
 
 
 class Phase(IntEnum):
-    """What a signature is for; also the order of the protocol. See `fedsus.secagg.keys.statement`."""
+    """What a signature is for, or what a client notes. See `fedsus.secagg.keys.statement`.
+
+    ``ROOT`` is signed beside the shares. ``MASK`` is noted alone: integers were masked for the plan of ``CONTRIBUTE``.
+    """
 
     ADVERTISE = 0
     SHARE = 1
@@ -35,6 +38,7 @@ class Phase(IntEnum):
     CONFIRM = 3
     UNMASK = 4
     ROOT = 5
+    MASK = 6
 
 
 def _as_tuple(value: object) -> object:
@@ -42,7 +46,10 @@ def _as_tuple(value: object) -> object:
 
 
 Index = Annotated[int, Field(ge=0, lt=MAX_COHORT)]
-Cohort = Annotated[tuple[Index, ...], BeforeValidator(_as_tuple), Field(min_length=3, max_length=MAX_COHORT)]
+# Fails at the first bad one: each fault that pydantic collects takes a kilobyte, and a message holds 300,000.
+Cohort = Annotated[
+    tuple[Index, ...], FailFast(), BeforeValidator(_as_tuple), Field(min_length=3, max_length=MAX_COHORT)
+]
 
 
 class Session(Strict):
