@@ -1,7 +1,8 @@
-"""Which 32 bytes are an Ed25519 public key that can vouch for somebody.
+"""Which 32 bytes are an Ed25519 public key that can vouch for somebody, or an X25519 key that two can agree on.
 
 OpenSSL loads any 32 bytes as a key. For one of the few points of low order, everybody can write a signature that
-verifies for many messages, or for all of them: such a key in a roster would sign for nobody.
+verifies for many messages, or for all of them: such a key in a roster would sign for nobody. Of X25519, such a key
+agrees with every other on zero.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ _ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A
 
 LOW_ORDER: Final = frozenset({0, 1, FIELD - 1, _ORDER_8, FIELD - _ORDER_8})
 """y of the eight points whose order divides the cofactor: (0, 1), (0, -1), (+-sqrt(-1), 0) and four of order 8."""
+
+
+LOW_ORDER_U: Final = frozenset((1 + y) * pow(1 - y, -1, FIELD) % FIELD for y in LOW_ORDER - {1}) | {FIELD - 1}
+"""Their u on the Montgomery curve, 0 for infinity too, and that of order 4 on its twist: X25519 takes both curves."""
 
 
 @lru_cache(maxsize=65_536)
@@ -32,3 +37,11 @@ def fault(key: bytes) -> str:
     if pow(u * v % FIELD, (FIELD - 1) // 2, FIELD) != 1:
         return "not a point of the curve"
     return ""
+
+
+def agreement_fault(key: bytes) -> str:
+    """Why 32 bytes are no X25519 public key for a session (RFC 7748, sections 5 and 6.1); "" for a good one."""
+    u = int.from_bytes(key, "little")
+    if len(key) != 32 or u >= FIELD:
+        return "not the canonical encoding of an X25519 key"
+    return "a point of low order" if u in LOW_ORDER_U else ""

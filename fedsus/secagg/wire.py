@@ -31,6 +31,7 @@ from typing import Final
 
 from fedsus.encoding.packing import Buffer
 from fedsus.errors import ProtocolViolation
+from fedsus.secagg.points import agreement_fault
 from fedsus.secagg.session import MAX_COHORT
 from fedsus.secagg.shares import SHARE_BYTES
 
@@ -57,6 +58,7 @@ class Kind(IntEnum):
     SEALED = 5
 
 
+_KINDS: Final = frozenset(Kind)
 ANSWERED, REFUSED = 0, 1
 
 
@@ -171,11 +173,13 @@ def split_sid(body: Buffer) -> tuple[bytes, memoryview]:
 
 
 def decode_advert(raw: Buffer) -> Advert:
-    """One advert of exactly 164 bytes."""
+    """One advert of exactly 164 bytes; a key that nobody can agree with is refused, for it would stop everybody."""
     if len(raw) != ADVERT_BYTES:
         raise ProtocolViolation(f"advert: {len(raw)} bytes, expected {ADVERT_BYTES}")
     (index,) = _COUNT.unpack_from(raw)
     channel, mask, nonce = (bytes(raw[4 + part * KEY_BYTES :][:KEY_BYTES]) for part in range(3))
+    if why := agreement_fault(channel) or agreement_fault(mask):
+        raise ProtocolViolation(f"adverts: client {index}: {why}")
     return Advert(index, channel, mask, nonce, bytes(raw[-SIGNATURE_BYTES:]))
 
 
@@ -185,11 +189,7 @@ def encode_adverts(adverts: Sequence[Advert]) -> bytes:
 
 
 def decode_adverts(raw: Buffer, size: int) -> list[Advert]:
-    """Adverts of a cohort of ``size``, by rising index.
-
-    Raises:
-        ProtocolViolation: lengths, or an index that repeats, falls or is not in the cohort.
-    """
+    """Adverts of a cohort of ``size``, by rising index; raises as `decode_rows` and `decode_advert`."""
     return [decode_advert(row) for _, row in _rows(raw, ADVERT_BYTES - 4, size, "adverts", whole=True)]
 
 
@@ -294,6 +294,3 @@ def _rows(raw: Buffer, width: int, size: int, what: str, whole: bool = False) ->
             raise ProtocolViolation(f"{what}: index {index} repeats, falls, or is not in the cohort of {size}")
         last = index
         yield index, view[start + (0 if whole else 4) : start + step]
-
-
-_KINDS: Final = frozenset(Kind)
