@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fedsus.encoding.packing import Buffer
 from fedsus.errors import ProtocolViolation
@@ -14,11 +14,18 @@ from fedsus.secagg.session import Phase, Session, check_set
 
 
 def checked_adverts(
-    session: Session, sid: bytes, keys: Sequence[bytes], raw: Buffer, signatures: Signatures
+    session: Session,
+    sid: bytes,
+    keys: Sequence[bytes],
+    raw: Buffer,
+    signatures: Signatures,
+    around: Collection[int],
 ) -> dict[int, wire.Advert]:
-    """U1 by index: enough clients, each signed by its identity, and no key twice anywhere.
+    """U1 by index: enough clients, no key twice anywhere, and those ``around`` us signed by their identities.
 
-    A copied mask key would cancel masks; one key for both purposes would share out the channels' secret.
+    A copied mask key would cancel masks; one key for both purposes would share out the channels' secret. Every edge of
+    the graph is checked at both of its ends: an advert that is forged for a client far from us is refused by it and by
+    its neighbours, who then sign no root. So a client checks those it shares secrets with, not thousands.
 
     Raises:
         ProtocolViolation: one of these does not hold.
@@ -27,13 +34,14 @@ def checked_adverts(
     check_set(session, len(adverts), "adverts")
     seen: set[bytes] = set()
     for advert in adverts:
-        signed = statement(Phase.ADVERTISE, sid, advert.index, advert.payload)
-        if not signatures.check(keys[advert.index], signed, advert.signature):
-            raise ProtocolViolation(f"adverts: the signature of client {advert.index} is not good")
         for key in (advert.channel, advert.mask):
             if key in seen:
                 raise ProtocolViolation(f"adverts: client {advert.index} repeats a key")
             seen.add(key)
+        if advert.index in around:
+            signed = statement(Phase.ADVERTISE, sid, advert.index, advert.payload)
+            if not signatures.check(keys[advert.index], signed, advert.signature):
+                raise ProtocolViolation(f"adverts: the signature of client {advert.index} is not good")
     return {advert.index: advert for advert in adverts}
 
 

@@ -91,12 +91,12 @@ class Advertised(_State):
 
     def _share(self, adverts: bytes, draw: Draw) -> tuple[Shared, bytes]:
         seat, session = self.seat, self.seat.session
-        peers = checked_adverts(session, seat.sid, seat.keys, adverts, seat.signatures)
+        root = sessions.root(seat.sid, adverts)
+        tid, around = sessions.transcript(root), frozenset(session.graph(root).holders(seat.index))
+        peers = checked_adverts(session, seat.sid, seat.keys, adverts, seat.signatures, around)
         mine = peers.get(seat.index)
         if mine is None or mine.encode() != self.advert:
             raise ProtocolViolation("adverts: without this client's own")
-        root = sessions.root(seat.sid, adverts)
-        tid, around = sessions.transcript(root), frozenset(session.graph(root).holders(seat.index))
         circle = Circle(root, tid, frozenset(peers), around)
         holders = sorted(around & circle.known)
         if len(holders) < session.threshold:
@@ -287,11 +287,12 @@ class Confirmed(_State):
         try:
             self._take(now)
             seat, circle = self.seat, self.circle
-            signers = seat.certified(certificate, Phase.CONFIRM, circle.tid, self.payload)
-            if not signers <= self.members:
+            if not certificate.keys() <= self.members:
                 raise ProtocolViolation("certificate: signed by a client that is no survivor")
-            if len(signers & circle.holders) < seat.session.threshold:
-                raise ProtocolViolation(f"certificate: fewer than {seat.session.threshold} of our holders signed")
+            needed = seat.session.threshold
+            signers = seat.certified(certificate, Phase.CONFIRM, circle.tid, self.payload, circle.holders, needed)
+            if len(signers & circle.holders) < needed:
+                raise ProtocolViolation(f"certificate: fewer than {needed} of our holders signed")
             seat.marks.once(seat.sid, Phase.UNMASK, commitment("survivors", self.payload))
             return self._openings()
         finally:

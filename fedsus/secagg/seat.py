@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,8 +61,18 @@ class Seat:
         """This client's signature."""
         return self.identity.sign(statement(phase, context, self.index, payload))
 
-    def certified(self, certificate: Mapping[int, bytes], phase: Phase, context: bytes, payload: bytes) -> set[int]:
-        """Who signed, of a certificate in which every signature is good.
+    def certified(
+        self,
+        certificate: Mapping[int, bytes],
+        phase: Phase,
+        context: bytes,
+        payload: bytes,
+        holders: Collection[int] = (),
+        needed: int = 0,
+    ) -> set[int]:
+        """Who signed: as many good signatures as a quorum, and of ``holders`` as many as are ``needed``.
+
+        Signatures beyond those are not looked at: each costs 0.1 ms, and they could prove nothing more.
 
         Raises:
             ProtocolViolation: a signature is not good, or they are fewer than the quorum.
@@ -71,10 +81,16 @@ class Seat:
             raise ProtocolViolation(
                 f"certificate: {len(certificate)} signatures; more than (N + A) / 2, {self.session.quorum}, are needed"
             )
-        for index, signature in certificate.items():
-            if not self.signatures.check(self.keys[index], statement(phase, context, index, payload), signature):
+        first = sorted(certificate, key=lambda index: index not in holders)
+        signers: set[int] = set()
+        for index in first:
+            if len(signers) >= self.session.quorum and len(signers.intersection(holders)) >= needed:
+                break
+            signed = statement(phase, context, index, payload)
+            if not self.signatures.check(self.keys[index], signed, certificate[index]):
                 raise ProtocolViolation(f"certificate: the signature of client {index} is over something else")
-        return set(certificate)
+            signers.add(index)
+        return signers
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 from fedsus.encoding.packing import Buffer, add_packed, packed_size
 from fedsus.errors import CohortTooSmall, ProtocolViolation
@@ -167,7 +168,8 @@ class Established:
 
     def request(self, plan: bytes, model: Buffer) -> bytes:
         """CONTRIBUTE, for everyone in U2: certificate, plan and model."""
-        certificate = {index: one.root_signature for index, one in self.shared.items()}
+        rows = islice(self.shared.items(), self.party.session.quorum)
+        certificate = {index: one.root_signature for index, one in rows}
         return wire.frame(Kind.CONTRIBUTE, self.sid, *wire.encode_contribute(certificate, plan, model))
 
     def collect(self, plan: bytes, total: Ring, bits: int) -> Collected:
@@ -227,7 +229,10 @@ class Collected:
             raise CohortTooSmall(
                 f"confirmations: {len(self._signatures)} clients; a certificate needs {self._party.session.quorum}"
             )
-        return wire.frame(Kind.UNMASK, self.base.sid, wire.rows(self._signatures))
+        session, rows = self._party.session, self._signatures
+        if session.rule == "complete":  # everybody holds everybody's shares: a quorum is enough for all, t is no more
+            rows = dict(islice(rows.items(), max(session.quorum, session.threshold)))
+        return wire.frame(Kind.UNMASK, self.base.sid, wire.rows(rows))
 
     def take_openings(self, index: int, body: Buffer) -> None:
         """A survivor's shares."""

@@ -19,7 +19,7 @@ from fedsus.secagg import client as clients
 from fedsus.secagg import wire
 from fedsus.secagg.client import Confirmed, Masked, Shared
 from fedsus.secagg.graph import _Ring
-from fedsus.secagg.keys import Agreement, Signatures, derive
+from fedsus.secagg.keys import Agreement, derive
 from fedsus.secagg.seat import Seat
 from fedsus.secagg.secret import Secret
 from fedsus.secagg.session import Phase, Session
@@ -45,7 +45,7 @@ def lenient(state: type, step: str, **numbers: Any) -> Iterator[None]:
 @contextmanager
 def without_certificate() -> Iterator[None]:
     """Any list of signers will do: neither count nor signatures are looked at."""
-    with patch.object(Seat, "certified", lambda self, certificate, *rest: set(certificate)):
+    with patch.object(Seat, "certified", lambda self, certificate, *_, **__: set(certificate)):
         yield
 
 
@@ -53,9 +53,9 @@ def without_certificate() -> Iterator[None]:
 def without_quorum() -> Iterator[None]:
     """Signatures are checked, and one is enough: of the cohort, and of the neighbours."""
 
-    def certified(self: Seat, certificate: Mapping[int, bytes], *rest: Any) -> set[int]:
+    def certified(self: Seat, certificate: Mapping[int, bytes], *rest: Any, **more: Any) -> set[int]:
         few = replace(self, session=Session.model_construct(**{**dict(self.session), "colluders": -self.session.size}))
-        return real(few, certificate, *rest)
+        return real(few, certificate, *rest, **more)
 
     def unmask(self: Confirmed, certificate: Mapping[int, bytes], now: float) -> bytes:
         self.seat.certified(certificate, Phase.CONFIRM, self.circle.tid, self.payload)
@@ -150,7 +150,7 @@ def without_plan() -> Iterator[None]:
 def with_repeated_keys() -> Iterator[None]:
     """Takes a key that another client advertised too."""
 
-    def checked(session: Session, sid: bytes, keys: Sequence[bytes], raw: bytes, signatures: Signatures) -> Any:
+    def checked(session: Session, sid: bytes, keys: Sequence[bytes], raw: bytes, *rest: Any) -> Any:
         return {advert.index: advert for advert in wire.decode_adverts(raw, session.size)}
 
     with patch.object(clients, "checked_adverts", checked):
