@@ -1,4 +1,4 @@
-"""Certificates that say less than they must: too few signatures, or signatures over something else, by somebody else."""
+"""Certificates that say less than they must: too few signatures, over something else, or by somebody else."""
 
 from __future__ import annotations
 

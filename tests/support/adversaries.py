@@ -122,12 +122,14 @@ class Cell:
             if seat.index in self.colluding:
                 self.keys[seat.index] = Agreement.rebuild(state.mask.secret(), state.mask.public)
 
-    def forge(self, index: int, mask: bytes | None = None, channel: bytes | None = None) -> None:
-        """Put other public keys into a colluder's advert, and sign it."""
+    def forge(
+        self, index: int, mask: bytes | None = None, channel: bytes | None = None, nonce: bytes | None = None
+    ) -> None:
+        """Put other public keys, or another nonce, into a colluder's advert, and sign it."""
         state, real = self.states[index], self.adverts[index]
-        payload = (channel or real.channel) + (mask or real.mask) + real.nonce
+        payload = (channel or real.channel) + (mask or real.mask) + (nonce or real.nonce)
         signature = self.identities[index].sign(statement(Phase.ADVERTISE, self.sid, index, payload))
-        forged = wire.Advert(index, payload[:32], payload[32:64], real.nonce, signature)
+        forged = wire.Advert(index, payload[:32], payload[32:64], payload[64:], signature)
         self.adverts[index] = forged
         assert isinstance(state, Advertised)
         state.advert = forged.encode()
@@ -147,6 +149,15 @@ class Cell:
             if given is not None:
                 self.states[index], answer = given
                 self.shared[index] = wire.decode_shared(answer, self.session.size)
+
+    def grind(self, wanted: Callable[[Graph], bool]) -> Graph:
+        """Draw a colluder's nonce again until the ring is as wanted."""
+        for attempt in range(100_000):
+            self.forge(min(self.colluding), nonce=attempt.to_bytes(32, "little"))
+            self.share([])
+            if wanted(self.graph):
+                return self.graph
+        raise AssertionError("no such ring was found")
 
     def certificate(self, signers: Iterable[int] | None = None) -> dict[int, bytes]:
         """Signatures over the root that were given."""
