@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, FedsusError, ProtocolViolation
 from fedsus.owner.ledger import Ledger
-from fedsus.rounds.messages import REFUSAL
 from fedsus_client import identity
 from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
@@ -184,11 +183,11 @@ class Agent:
 
     def _answer(self, connection: FleetConnection, incoming: Incoming, raw: bytes) -> Answer | None:
         """Train in the worker, beating meanwhile; None if it was stopped or came too late."""
-        from fedsus.rounds.device import Answer
+        from fedsus.rounds.answers import Answer, refusal_of
 
         if paused(self._config.state.folder):
             log.info("refused: the owner paused this device")
-            return Answer(REFUSAL, lambda: None, "paused by the owner")
+            return Answer(refusal_of(raw), lambda: None, "paused by the owner")
         device = self._device
         if device is None:
             raise ConnectionLost("not connected")
@@ -204,7 +203,7 @@ class Agent:
                 ready.policy = self._policy.current()
             except ConfigError as error:
                 log.warning("refused: %s", error)
-                return Answer(REFUSAL, lambda: None, str(error))
+                return Answer(refusal_of(raw), lambda: None, str(error))
             return ready.answer(raw, stop)
 
         job = self._worker.submit(work)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedsus.errors import FedsusError
+from fedsus.errors import FedsusError, ProtocolViolation
 from fedsus.plan import Plan
 from fedsus.rounds.messages import REFUSAL
+from fedsus.secagg import wire
 from fedsus.types import Ring, Stop
 
 log = logging.getLogger("fedsus.device")
@@ -57,6 +58,16 @@ class Granted(Protocol):
 
 def nothing() -> None:
     """There is nothing to tell the ledger."""
+
+
+def refusal_of(raw: bytes) -> bytes:
+    """How a message is refused as a whole: each phase of secure aggregation that it asks for, or a clear request."""
+    try:
+        asked = wire.frames(raw)
+    except ProtocolViolation:
+        return REFUSAL
+    phases = (frame.kind for frame in asked if frame.kind != wire.Kind.SEALED)
+    return b"".join(wire.frame(kind, refused=True) for kind in phases) or REFUSAL
 
 
 def refused(error: Exception, body: bytes = REFUSAL) -> Answer:

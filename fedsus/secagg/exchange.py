@@ -108,11 +108,15 @@ def establish(opening: Opening, patience: Patience) -> Phases:
         CohortTooSmall: too few clients for the session.
     """
     clients = {client: index for index, client in opening.party.clients.items()}
-    yield from _phase(opening.request(), clients, patience, {Kind.ADVERTISE: (clients, opening.take)})
-    sharing = opening.close()
-    asked = {client: index for client, index in clients.items() if index in sharing.adverts}
-    yield from _phase(sharing.request(), asked, patience, {Kind.SHARE: (asked, sharing.take)})
-    return sharing.close()
+    refused: set[str] = set()
+    try:
+        yield from _phase(opening.request(), clients, patience, {Kind.ADVERTISE: (clients, opening.take)}, refused)
+        sharing = opening.close()
+        asked = {client: index for client, index in clients.items() if index in sharing.adverts}
+        yield from _phase(sharing.request(), asked, patience, {Kind.SHARE: (asked, sharing.take)}, refused)
+        return sharing.close()
+    except CohortTooSmall as error:
+        raise CohortTooSmall(f"{error}{_why(refused)}") from None
 
 
 def _phase(
@@ -120,10 +124,11 @@ def _phase(
     clients: Mapping[str, int],
     patience: Patience,
     wanted: Wanted,
+    refused: set[str],
 ) -> Generator[Ask, Iterator[Reply], None]:
-    """One light phase that all clients are asked in."""
+    """One light phase that all clients are asked in; who refuses is added to ``refused``."""
     replies = yield Ask(dict.fromkeys(clients, b""), patience.light, common=request)
-    _Taking(wanted).take(replies, set(clients))
+    _Taking(wanted, refused).take(replies, set(clients))
 
 
 def secure_sum(

@@ -28,6 +28,7 @@ from fedsus_client.flower import FleetConnection
 from fedsus_server import certificates
 
 GATED = """
+exchange = "clear_sum"
 rounds = {rounds}
 spare_attempts = 40
 deadline = {deadline}

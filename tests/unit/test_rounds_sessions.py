@@ -20,7 +20,7 @@ from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.answers import Answer
+from fedsus.rounds.answers import Answer, refusal_of
 from fedsus.rounds.device import Device
 from fedsus.rounds.exchange import conduct
 from fedsus.rounds.messages import REFUSAL, Request, encode_request, model_hash
@@ -392,7 +392,7 @@ def test_a_device_without_identity_or_roster_refuses_secure_sums() -> None:
     sites = Sites()
     raw = sites.opening(sites.session(a_plan())).request()
     answer = device(None).answer(raw, lambda: False)
-    assert answer.body == REFUSAL
+    assert wire.frames(answer.body) == [wire.Frame(Kind.ADVERTISE, b"", refused=True)]
     assert answer.refusal == "secure aggregation: this device has no identity and roster"
     joined = device(sites.first.sessions).answer(raw, lambda: False)
     assert (joined.refusal, is_refused(joined.body)) == (None, False)
@@ -555,3 +555,21 @@ def test_a_second_contribution_to_an_attempt_in_another_session_is_refused() -> 
     answer = sites.first.answer(contribution(two, a_plan(two.sid.hex())))
     assert is_refused(answer.body)
     assert sites.first.noted == ["charged", "trained", "sent"]
+
+
+def test_a_message_is_refused_phase_by_phase() -> None:
+    """What a paused device answers: the server counts a refusal, and no nonsense."""
+    two = wire.frame(Kind.CONFIRM, b"\x00" * 36) + wire.frame(Kind.ADVERTISE, b"{}")
+    own = wire.frame(Kind.SEALED, b"\x00" * 36) + wire.frame(Kind.CONTRIBUTE, b"\x00" * 36)
+    for raw, kinds in ((two, [Kind.CONFIRM, Kind.ADVERTISE]), (own, [Kind.CONTRIBUTE])):
+        assert [(frame.kind, frame.refused) for frame in wire.frames(refusal_of(raw))] == [(k, True) for k in kinds]
+    for raw in (encode_request(a_plan(None), MODEL), b"", two[:-1], wire.frame(Kind.SEALED, b"")):
+        assert refusal_of(raw) == REFUSAL
+
+
+def test_who_refuses_before_there_is_a_plan_is_counted_in_the_reason() -> None:
+    sites = Sites()
+    for name in sites.names[:2]:
+        sites.sites[name].sessions.roster = lambda _: None
+    with pytest.raises(CohortTooSmall, match=r"2 refused; the owners see why with: fedsus client status"):
+        sites.establish()
