@@ -26,6 +26,8 @@ def test_a_short_file_has_safe_defaults() -> None:
     assert config.plan.spares == 2
     assert config.plan.privacy.unit == "none"
     assert config.plan.strategy.name == "fedavg"
+    assert config.plan.exchange == "secure_sum"
+    assert config.server.roster == "roster.json"
     assert loads(GOOD.replace("20", "101"), RunConfig).plan.spares == 11
 
 
@@ -42,6 +44,9 @@ def test_a_short_file_has_safe_defaults() -> None:
         ("rounds = 20", "rounds = true", ("'plan.rounds' = True", "valid integer")),
         ("size = 4", "size = 2", ("'plan.cohort'", "minimum 3 is larger than size 2")),
         ("rounds = 20", 'rounds = 20\nexchange = "secret"', ("'plan.exchange' = 'secret'", "'clear_sum'")),
+        ("size = 4\nminimum = 3", "size = 2\nminimum = 2", ("cohort.size 2: secure_sum needs at least 3", "clear_sum")),
+        ("[plan.cohort]", "[plan.secure_sum]\ncolluders = 0\n[plan.cohort]", ("'plan.secure_sum.colluders' = 0",)),
+        ("[plan.cohort]", "[plan.secure_sum]\ndropout = 0.3\n[plan.cohort]", ("did you mean 'dropouts'?",)),
         ("[plan.cohort]", '[plan.strategy]\nname = "median"\n[plan.cohort]', ("'median' needs to see single updates",)),
         ("[plan.cohort]", '[plan.strategy]\nname = "sgd"\n[plan.cohort]', ("'plan.strategy.name' = 'sgd'", "'fedavg'")),
         ("[plan.cohort]", '[plan.privacy]\nunit = "example"\n[plan.cohort]', ("unit 'example' needs 'epsilon'",)),

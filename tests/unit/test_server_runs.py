@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from rich.console import Console
 
+from fedsus.cli import USER, explain
 from fedsus.config import RunConfig
 from fedsus.errors import ConfigError, UserError
-from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
+from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened
 from fedsus.model_file import metadata, write_model
 from fedsus.plan import TaskPart
 from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.reporting import read
-from fedsus.rounds.specification import Specification, calibrated, open_run
-from fedsus_server import devices, following, progress, runs
+from fedsus.rounds.specification import Specification, calibrated, open_run, specification_of
+from fedsus.secagg import roster as rosters
+from fedsus.secagg.keys import Identity
+from fedsus.secagg.roster import RosterMember, SignedRoster
+from fedsus_server import cli, devices, following, progress, runs
 from fedsus_server.home import Home
+from fedsus_simulations.memory import Members
 
 GOOD = """
 name = "trial"
@@ -92,6 +98,88 @@ def test_the_operators_evaluation_file_is_found_beside_run_toml(tmp_path: Path) 
     (tmp_path / "held.csv").write_text("x", encoding="ascii")
     config, _ = runs.prepare(write_run(tmp_path, GOOD + 'server = { evaluate = "held.csv" }'))
     assert config.server.evaluate == str(tmp_path / "held.csv")
+
+
+SECURE = """
+name = "trial"
+task = { name = "heart" }
+plan = { rounds = 4, cohort = { size = 4, minimum = 3 } }
+"""
+
+
+def write_roster(folder: Path, members: int, *, signed: bool = True, needed: int = 1) -> bytes:
+    """A roster beside run.toml, signed by one of its two signers."""
+    signer, other = Identity.generate(), Identity.generate()
+    found = Members.of(f"member-{number}" for number in range(members)).roster
+    keys = tuple(sorted((signer.public.hex(), other.public.hex())))
+    roster = SignedRoster(roster=found.model_copy(update={"signers": keys, "needed": needed}))
+    raw = rosters.encode(roster.signed(signer) if signed else roster)
+    (folder / "roster.json").write_bytes(raw)
+    return raw
+
+
+def forged(folder: Path) -> None:
+    """A signed roster into which the operator writes one more member."""
+    signed = rosters.decode(write_roster(folder, 4))
+    extra = RosterMember(name="zoe", key=Identity.generate().public.hex())
+    roster = signed.roster.model_copy(update={"members": (*signed.roster.members, extra)})
+    (folder / "roster.json").write_bytes(rosters.encode(signed.model_copy(update={"roster": roster})))
+
+
+def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """What `fedsus server run` says, with a server that is running: its exit code and its output."""
+    monkeypatch.setattr(Home, "connectable", lambda _: SimpleNamespace(ca=None))
+    path = write_run(folder, SECURE)
+    options = ["run", str(path), "--home", str(folder / "home"), "--runs", str(folder / "runs"), "--detach"]
+    done = CliRunner().invoke(cli.server, options)
+    if done.exception is None:
+        return 0, done.output
+    assert isinstance(done.exception, Exception)
+    line, code = explain(done.exception)
+    return code, line
+
+
+def test_a_run_with_a_signed_roster_is_opened_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = write_roster(tmp_path, 4)
+    Home(tmp_path / "home").make()
+    code, said = asked(tmp_path, monkeypatch)
+    assert code == 0, said
+    (folder,) = (tmp_path / "runs").iterdir()
+    opened = read(folder)[0]
+    assert isinstance(opened, RunOpened)
+    found = specification_of(opened)
+    assert found.roster == rosters.decode(raw).roster
+    assert found.config.plan.exchange == "secure_sum"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: None, ("roster.json: no roster; secure_sum needs", "fedsus federation new", "clear_sum")),
+        (lambda folder: write_roster(folder, 4, signed=False), ("0 of 1 signatures", "fedsus federation sign")),
+        (lambda folder: write_roster(folder, 4, needed=2), ("1 of 2 signatures", "fedsus federation sign")),
+        (lambda folder: write_roster(folder, 3), ("plan.cohort.size = 4", "has 3 members")),
+        (lambda folder: (folder / "roster.json").write_bytes(b"{}"), ("roster.json: not a roster: ",)),
+        (lambda folder: (folder / "roster.json").write_bytes(b"\xff" * 99), ("roster.json: not a roster: ",)),
+        (lambda folder: (folder / "roster.json").mkdir(), ("roster.json: cannot be read",)),
+        (forged, ("0 of 1 signatures",)),
+    ],
+)
+def test_a_roster_that_no_device_would_take_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], words: tuple[str, ...]
+) -> None:
+    make(tmp_path)
+    code, said = asked(tmp_path, monkeypatch)
+    assert code == USER
+    assert "\n" not in said
+    for word in words:
+        assert word in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_in_clear_needs_no_roster(tmp_path: Path) -> None:
+    config, _ = runs.prepare(write_run(tmp_path))
+    assert runs.roster_of(tmp_path / "run.toml", config) is None
 
 
 def key_file(folder: Path, curve: ec.EllipticCurve, *, ssh: bool = True, private: bool = False) -> Path:
@@ -195,3 +283,8 @@ PRIVATE = {"unit": "example", "epsilon": 3.0, "delta": 1e-5, "sampling_rate": 0.
 
 def plan() -> dict[str, object]:
     return {"rounds": 4, "exchange": "clear_sum", "cohort": {"size": 2, "minimum": 2}}
+
+
+def test_the_operator_is_told_what_the_server_will_see(tmp_path: Path) -> None:
+    clear = runs.open_new(write_run(tmp_path), tmp_path / "runs", lambda: 0.0)
+    assert "sees each client's encoded update" in runs.exchange_line(Path(clear.folder))
