@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fedsus.config import RunConfig, load
 from fedsus.errors import ConfigError
 from fedsus_simulations.memory import simulate
 
 if TYPE_CHECKING:
+    from fedsus.reporting import RunSummary
     from fedsus.tasks.task import DataSource
     from fedsus.types import Vector
+
+_EXCHANGES: Final = {
+    "secure_sum": "every client makes its keys, shares, masks and signatures, as a device does",
+    "clear_sum": "no masks: in a deployment the server would see each client's update",
+}
 
 
 def main(run_toml: Path, clients: Sequence[str], reference: str | None, seed: int | None, runs: Path) -> None:
@@ -36,7 +42,9 @@ def main(run_toml: Path, clients: Sequence[str], reference: str | None, seed: in
     model = _initial_model(run_toml, config, reference, seed)
     run = f"{config.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     folder, console = runs.resolve() / run, Console()
+    exchange = config.plan.exchange
     console.print(f"simulated run {run}: {len(sources)} clients in memory", highlight=False, soft_wrap=True)
+    console.print(f"exchange {exchange}: {_EXCHANGES[exchange]}", highlight=False, soft_wrap=True)
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(simulate, config, folder, run, model, sources, reference=reference, seed=seed)
         show(follow(folder, job.done, poll=0.05), console)
@@ -44,8 +52,18 @@ def main(run_toml: Path, clients: Sequence[str], reference: str | None, seed: in
     told = summary(folder)
     drawn = curves.draw(told, folder)
     picture = f", {drawn[0].name}" if drawn else ""
+    console.print(_moved(exchange, told), highlight=False, soft_wrap=True)
     console.print(f"{told.status}: journal, blobs{picture} in {folder}", highlight=False, soft_wrap=True)
     console.print(f"its model: fedsus model export {folder} -o model.safetensors", highlight=False, soft_wrap=True)
+
+
+def _moved(exchange: str, run: RunSummary) -> str:
+    """Which exchange ran, and the bytes that it would have put on the wire."""
+    from fedsus_server.progress import size
+
+    both = size(run.bytes_sent + run.bytes_received)
+    ways = f"{size(run.bytes_sent)} to the clients and {size(run.bytes_received)} from them"
+    return f"{exchange} ran {len(run.rounds)} times: {both}, {ways}, models included"
 
 
 def _sources(config: RunConfig, clients: Sequence[str]) -> dict[str, DataSource]:

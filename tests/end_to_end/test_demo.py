@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+NAMES = ["alone", "federated", "in-clear", "epsilon-8", "epsilon-3", "pooled"]
 DEMO = [sys.executable, "-m", "fedsus", "demo", "--runs"]
 
 
@@ -68,14 +69,21 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
     (folder,) = tmp_path.glob("demo-*")
     found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-    assert [answer["name"] for answer in found["answers"]] == ["alone", "federated", "epsilon-8", "epsilon-3", "pooled"]
+    assert [answer["name"] for answer in found["answers"]] == NAMES
     for answer in found["answers"]:
         assert len(answer["rows"]) == 4
         assert all(len(row["seeds"]) == 5 for row in answer["rows"])
-    private = found["answers"][2]
+    answers = {answer["name"]: answer for answer in found["answers"]}
+    private, secure, clear = (answers[name] for name in ("epsilon-8", "federated", "in-clear"))
     assert all(0 < row["epsilon"] <= 8.0 for row in private["rows"]), "from each hospital's own ledger"
+    assert (found["same_models"], found["seeds"]) == (5, 5), "equal seeds: the same bits in clear and masked"
+    assert [row["seeds"] for row in secure["rows"]] == [row["seeds"] for row in clear["rows"]]
+    exchanges = {name: answer["exchange"] for name, answer in answers.items() if answer["exchange"]}
+    assert exchanges == {"in-clear": "clear_sum"} | dict.fromkeys(("federated", "epsilon-8", "epsilon-3"), "secure_sum")
+    assert secure["round_bytes"] > clear["round_bytes"] > 0
+    assert "Secure aggregation: the same training without it and with it" in done.stdout
     runs = [path for path in tmp_path.iterdir() if (path / "journal.jsonl").exists()]
-    assert len(runs) == 3
+    assert len(runs) == 4
     for path in (folder, *runs):
         assert (path / "demo.png").exists()
         assert (path / "demo.svg").exists()

@@ -11,14 +11,14 @@ from rich.console import Console
 
 from fedsus.config import RunConfig
 from fedsus.errors import ConfigError
-from fedsus.reporting import summary
+from fedsus.reporting import released_model, summary
 from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
 from fedsus_simulations import curves
 from fedsus_simulations.commands import simulate as simulate_command
 from fedsus_simulations.demo import picture, spread
-from fedsus_simulations.demo.results import Answer, Results, Row, ordered, table
-from fedsus_simulations.demo.study import ALONE, FEDERATED, POOLED, Judged
+from fedsus_simulations.demo.results import Answer, Results, Row, comparison, ordered, table
+from fedsus_simulations.demo.study import ALONE, CLEAR, FEDERATED, POOLED, SECURE, Judged
 from fedsus_simulations.demo.study import HOSPITALS as SHOWN
 from fedsus_simulations.memory import simulate
 
@@ -85,6 +85,28 @@ def test_the_command_leaves_a_run_folder_with_a_picture(tmp_path: Path) -> None:
     assert (folder / "rounds.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_command_says_which_exchange_ran_and_its_bytes(tmp_path: Path) -> None:
+    models, moved = set(), {}
+    for exchange in ("secure_sum", "clear_sum"):
+        folder = tmp_path / exchange
+        folder.mkdir()
+        text = (
+            TOML.replace("rounds = 2\n", f'rounds = 2\nexchange = "{exchange}"\n') if exchange == "clear_sum" else TOML
+        )
+        (folder / "run.toml").write_text(text, encoding="utf-8")
+        options = [str(folder / "run.toml"), "--seed", "3", "--runs", str(folder)]
+        shown = CliRunner().invoke(simulate_command, options)
+        assert shown.exit_code == 0, shown.output
+        (run,) = (entry for entry in folder.iterdir() if entry.is_dir())
+        told = summary(run)
+        moved[exchange] = told.bytes_sent + told.bytes_received
+        models.add(released_model(run).tobytes())
+        assert f"exchange {exchange}: " in shown.output
+        assert f"{exchange} ran 3 times: {moved[exchange] / 1000:.1f} kB, " in shown.output
+    assert len(models) == 1
+    assert moved["secure_sum"] > 2 * moved["clear_sum"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -122,10 +144,13 @@ def results() -> Results:
             92_000,
             40.0,
             "runs/x",
+            answer.exchange,
+            0.25 if answer is CLEAR else 0.75,
+            4_000 if answer is CLEAR else 18_200,
         )
         for answer in FEDERATED
     }
-    return Results(20, 62_000, ordered(deployed, seeds))
+    return Results(20, 62_000, ordered(deployed, spread.Repetitions(seeds, 5)), 5, 5)
 
 
 def test_the_demos_table_fits_a_terminal() -> None:
@@ -137,7 +162,27 @@ def test_the_demos_table_fits_a_terminal() -> None:
     assert max(map(len, text.splitlines())) <= 80
     for words in ("each hospital alone", "0.90 (.81-.97)", ".90-.90", "inf", "8.00", "92 kB moved", "62 kB moved"):
         assert words in text
-    assert text.count("VA Long Beach") == 5
+    assert text.count("VA Long Beach") == 6
+
+
+def test_what_secure_aggregation_costs_fits_a_terminal() -> None:
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as shown:
+        console.print(comparison(results()))
+    text = shown.get()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {line[:16].strip(): line[16:].split() for line in text.splitlines()}
+    assert rows["seconds a round"] == ["0.25", "0.75", "+0.50", "s"]
+    assert rows["kB a round"] == ["4.0", "18.2", "+14.2", "kB"]
+    assert rows["AUC"][:4] == ["0.90", "(.90-.90)"] * 2
+    assert "5 of 5 seeds" in text
+
+
+def test_secure_and_clear_differ_in_the_exchange_alone() -> None:
+    secure, clear = (answer.fields(20) for answer in (SECURE, CLEAR))
+    assert (secure["plan"].pop("exchange"), clear["plan"].pop("exchange")) == ("secure_sum", "clear_sum")
+    assert secure | {"name": ""} == clear | {"name": ""}
 
 
 def test_the_demos_picture_and_record(tmp_path: Path) -> None:
@@ -149,7 +194,7 @@ def test_the_demos_picture_and_record(tmp_path: Path) -> None:
 
 
 def test_repetitions_survive_writing_and_reading(tmp_path: Path) -> None:
-    made: spread.Spread = {ALONE: {"va": [Judged(0.5, None, None, None), Judged(0.6, 0.7, 0.6, 0.8)]}}
+    made = spread.Repetitions({ALONE: {"va": [Judged(0.5, None, None, None), Judged(0.6, 0.7, 0.6, 0.8)]}}, 4)
     spread.write(made, tmp_path / "spread.json")
     assert spread.read(tmp_path / "spread.json") == made
 

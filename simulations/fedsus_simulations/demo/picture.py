@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedsus_simulations.demo.study import HOSPITALS
+from fedsus_simulations.demo.study import CLEAR, HOSPITALS, SECURE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fedsus_simulations.demo.results import Results, Row
+    from fedsus_simulations.demo.results import Answer, Results, Row
 
 NAME: Final = "demo"
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _COLOURS: Final = {
     "alone": "#999999",
     "federated": "#0072B2",
+    "in-clear": "#56B4E9",
     "epsilon-8": "#009E73",
     "epsilon-3": "#E69F00",
     "pooled": "#CC79A7",
@@ -31,14 +33,20 @@ def draw(results: Results, folder: Path) -> tuple[Path, Path]:
     from matplotlib import pyplot
 
     mpl.rcParams["svg.hashsalt"] = "fedsus"
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, 4, figsize=(13, 4.4), layout="constrained", gridspec_kw={"width_ratios": [5, 5, 1, 1]}
+    )
+    axes[1].sharey(axes[0])
+    axes[1].tick_params(labelleft=False)
     _panel(axes[0], results, "auc")
     _panel(axes[1], results, "accuracy")
     axes[0].set_title("ROC-AUC (line: 95% interval; dashes: 5 seeds)", fontsize=10)
     axes[1].set_title("Accuracy (dashes: 5 seeds)", fontsize=10)
     axes[0].set_ylim(0.5, 1.0)
+    _cost(axes[2], results, "seconds a round", lambda answer: answer.round_seconds, "%.2f")
+    _cost(axes[3], results, "kB a round", lambda answer: (answer.round_bytes or 0) / 1000, "%.1f")
     handles, labels = axes[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(f"Four hospitals, one heart-disease model, {results.rounds} rounds: held-out patients", fontsize=12)
     paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
     figure.savefig(paths[0], dpi=110)
@@ -63,6 +71,18 @@ def _panel(axes: Axes, results: Results, measure: str) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _cost(axes: Axes, results: Results, title: str, value: Callable[[Answer], float | None], label: str) -> None:
+    """What a round costs, with secure aggregation and in clear."""
+    both = [results.answer(answer.name) for answer in (SECURE, CLEAR)]
+    bars = axes.bar([0, 1], [value(one) or 0.0 for one in both], color=[_COLOURS[one.name] for one in both])
+    axes.bar_label(bars, fmt=label, fontsize=8)
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks([0, 1], ["secure", "clear"], fontsize=9)
+    axes.set_yticks([])
+    axes.margins(x=0.15, y=0.12)
+    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _mark(axes: Axes, x: float, row: Row, measure: str, colour: str, label: str) -> None:

@@ -1,9 +1,10 @@
-"""Runs the demo: processes, folders, three deployed runs, the closing table."""
+"""Runs the demo: processes, folders, four deployed runs, the closing tables."""
 
 from __future__ import annotations
 
 import shutil
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -14,8 +15,19 @@ from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import EnvironmentFault
 from fedsus_simulations.demo import picture, spread
-from fedsus_simulations.demo.results import Answer, Results, Row, ordered, table
-from fedsus_simulations.demo.study import FEDERATED, HOSPITALS, Federated, heart, judge, packaged, sources
+from fedsus_simulations.demo.results import Answer, Results, Row, comparison, ordered, table
+from fedsus_simulations.demo.study import (
+    DEPLOYED,
+    FEDERATED,
+    HOSPITALS,
+    SECURE,
+    SEEDS,
+    Federated,
+    heart,
+    judge,
+    packaged,
+    sources,
+)
 from fedsus_simulations.federation import LocalFederation
 
 if TYPE_CHECKING:
@@ -39,8 +51,8 @@ path = "data/heart.csv"
 """
 
 POLICY: Final = """\
-# The demo compares answers with and without privacy, so its hospitals grant both. A real owner would not set
-# without_dp, and would choose one epsilon.
+# The demo compares answers with and without privacy, so its hospitals grant both. A real owner would set neither
+# without_dp nor clear_sum, and would choose one epsilon.
 [privacy]
 epsilon = 11.0
 delta = 2e-5
@@ -50,6 +62,8 @@ without_dp = true
 minimum = 3
 
 [exchange]
+# One run of the demo sums in clear, to show what secure aggregation costs: there the server sees this hospital's own
+# update. Without this line, the default, a device refuses such a run.
 clear_sum = true
 
 [tasks.heart]
@@ -96,13 +110,17 @@ class Demo:
         self._write_runs()
         federation.wait_for_agents()
         self._say("agents: all four connected; torch loads while they wait")
-        repetitions = [sys.executable, "-m", "fedsus_simulations.demo.spread", str(self.folder), str(self.rounds)]
-        federation.start_process("repetitions", repetitions, self.folder / "spread.out")
+        command = [sys.executable, "-m", "fedsus_simulations.demo.spread", str(self.folder), str(self.rounds)]
+        federation.start_process("repetitions", command, self.folder / "spread.out")
         task, shards = heart(), {name: heart().load(source) for name, source in sources(self.folder).items()}
-        deployed = {answer.name: self._deploy(federation, answer, task, shards) for answer in FEDERATED}
-        self._say("repetitions over 5 seeds in memory: waiting for the last")
-        answers = ordered(deployed, self._spread(federation))
-        results = Results(self.rounds, self._data_bytes(), answers)
+        deployed: dict[str, Answer] = {}
+        for answer in DEPLOYED:
+            if answer is SECURE:
+                self._say("repetitions over 5 seeds in memory: waiting for the last, for rounds are timed from here on")
+                repetitions = self._repetitions(federation)
+            deployed[answer.name] = self._deploy(federation, answer, task, shards)
+        answers = ordered(deployed, repetitions)
+        results = Results(self.rounds, self._data_bytes(), answers, repetitions.same_models, len(SEEDS))
         self._say(f"done in {time.monotonic() - began:.0f} s; everything is stopped")
         return results
 
@@ -123,7 +141,18 @@ class Demo:
         rows = [
             Row(name, judge(task, model, shards[name].held_out), [], self._epsilon(name, told.run)) for name in shards
         ]
-        return Answer(answer.name, answer.title, rows, told.bytes_sent + told.bytes_received, seconds, str(folder))
+        timed = [entry for entry in told.rounds if 1 < entry.round <= self.rounds]
+        return Answer(
+            answer.name,
+            answer.title,
+            rows,
+            told.bytes_sent + told.bytes_received,
+            seconds,
+            str(folder),
+            answer.exchange,
+            statistics.median(entry.seconds for entry in timed),
+            statistics.median_low([entry.bytes_sent + entry.bytes_received for entry in timed]),
+        )
 
     def _entries(self, federation: LocalFederation, folder: Path) -> Iterator[Entry]:
         """The journal as it grows; ends with the run.
@@ -153,12 +182,12 @@ class Demo:
         finally:
             ledger.close()
 
-    def _spread(self, federation: LocalFederation) -> spread.Spread:
+    def _repetitions(self, federation: LocalFederation) -> spread.Repetitions:
         federation.wait_for_exit("repetitions", _PATIENCE, self.folder / "spread.out")
         return spread.read(self.folder / spread.FILE)
 
     def _write_runs(self) -> None:
-        """The three run.toml files, and the initial model they share."""
+        """The four run.toml files, and the initial model they share."""
         import tomli_w
 
         from fedsus.learning.parameters import flatten
@@ -191,6 +220,7 @@ def main(runs: Path, rounds: int) -> None:
     folder = (runs / f"demo-{stamp}").resolve()
     results = Demo(folder, runs.resolve(), rounds, console).run()
     console.print(table(results))
+    console.print(comparison(results))
     results.write(folder)
     for place in (folder, *(Path(answer.run) for answer in results.answers if answer.run)):
         picture.draw(results, place)

@@ -1,4 +1,4 @@
-"""What the demo compares: one task, four hospitals, five answers, and how they are judged."""
+"""What the demo compares: one task, four hospitals, six answers, and how they are judged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -30,11 +30,12 @@ TASK: Final = "heart"
 
 @dataclass(frozen=True, slots=True)
 class Federated:
-    """One federated answer: its name in the table and its privacy."""
+    """One federated answer: its name in the table, its privacy, and how updates are summed."""
 
     name: str
     title: str
     epsilon: float | None
+    exchange: Literal["secure_sum", "clear_sum"] = "secure_sum"
 
     def config(self, rounds: int) -> RunConfig:
         """Its run.toml as configuration."""
@@ -46,6 +47,7 @@ class Federated:
         plan: dict[str, Any] = {
             "rounds": rounds,
             "deadline": 60.0,
+            "exchange": self.exchange,
             "cohort": {"size": 4, "minimum": 3},
             "training": {
                 "local_epochs": 1,
@@ -75,7 +77,13 @@ FEDERATED: Final = (
     Federated("federated", "federated", None),
     Federated("epsilon-8", "federated, epsilon 8", 8.0),
     Federated("epsilon-3", "federated, epsilon 3", 3.0),
+    Federated("in-clear", "federated, sums in clear", None, "clear_sum"),
 )
+SECURE, CLEAR = FEDERATED[0], FEDERATED[3]
+"""The same training, with secure aggregation and without: what it costs is their difference."""
+
+DEPLOYED: Final = (*FEDERATED[1:3], SECURE, CLEAR)
+"""In this order: the two that are timed come last, when the repetitions beside them are done."""
 
 
 @dataclass(frozen=True, slots=True)
