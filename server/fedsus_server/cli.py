@@ -108,6 +108,7 @@ def run(home: Path | None, runs: Path, run_toml: Path | None, resumed: str | Non
         active = ActiveRun(found.name, str(found))
     folder.activate(active)
     click.echo(f"run {active.run} in {active.folder}")
+    click.echo(known.exchange_line(Path(active.folder)))
     if detach:
         click.echo(following.how_to(folder, active.run, Path(active.folder)))
     else:

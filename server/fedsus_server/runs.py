@@ -101,6 +101,26 @@ def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> Act
     return ActiveRun(run, str(folder))
 
 
+def exchange_line(folder: Path) -> str:
+    """What this server will see of the run in ``folder``: one line for the operator."""
+    from fedsus.rounds.secure import numbers
+    from fedsus.rounds.specification import specification_of
+
+    opened = summary(folder).opened
+    if opened is None:
+        raise EnvironmentFault(f"{folder}: the journal holds no run")
+    specification = specification_of(opened)
+    asked, roster = specification.config.plan, specification.roster
+    if roster is None:
+        return "exchange: clear sum: this server sees each client's encoded update; every owner must have granted it"
+    found = numbers(asked, roster)
+    return (
+        f"exchange: secure sum over {asked.cohort.size} of the {len(roster.members)} members of roster "
+        f"{roster.number} of '{roster.federation}': {found.colluders} may work with a lying "
+        f"server, {found.dropouts} may fall out"
+    )
+
+
 def find(home: Home, runs: Path, name: str) -> Path:
     """The folder of a run, by its identifier, the beginning of it, or its path.
 
