@@ -150,7 +150,7 @@ def test_a_run_with_a_signed_roster_is_opened_with_it(tmp_path: Path, monkeypatc
     found = specification_of(opened)
     assert found.roster == rosters.decode(raw).roster
     assert found.config.plan.exchange == "secure_sum"
-    told = "secure sum over 4 of the 4 members of roster 1 of 'simulated': 1 may work with a lying server, 1 may fall out"
+    told = "secure sum over 4 of the 4 members of roster 1 of 'simulated': 1 may work with a lying server"
     assert told in said
 
 
