@@ -13,26 +13,26 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, FedsusError, ProtocolViolation
+from fedsus.errors import Cancelled, EnvironmentFault, FedsusError, ProtocolViolation
 from fedsus.owner.ledger import Ledger
 from fedsus_client import identity
+from fedsus_client.answering import Answering
 from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
 from fedsus_client.flower import HEARTBEAT_SECONDS, MESSAGE_TYPES, FleetConnection, Incoming
-from fedsus_client.loading import load_device
 from fedsus_client.pace import Backoff, Pace
 from fedsus_client.standing import StandingPolicy
 from fedsus_client.status import paused
 from fedsus_client.telling import Telling
 
 if TYPE_CHECKING:
-    from fedsus.rounds.device import Answer, Device, SeedSource
+    from fedsus.rounds.device import Answer, SeedSource
 
 log = logging.getLogger("fedsus.client")
 _EXIT_SECONDS: Final = 4.0
@@ -60,15 +60,14 @@ class Agent:
         seeds: SeedSource | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        self._config, self._policy, self._clock, self._seeds = config, policy, clock, seeds
+        self._config, self._clock = config, clock
         self._stopped = threading.Event()
         self._backoff = backoff or Backoff()
         self._pace = Pace(config.agent.poll_active, config.agent.poll_idle)
         self._key, _ = identity.load(config.identity.key)
         config.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ledger = Ledger(config.ledger, clock)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="train")
-        self._device: Future[Device] | None = None
+        self._answering = Answering(config, policy, self._ledger, seeds, clock)
         self._heard = 0.0
         self._confirming = threading.Thread(target=lambda: None)
         self._confirming.start()
@@ -95,7 +94,7 @@ class Agent:
                     self._wait_to_reconnect(error)
         finally:
             self._owner.tell("stopping", force=True)
-            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._answering.close()
             self._ledger.close()
             self._owner.tell("stopped", force=True)
 
@@ -107,10 +106,7 @@ class Agent:
             number = connection.connect()
             self._heard = self._clock()
             log.info("connected to %s as node %d", server.address, number)
-            if self._device is None:
-                self._device = self._worker.submit(
-                    load_device, self._config, self._policy.current(), self._ledger, self._seeds, self._clock
-                )
+            self._answering.start()
             while not self._stopped.is_set():
                 try:
                     self._step(connection)
@@ -188,25 +184,13 @@ class Agent:
         if paused(self._config.state.folder):
             log.info("refused: the owner paused this device")
             return Answer(refusal_of(raw), lambda: None, "paused by the owner")
-        device = self._device
-        if device is None:
-            raise ConnectionLost("not connected")
 
         def stop() -> bool:
             return self._stopped.is_set() or self._clock() >= incoming.expires
 
         self._owner.tell("training")
 
-        def work() -> Answer:
-            ready = device.result()
-            try:
-                ready.policy = self._policy.current()
-            except ConfigError as error:
-                log.warning("refused: %s", error)
-                return Answer(refusal_of(raw), lambda: None, str(error))
-            return ready.answer(raw, stop)
-
-        job = self._worker.submit(work)
+        job = self._answering.submit(raw, stop)
         while not wait_for([job], timeout=2 * _LOOK_SECONDS).done:
             self._owner.tell("training")
             try:

@@ -14,18 +14,25 @@ from fedsus_client.config import AgentConfig
 if TYPE_CHECKING:
     from fedsus.owner.ledger import Ledger
     from fedsus.rounds.device import Device, SeedSource
+    from fedsus.rounds.sessions import Sessions
 
 log = logging.getLogger("fedsus.client")
 
 
-def load_device(config: AgentConfig, policy: Policy, ledger: Ledger, seeds: SeedSource | None, clock: Clock) -> Device:
+def load_device(
+    config: AgentConfig,
+    policy: Policy,
+    ledger: Ledger,
+    seeds: SeedSource | None,
+    clock: Clock,
+    sessions: Sessions | None,
+) -> Device:
     """The device half of rounds over an owner's files; ``seeds`` None draws from the operating system."""
     started = time.monotonic()
     from fedsus.learning.settings import Compute
     from fedsus.privacy.noise import SystemNoise
     from fedsus.rounds.device import Device, system_seed
     from fedsus.tasks.task import DataSource
-    from fedsus_client.aggregation import load_sessions
     from fedsus_client.evaluations import Evaluations
 
     _import_trainers(policy)
@@ -38,7 +45,7 @@ def load_device(config: AgentConfig, policy: Policy, ledger: Ledger, seeds: Seed
         noise=SystemNoise(),
         seeds=seeds or system_seed,
         report=Evaluations(config.state.folder, clock),
-        sessions=load_sessions(config, clock),
+        sessions=sessions,
     )
     log.info("ready to train after %.1f s", time.monotonic() - started)
     return device

@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from fedsus.errors import Cancelled, ProtocolViolation
+from fedsus.owner import key_files
 from fedsus.rounds.device import Answer
 from fedsus.rounds.messages import REFUSAL
+from fedsus.secagg import wire
+from fedsus.secagg.wire import Kind
 from fedsus_client import agent as agents
-from fedsus_client import identity
+from fedsus_client import answering, identity
 from fedsus_client.agent import Agent
+from fedsus_client.answering import Answering
 from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
 from fedsus_client.flower import MESSAGE_TYPE, OWN_MESSAGE_TYPE, Incoming
@@ -110,6 +114,7 @@ class FakeDevice:
 @pytest.fixture
 def config(tmp_path: Path) -> AgentConfig:
     identity.create(tmp_path / "node.key")
+    key_files.create(tmp_path / "identity.key", "identity")
     (tmp_path / "agent.toml").write_text(
         '[server]\naddress = "localhost:1"\n[tasks]\n[data]\n[agent]\npoll_idle = 0.005\npoll_active = 0.005\n',
         encoding="utf-8",
@@ -127,7 +132,7 @@ def play(config: AgentConfig, policy: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def run(server: Server, work: Callable[[Callable[[], bool]], Answer] | None = None) -> tuple[Agent, Counting]:
         backoff = Counting()
         monkeypatch.setattr(agents, "FleetConnection", server)
-        monkeypatch.setattr(agents, "load_device", lambda *_: FakeDevice(work or answered))
+        monkeypatch.setattr(answering, "load_device", lambda *_: FakeDevice(work or answered))
         policy.touch()
         server.agent = Agent(config, StandingPolicy(policy), backoff=backoff)
         server.agent.run()
@@ -165,7 +170,7 @@ def test_a_grant_that_was_taken_back_counts_at_once(play: Any, policy: Path) -> 
         return answered(stop)
 
     agent, _ = play(server, work)
-    assert [found.exchange.clear_sum for found in agent._device.result().policies] == [True, False]
+    assert [found.exchange.clear_sum for found in agent._answering.device.result().policies] == [True, False]
 
 
 def test_a_policy_that_became_wrong_refuses_everything(
@@ -323,6 +328,29 @@ def test_nothing_of_a_request_is_logged(play: Any, caplog: pytest.LogCaptureFixt
         play(Server(MESSAGE))
     assert "request" not in caplog.text
     assert "body" not in caplog.text
+
+
+def test_a_device_that_still_loads_answers_what_needs_no_training(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, loaded = Server(MESSAGE, MESSAGE), threading.Event()
+    asked = iter([wire.frame(Kind.ADVERTISE, b"no session"), b"request"])
+
+    def fetch(incoming: Incoming) -> bytes:
+        if server.replies:
+            loaded.set()  # the light phase was answered before
+        return next(asked)
+
+    def load(*_: Any) -> FakeDevice:
+        assert loaded.wait(30)
+        return FakeDevice(answered)
+
+    def slow(*all: Any) -> Answering:
+        monkeypatch.setattr(answering, "load_device", load)
+        return Answering(*all)
+
+    monkeypatch.setattr(server, "fetch", fetch)
+    monkeypatch.setattr(agents, "Answering", slow)
+    play(server)
+    assert server.replies == [wire.frame(Kind.ADVERTISE, refused=True), b"body"]
 
 
 def test_a_message_is_confirmed_beside_the_next_question(play: Any) -> None:
