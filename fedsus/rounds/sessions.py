@@ -93,7 +93,9 @@ class Sessions:
             asked = _asked(wire.frames(raw))
         except ProtocolViolation as error:
             return refused(error)
-        return self._joined([self._one(frames, policy, admit, stop) for frames in asked])
+        answer = self._joined([self._one(frames, policy, admit, stop) for frames in asked])
+        self._forget(self.clock(), MOST + 1)  # no server asks for what has expired, and its secrets would stay
+        return answer
 
     def close(self) -> None:
         """Drop all secrets and let another agent use the notes."""
@@ -145,7 +147,7 @@ class Sessions:
         keys = cohort_keys(session, roster)
         seat = Seat(session, sid, keys, index, self.identity, self.signatures, self.marks, self.workers)
         state, advert = advertise(seat, now)
-        self._forget(now)
+        self._forget(now, MOST)
         answered = wire.frame(Kind.ADVERTISE, advert)
         self._live[sid] = _Live(session, state, {Kind.ADVERTISE: (content, answered)})
         return Answer(answered, nothing)
@@ -232,15 +234,13 @@ class Sessions:
         for sid, other in list(self._live.items()):
             same = (other.session.federation, other.session.run) == (mine.federation, mine.run)
             if other is not live and same and other.session.attempt <= mine.attempt:
-                other.wipe()
-                del self._live[sid]
+                self._live.pop(sid).wipe()
 
-    def _forget(self, now: float) -> None:
-        """Make room: what has expired, and the oldest of too many."""
+    def _forget(self, now: float, many: int) -> None:
+        """Wipe what has expired, and the oldest of ``many`` or more."""
         for sid, live in list(self._live.items()):
-            if now >= live.session.expires or len(self._live) >= MOST:
-                live.wipe()
-                del self._live[sid]
+            if now >= live.session.expires or len(self._live) >= many:
+                self._live.pop(sid).wipe()
 
     @staticmethod
     def _joined(answers: Sequence[Answer]) -> Answer:

@@ -116,6 +116,7 @@ class Advertised(_State):
             else:
                 sealed[index] = seal(channels[index][0], own_share + mask_share, _bound(tid, seat.index, index))
                 channels[index][0].wipe()
+        del own_share, mask_share  # a traceback that shows local values shows no share
         own_hash = sessions.secret_hash(tid, seat.index, own.reveal())
         root_signature = seat.signed(Phase.ROOT, seat.sid, root)
         payload = own_hash + root_signature + wire.rows(sealed)
