@@ -121,6 +121,7 @@ def test_the_most_that_are_covered_and_one_more(size: int, colluders: int, dropo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("size", "colluders", "dropouts"), numbers(range(3, 11)))
 def test_losses_of_every_size_in_all_phases_together(size: int, colluders: int, dropouts: int) -> None:
     fed = federation(size, colluders, dropouts)
