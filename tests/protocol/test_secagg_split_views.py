@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -232,3 +233,23 @@ def test_a_quorum_on_the_other_plan_opens_the_victims_own_mask_but_none_with_the
     assert attacked.reveal(VICTIM) is None
     assert attacked.reveal(0, 1, 2, 3) is None
     assert attacked.reveal(1, 2, 3) is None
+
+
+def test_an_advert_forged_on_the_ring_is_refused_by_its_owner_and_all_around_it() -> None:
+    """Clients check adverts of their neighbours alone: each edge at both of its ends. What is forged gets no edge."""
+    attacked = Cell(12, (11,), dropouts=2, numbers=Thresholds(4, 4, "harary"))
+    attacked.advertise()
+    forged = attacked.adverts[VICTIM]
+    attacked.adverts[VICTIM] = replace(forged, mask=bytes([9]) + forged.mask[1:], signature=bytes(64))
+    attacked.share()
+    around = {VICTIM, *attacked.graph.holders(VICTIM)}
+    assert attacked.shared.keys() == set(range(12)) - around
+    assert len(attacked.refusals) == 5
+    assert attacked.refusals.count("adverts: the signature of client 0 is not good") >= 4
+    for index in attacked.shared:
+        attacked.open(index)
+    masked = [index for index in attacked.shared if isinstance(attacked.states[index], Opened)]
+    for index in masked:
+        attacked.contribute(index)
+    attacked.close(set(masked) | {VICTIM}, masked)
+    assert all(attacked.reveal(*masked[:count]) is None for count in range(1, 1 + len(masked)))
