@@ -19,7 +19,7 @@ ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-all check lint types layers hygiene docs bench bench-full wheels lock clean
+.PHONY: help venv demo test test-all check lint types layers hygiene docs peers bench bench-full wheels lock clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=python3.11] [TORCH_INDEX=URL of a package index with CPU-only torch]"
@@ -74,11 +74,15 @@ docs: $(STAMP) ## build the documentation into site/, warnings are errors
 	@echo "docs: mkdocs build --strict"
 	@said=$$($(PY) -m mkdocs build --strict 2>&1) || { echo "$$said" >&2; exit 1; }
 
-bench: $(STAMP) ## every benchmark, quick sizes
+peers: $(STAMP) ## what only the peers of the benchmarks need: Flower's simulation engine, into .venv
+	@echo "peers: installing what the benchmarks compare with"
+	@$(PY) -m pip install --quiet -c constraints.txt -e 'simulations[peers]'
+
+bench: peers ## every benchmark, quick sizes
 	@echo "bench: every benchmark, quick sizes"
 	@$(BIN)/fedsus bench all --quick $(ARGS)
 
-bench-full: $(STAMP) ## every benchmark, full sizes
+bench-full: peers ## every benchmark, full sizes
 	@echo "bench-full: every benchmark, full sizes"
 	@$(BIN)/fedsus bench all $(ARGS)
 

@@ -20,10 +20,16 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from pydantic import ValidationError
 
+from fedsus.config import RunConfig, validate
 from fedsus.errors import EnvironmentFault, RunFailed
+from fedsus.journal import Entry, RoundReleased, RunOpened
+from fedsus.secagg.wire import SEALED_BYTES
 from fedsus_simulations.benchmarks import (
+    agent,
     cli,
+    deployed_round,
     registry,
+    secure_cells,
     secure_memory,
     secure_ours,
     secure_round,
@@ -201,10 +207,55 @@ def test_drops_are_at_all_points_and_as_many_as_asked() -> None:
     assert set(at.values()) == set(range(5))
 
 
-@pytest.mark.parametrize("need", [secure_ours.need_deployment, secure_ours.need_cells])
-def test_what_is_not_measured_yet_refuses_in_one_clear_line(need: Callable[[], None]) -> None:
-    with pytest.raises(EnvironmentFault, match=r"^this version of fedsus does not measure .* yet, so .*bench list.*$"):
-        need()
+def journal(exchange: str, survivors: Sequence[int]) -> list[Entry]:
+    """A run's entries, as far as the benchmark looks at them."""
+    opened = RunOpened(
+        run="round",
+        config={"run": {"plan": {"exchange": exchange}}},
+        model_hash="0" * 64,
+        checkpoint="0" * 64,
+        fedsus_version="0",
+    )
+    rows = [
+        RoundReleased(
+            round=number,
+            attempt=number,
+            survivors=count,
+            refused=0,
+            lost=4 - count,
+            weight=float(count),
+            metrics=None,
+            held_out=0,
+            saturated=None,
+            checkpoint="0" * 64,
+            bytes_sent=1,
+            bytes_received=1,
+            seconds=0.5,
+            time=float(number),
+        )
+        for number, count in enumerate(survivors, start=1)
+    ]
+    return [opened, *rows]
+
+
+def test_a_deployed_round_counts_when_the_journal_says_that_all_were_summed_as_asked() -> None:
+    found = deployed_round.released(journal("secure_sum", [4, 4, 4]), "secure_sum", 4, 3)
+    assert [entry.time for entry in found] == [1.0, 2.0, 3.0]
+    with pytest.raises(RunFailed, match="the journal says exchange clear_sum, not secure_sum"):
+        deployed_round.released(journal("clear_sum", [4, 4, 4]), "secure_sum", 4, 3)
+    with pytest.raises(RunFailed, match="of 3 rounds, 3 were released, 2 with all 4 clients"):
+        deployed_round.released(journal("secure_sum", [4, 3, 4]), "secure_sum", 4, 3)
+    with pytest.raises(RunFailed, match="of none, not secure_sum"):
+        deployed_round.released([], "secure_sum", 4, 3)
+
+
+def test_every_run_of_the_benchmarks_says_how_it_sums() -> None:
+    for exchange in ("clear_sum", "secure_sum"):
+        toml = deployed_round._RUN.format(exchange=exchange, clients=4, rounds=3)
+        config = validate(tomllib.loads(toml), RunConfig, "run.toml")
+        assert (config.plan.exchange, config.plan.cohort.size) == (exchange, 4)
+    alone = validate(tomllib.loads(agent._RUN), RunConfig, "run.toml")
+    assert alone.plan.exchange == "clear_sum", "one client alone has no secure sum"
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -234,7 +285,6 @@ def test_secure_sum_compares_each_case_with_the_rounds_after_the_first(
 
 
 def test_secure_round_leaves_out_first_rounds_where_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secure_ours, "need_deployment", lambda: None)
     monkeypatch.setattr(secure_ours, "deployed_rounds", lambda folder, clients, size, rounds: [2.0] * (rounds - 1))
     monkeypatch.setattr(secure_round, "peer_once", lambda folder, rounds: [90.0] + [40.0] * (rounds - 1))
     quick = complete("secure-round", True, secure_round.run(True))
@@ -252,6 +302,27 @@ def test_one_client_of_the_peer_by_its_own_functions(monkeypatch: pytest.MonkeyP
     part = stock_client.measure(6, 1000)
     assert part.masked == 4
     assert part.seconds > 0
+
+
+def test_a_sampled_cell_costs_what_running_all_clients_does() -> None:
+    hidden = secure_memory.federated(Case(clients=12, parameters=1))
+    (sampled,) = secure_cells.Sample(hidden, [5_000]).cells()
+    run = secure_cells._whole(hidden, sampled)
+    assert (sampled.how, run.how, run.neighbours) == ("sampled", "run", 11)
+    assert (run.upload, run.download) == pytest.approx((sampled.upload, sampled.download), rel=0.02)
+    assert 20_000 < run.upload < 30_000
+    # Noise of a shared machine apart: neither leaves out a phase.
+    assert 0.2 < sampled.client_seconds / run.client_seconds < 5
+    assert 0.2 < sampled.server_seconds / run.server_seconds < 5
+
+
+def test_a_sample_on_the_sparse_graph_goes_through_all_phases() -> None:
+    few, many = secure_cells.Sample(secure_memory.federated(Case(clients=220, parameters=1)), [1_000, 50_000]).cells()
+    assert few.neighbours < 219
+    assert (few.how, many.how) == ("sampled", "sampled")
+    assert many.upload - few.upload == 4 * 49_000
+    assert many.download == few.download
+    assert many.server_memory > few.server_memory > 220 * few.neighbours * SEALED_BYTES / 2
 
 
 def cell(clients: int, parameters: int) -> Cell:
@@ -272,8 +343,7 @@ def cell(clients: int, parameters: int) -> Cell:
 @pytest.fixture
 def scaling(monkeypatch: pytest.MonkeyPatch) -> Result:
     """A result of `secure_scaling` with made-up costs of ours and of the peer."""
-    monkeypatch.setattr(secure_ours, "need_cells", lambda: None)
-    monkeypatch.setattr(secure_ours, "cell", cell)
+    monkeypatch.setattr(secure_ours, "cells", lambda clients, sizes: [cell(clients, size) for size in sizes])
     peer = stock_client.FlowerClient
     monkeypatch.setattr(
         stock_client,
@@ -287,7 +357,7 @@ def test_scaling_has_a_row_for_each_size_and_its_ratio_is_of_one_that_was_measur
     table, server = scaling.tables
     assert [row[:4] for row in server.rows] == [row[:4] for row in table.rows]
     assert len(table.rows) == len(secure_scaling.CLIENTS) * len(secure_scaling.PARAMETERS)
-    assert scaling.ours.what == "a client, 10,000 clients x 100,000, 20 neighbours"
+    assert scaling.ours.what == "a client, 3,000 clients x 1,000,000, 20 neighbours"
     how = {(row[0], row[1]): row[3] for row in table.rows}
     assert how[10_000, 10_000_000] == "extrapolated"
     assert scaling.ratio == pytest.approx(10.0)
@@ -323,5 +393,5 @@ def test_a_ragged_table_is_refused(scaling: Result) -> None:
     table, server = scaling.model_dump()["tables"]
     body = scaling.model_dump(exclude={"name", "quick", "machine", "versions"})
     ragged = {**table, "rows": [*table["rows"], table["rows"][0][:-1]]}
-    with pytest.raises(RunFailed, match="row 17 has 8 cells, there are 9 columns"):
+    with pytest.raises(RunFailed, match="row 29 has 8 cells, there are 9 columns"):
         complete("secure-scaling", False, {**body, "tables": [ragged, server]})

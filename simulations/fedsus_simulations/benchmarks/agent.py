@@ -63,6 +63,7 @@ name = "heart"
 [plan]
 rounds = {heart.ROUNDS}
 deadline = 60.0
+exchange = "clear_sum"
 
 [plan.cohort]
 size = 1

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from fedsus.errors import RunFailed
-from fedsus.journal import RoundReleased
+from fedsus.journal import Entry, RoundReleased, RunOpened
 from fedsus.model_file import metadata, write_model
-from fedsus.plan import TaskPart
+from fedsus.plan import Exchange, TaskPart
 from fedsus.reporting import read
 from fedsus_simulations.benchmarks import processes
 from fedsus_simulations.benchmarks.processes import Children, say, timed
@@ -44,24 +44,25 @@ without_dp = true
 minimum = 3
 
 [exchange]
-clear_sum = true
+clear_sum = {clear}
 
 [tasks.nothing]
 data = "one"
 """
-_RUN: Final = f"""\
+_RUN: Final = """\
 name = "round"
 
 [task]
 name = "nothing"
 
 [plan]
-rounds = {{rounds}}
+rounds = {rounds}
 deadline = 60.0
+exchange = "{exchange}"
 
 [plan.cohort]
-size = {CLIENTS}
-minimum = {CLIENTS}
+size = {clients}
+minimum = 3
 """
 
 
@@ -73,7 +74,8 @@ def run(quick: bool) -> dict[str, Any]:
     peer: list[float] = []
     for turn in range(turns):
         with tempfile.TemporaryDirectory(prefix="fedsus-bench-") as name:
-            ours += ours_once(Path(name) / "ours", rounds)
+            with timed(f"fedsus, {rounds} rounds"):
+                ours += ours_once(Path(name) / "ours", "clear_sum", CLIENTS, PARAMETERS, rounds)
             say(f"{turn + 1}/{turns}: fedsus {statistics.median(ours):.2f} s a round")
             peer += peer_once(Path(name) / "stock", peer_rounds)
             say(f"{turn + 1}/{turns}: stock Flower {statistics.median(peer):.2f} s a round")
@@ -92,27 +94,47 @@ def run(quick: bool) -> dict[str, Any]:
     }
 
 
-def ours_once(folder: Path, rounds: int) -> list[float]:
-    """Seconds of each round but the first: differences of the journal's entries."""
-    with timed(f"fedsus, {rounds} rounds"), LocalFederation(folder, processes.environment()) as federation:
+def ours_once(folder: Path, exchange: Exchange, clients: int, parameters: int, rounds: int) -> list[float]:
+    """Seconds of each round but the first: differences of the journal's entries.
+
+    Raises:
+        RunFailed: as `released`.
+    """
+    with LocalFederation(folder, processes.environment()) as federation:
         federation.start_server()
         federation.wait_for_server()
-        for i in range(CLIENTS):
-            federation.add_client(f"device-{i}", _AGENT, _POLICY)
+        for i in range(clients):
+            clear = "true" if exchange == "clear_sum" else "false"
+            federation.add_client(f"device-{i}", _AGENT, _POLICY.format(clear=clear))
         federation.register()
         for name in federation.clients:
             federation.start_agent(name)
         federation.wait_for_agents()
         run_toml = folder / "run.toml"
-        run_toml.write_text(_RUN.format(rounds=rounds), encoding="utf-8")
+        run_toml.write_text(_RUN.format(exchange=exchange, clients=clients, rounds=rounds), encoding="utf-8")
         task = metadata(TaskPart(name="nothing"))
-        write_model(folder / "model.safetensors", np.zeros(PARAMETERS, dtype=np.float32), task)
+        write_model(folder / "model.safetensors", np.zeros(parameters, dtype=np.float32), task)
         journal = federation.submit(run_toml, folder / "runs")
         federation.wait_for_run(journal, 60.0 + 10.0 * rounds)
-        released = [entry.time for entry in read(journal) if isinstance(entry, RoundReleased)]
-        if len(released) < rounds:
-            raise RunFailed(f"benchmark: {len(released)} of {rounds} rounds were released")
-        return _between(released)
+        return _between([entry.time for entry in released(read(journal), exchange, clients, rounds)])
+
+
+def released(journal: Sequence[Entry], exchange: Exchange, clients: int, rounds: int) -> list[RoundReleased]:
+    """The journal's rounds, each of everybody, and summed as asked.
+
+    Raises:
+        RunFailed: the run summed in another way, or a round is missing, or it has lost somebody.
+    """
+    opened = [entry.config["run"]["plan"]["exchange"] for entry in journal if isinstance(entry, RunOpened)]
+    if opened != [exchange]:
+        raise RunFailed(f"benchmark: the journal says exchange {', '.join(opened) or 'of none'}, not {exchange}")
+    found = [entry for entry in journal if isinstance(entry, RoundReleased)]
+    whole = [entry for entry in found if entry.survivors == clients]
+    if len(whole) < rounds:
+        raise RunFailed(
+            f"benchmark: of {rounds} rounds, {len(found)} were released, {len(whole)} with all {clients} clients"
+        )
+    return found
 
 
 def peer_once(folder: Path, rounds: int) -> list[float]:

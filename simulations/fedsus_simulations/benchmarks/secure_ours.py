@@ -5,17 +5,21 @@ The measuring frame (`secure_round`, `secure_sum`, `secure_scaling`) calls these
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from fedsus.errors import EnvironmentFault
 from fedsus.plan import Strict
+from fedsus_simulations.benchmarks import processes
+from fedsus_simulations.benchmarks.processes import Children
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_CELLS_SECONDS: Final = 1800.0
 
 
 class Case(Strict):
@@ -91,24 +95,11 @@ class Cell(Strict):
 
 
 def need_deployment() -> None:
-    """Refuse at once where `deployed_rounds` cannot measure, before the peer takes its minutes.
-
-    Raises:
-        EnvironmentFault: always, in this version.
-    """
-    raise _missing("a deployed secure sum")
+    """Refuse at once where `deployed_rounds` cannot measure, before the peer takes its minutes: nothing is missing."""
 
 
 def need_cells() -> None:
-    """As `need_deployment`, for `cell`."""
-    raise _missing("the costs of a secure sum by size")
-
-
-def _missing(what: str) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"this version of fedsus does not measure {what} yet, so there is nothing to compare with Flower's SecAgg+; "
-        "'fedsus bench list' names the other benchmarks"
-    )
+    """As `need_deployment`, for `cells`."""
 
 
 def deployed_rounds(folder: Path, clients: int, parameters: int, rounds: int) -> Sequence[float]:
@@ -116,9 +107,14 @@ def deployed_rounds(folder: Path, clients: int, parameters: int, rounds: int) ->
 
     Args:
         folder: does not exist yet; for everything that the deployment writes.
+        parameters: those of the task that trains nothing.
+
+    Raises:
+        RunFailed: the journal does not say that each round was a secure sum of all clients.
     """
-    del folder, clients, parameters, rounds
-    raise _missing("a deployed secure sum")
+    from fedsus_simulations.benchmarks import deployed_round
+
+    return deployed_round.ours_once(folder, "secure_sum", clients, parameters, rounds)
 
 
 def in_memory(case: Case) -> Spent:
@@ -128,7 +124,13 @@ def in_memory(case: Case) -> Spent:
     return secure_memory.measure(case)
 
 
-def cell(clients: int, parameters: int) -> Cell:
-    """Costs of one size, in fresh processes where memory is measured."""
-    del clients, parameters
-    raise _missing("the costs of a secure sum by size")
+def cells(clients: int, sizes: Sequence[int]) -> list[Cell]:
+    """Costs of so many clients at each vector size, in a fresh process, for memory is measured.
+
+    Raises:
+        RunFailed: the process failed.
+    """
+    command = [sys.executable, "-m", f"{__package__}.secure_cells", str(clients), *map(str, sizes)]
+    with tempfile.TemporaryDirectory(prefix="fedsus-bench-") as name:
+        said = Children(Path(name), processes.environment()).call(f"{clients:,} clients", command, _CELLS_SECONDS)
+    return TypeAdapter(list[Cell]).validate_json(said)

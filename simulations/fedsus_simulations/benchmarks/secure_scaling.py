@@ -19,7 +19,7 @@ from fedsus_simulations.benchmarks.stock_client import FlowerClient
 if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.result import Result
 
-CLIENTS: Final = (10, 100, 1_000, 10_000)
+CLIENTS: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 PARAMETERS: Final = (10_000, 100_000, 1_000_000, 10_000_000)
 QUICK: Final = 2
 SIZE: Final = ("clients", "size", "degree", "how")
@@ -32,13 +32,13 @@ def run(quick: bool) -> dict[str, Any]:
     processes.need_proc()
     secure_ours.need_cells()
     before, rows = load(), []
-    for parameters in PARAMETERS[:QUICK] if quick else PARAMETERS:
-        for clients in CLIENTS[:QUICK] if quick else CLIENTS:
-            cell = secure_ours.cell(clients, parameters)
-            flower = stock_client.measure(cell.neighbours, parameters)
+    for clients in CLIENTS[:QUICK] if quick else CLIENTS:
+        for cell in secure_ours.cells(clients, PARAMETERS[:QUICK] if quick else PARAMETERS):
+            flower = stock_client.measure(cell.neighbours, cell.parameters)
             spent = f"client {cell.client_seconds:.3g} s, Flower's {flower.seconds:.3g} s"
-            say(f"{clients:,} x {parameters:,} ({cell.how}): {spent}")
+            say(f"{clients:,} x {cell.parameters:,} ({cell.how}): {spent}")
             rows.append((cell, flower))
+    rows.sort(key=lambda row: (row[0].parameters, row[0].clients))
     return body(rows) | {"notes": [*notes(rows), f"load average: {before:.1f} before, {load():.1f} after"]}
 
 
