@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,11 @@ from adversaries import OTHER_PLAN, OWN, PLAN, Cell, identities, integers, summe
 from fedsus.errors import Refusal
 from fedsus.owner.cohorts import admit_session
 from fedsus.owner.policy import Policy
+from fedsus.secagg import client as clients
 from fedsus.secagg import session as sessions
 from fedsus.secagg.client import Masked, Opened, Shared
 from fedsus.secagg.roster import Roster, RosterMember, digest
+from fedsus.secagg.secret import Secret
 from fedsus.secagg.thresholds import Thresholds
 from fedsus.types import Ring
 
@@ -215,6 +218,14 @@ def test_clients_with_different_plans_have_different_masks_and_no_certificate() 
     assert len(attacked.refusals) == 3
     assert all("is over something else" in one for one in attacked.refusals)
     assert attacked.secret(VICTIM, OWN) is None
+
+
+@pytest.mark.parametrize("mask", [clients.own_mask, clients.pair_mask])
+def test_each_mask_is_of_one_secret_one_session_and_one_plan(mask: Callable[[Secret, bytes, bytes], Secret]) -> None:
+    first, second = Secret(bytes(32)), Secret(b"s" * 32)
+    seeds = {mask(one, tid, plan).reveal() for one in (first, second) for tid in (PLAN, b"t") for plan in (PLAN, b"r")}
+    assert len(seeds) == 8
+    assert not seeds & {mask(first, PLAN + b"t", b"").reveal(), mask(first, b"", PLAN + b"t").reveal()}
 
 
 def test_a_quorum_on_the_other_plan_opens_the_victims_own_mask_but_none_with_the_others() -> None:

@@ -282,11 +282,11 @@ class Cell:
         return total
 
     def _cancels(self, index: int, peer: int, members: Iterable[int]) -> bool:
-        """Whether two vectors hold each other's mask under one plan."""
-        if peer not in members:
+        """Whether two vectors hold each other's mask, and the same one under both plans."""
+        if peer not in members or index not in self.masked[peer][2]:
             return False
-        same = self.masked[index][1] == self.masked[peer][1] or clients.pair_mask.__module__ != "fedsus.secagg.alike"
-        return same and index in self.masked[peer][2]
+        seeds = {clients.pair_mask(Secret(bytes(32)), self.tid, self.masked[one][1]).reveal() for one in (index, peer)}
+        return len(seeds) == 1
 
     def _agreed(self, index: int, peer: int) -> Secret | None:
         """What two clients agree on, from the mask key of either."""
