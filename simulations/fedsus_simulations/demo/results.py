@@ -192,7 +192,9 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _more(less: float | None, more: float | None, form: str) -> str:
-    return "" if less is None or more is None else form.format(more - less)
+    if less is None or more is None:
+        return ""
+    return form.format(round(more - less, 2) + 0.0)  # no negative zero
 
 
 def _cost(answer: Answer, results: Results) -> tuple[str, str]:
