@@ -1,8 +1,8 @@
 """The journeys of README.md, run from its own text: commands, files and order are read from the page.
 
 A block names its terminal after ``title=``. What is changed for the test: the port (8443 becomes a free one), and the
-folder (a copy of examples/heart instead of the clone). Every command is bounded; what was started is stopped by process
-id.
+folder (a copy of examples/heart instead of the clone). The pins are pasted by the test. Every command is bounded; what
+was started is stopped by process id.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import pytest
 
+from fedsus.config import load
+from fedsus.owner.policy import Policy
 from fedsus_client import identity
 from fedsus_client.config import load_agent
 from fedsus_server.supervisor import claim_port
@@ -37,7 +39,8 @@ EXAMPLE = ROOT / "examples" / "heart"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 RUNS_UNTIL_STOPPED = ("fedsus server start", "fedsus client start")
-PATIENCE = 60.0
+PATIENCE = 120.0
+CLINICS = {"clinic-a": "cleveland", "clinic-b": "hungary", "clinic-c": "va"}
 
 
 class Block(NamedTuple):
@@ -100,7 +103,7 @@ class Machine:
                 ["bash", "-c", script],
                 cwd=where,
                 env=environment(),
-                stdin=subprocess.DEVNULL,
+                input=b"y\n",  # to sign, after a look
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 timeout=PATIENCE,
@@ -155,10 +158,8 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     assert (BIN / "fedsus").exists(), "the journeys need the installed command: make venv"
-    shipped = ("run.toml", "policy.toml")
     (tmp_path / "examples" / "heart").mkdir(parents=True)
-    for name in shipped:
-        shutil.copyfile(EXAMPLE / name, tmp_path / "examples" / "heart" / name)
+    shutil.copyfile(EXAMPLE / "run.toml", tmp_path / "examples" / "heart" / "run.toml")
     one = Machine(tmp_path, claim_port("127.0.0.1", 0))
     try:
         yield one
@@ -188,7 +189,7 @@ def until_up(machine: Machine) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_server_and_clients_as_the_readme_says(machine: Machine) -> None:
     (start,) = of("1.", "server")
     assert start.lasts
@@ -198,17 +199,16 @@ def test_a_server_and_clients_as_the_readme_says(machine: Machine) -> None:
     said = machine.run(look)
     assert f"127.0.0.1:{machine.port}" in said
     assert "parameters, task 'heart'" in said
-    for clinic, hospital in (("clinic-a", "cleveland"), ("clinic-b", "hungary"), ("clinic-c", "va")):
-        for block in of("2.", "owner", "operator", "agent"):
-            # The check takes seconds, and says the same for each.
-            text = block.text if clinic == "clinic-a" else block.text.replace("fedsus client check", "")
-            said = machine.run(block._replace(text=text), clinic, hospital)
-            if "fedsus client check" in text:
-                assert "✗" not in said
-                assert "the server knows this device's key" in said
-    follow, *_ = of("2.", "operator after")
-    said = machine.run(follow)
-    assert "10 of 10 rounds" in said, said
+    for clinic, hospital in CLINICS.items():
+        for block in of("2.", "owner", "operator"):
+            machine.run(block, clinic, hospital)
+    (sign,) = of("2.", "signer")
+    _, table, pins = machine.run(sign).partition("[federation]")
+    for clinic in CLINICS:
+        pin(machine, clinic, table + pins)
+    (run,) = of("2.", "operator run")
+    said = machine.run(run)
+    assert "round 10/10" in said, said
     assert (machine.example / "scored.csv").read_text().splitlines()[0].endswith(",score")
     (leave,) = of("2.", "owner after")
     said = machine.run(leave)
@@ -222,6 +222,22 @@ def test_a_server_and_clients_as_the_readme_says(machine: Machine) -> None:
     assert machine.stop() == [0, 0, 0, 0]
 
 
+def pin(machine: Machine, clinic: str, table: str) -> None:
+    """Paste the pins, install the roster, start the agent."""
+    policy = machine.example / clinic / "policy.toml"
+    policy.write_text(f"{policy.read_text(encoding='utf-8')}\n{table}", encoding="utf-8")
+    first = clinic == "clinic-a"
+    for block in of("2.", "owner pinned", "agent"):
+        # The check takes seconds, and says the same for each.
+        text = block.text if first else block.text.replace("fedsus client check", "")
+        said = machine.run(block._replace(text=text), clinic)
+        if "fedsus client roster" in text:
+            assert f"this device is '{clinic}'" in said
+        if "fedsus client check" in text:
+            assert "✗" not in said
+            assert "the server knows this device's key" in said
+
+
 def test_a_simulation_as_the_readme_says(machine: Machine) -> None:
     (simulate,) = of("3.", "researcher")
     said = machine.run(simulate)
@@ -233,13 +249,17 @@ def test_a_simulation_as_the_readme_says(machine: Machine) -> None:
 def test_no_block_of_the_journeys_is_left_out() -> None:
     titles = {(block.section[:2], block.title) for block in blocks() if re.match(r"\d\.", block.section)}
     run = {("1.", "server"), ("1.", "operator"), ("3.", "researcher")}
-    run |= {("2.", title) for title in ("owner", "operator", "agent", "operator after", "owner after", "operator left")}
-    assert titles == run | {("2.", "install"), ("2.", "policy.toml")}
+    run |= {("2.", title) for title in ("owner", "operator", "signer", "owner pinned", "agent", "operator run")}
+    run |= {("2.", "owner after"), ("2.", "operator left")}
+    assert titles == run | {("2.", "install")}
 
 
-def test_the_policy_shown_is_the_file_that_is_copied() -> None:
-    (shown,) = of("2.", "policy.toml")
-    assert tomllib.loads(shown.text) == tomllib.loads((EXAMPLE / "policy.toml").read_text(encoding="utf-8"))
+def test_the_example_of_a_policy_is_what_enroll_writes() -> None:
+    """So the journey needs no other policy than the template and the pins."""
+    template = load(ROOT / "client" / "fedsus_client" / "files" / "policy.toml", Policy)
+    assert load(EXAMPLE / "policy.toml", Policy) == template
+    assert template.exchange.secure_sum and not template.exchange.clear_sum
+    assert (template.privacy.epsilon, template.privacy.delta) == (3.0, 1e-5)
 
 
 def test_the_port_is_the_servers_default_and_the_templates() -> None:
