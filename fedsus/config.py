@@ -80,7 +80,7 @@ class SecureSumConfig(Strict):
     colluders: Annotated[int, Field(ge=1, le=100_000)] | None = None
     dropouts: Annotated[int, Field(ge=0, le=100_000)] | None = None
     light_deadline: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    grace: Annotated[float, Field(ge=0, le=600)] = 2.0
+    grace: Annotated[float, Field(ge=0, le=600)] = 5.0
 
 
 class PlanConfig(Strict):

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from fedsus.types import Clock, Member, Summed, Vector
 
 _ROUNDS_OF_LIFE: Final = 2
+_PATIENT_ROUNDS: Final = 3
+"""Rounds that connected clients may be left out of one after another before a session starts on its own."""
+
 _SLACK_SECONDS: Final = 900
 """A session outlives its own round and the one it rides on, whatever the clocks' difference that nodes may have."""
 
@@ -100,6 +103,7 @@ class SecureRounds:
         self._names = {member.name for member in roster.members}
         self._ready: Established | None = None
         self._opening: Opening | None = None
+        self._left_out = 0
 
     @classmethod
     def of(cls, specification: Specification, clock: Clock) -> SecureRounds | None:
@@ -175,10 +179,19 @@ class SecureRounds:
     def _fits(self, ready: Established, round: int, attempt: int, cohort: Sequence[Member]) -> bool:
         """Whether a prepared session is this attempt's, lives long enough, and has enough clients left."""
         session = ready.party.session
-        here = {member.id for member in cohort}
-        there = sum(ready.party.clients.get(index) in here for index in ready.shared)
+        here = {member.id for member in cohort if member.name in self._names_of(session)}
+        there = here & {ready.party.clients[index] for index in ready.shared}
+        # A session that rides along does not wait for clients that were lost before. One that is slow, and not gone,
+        # gets the time that a session on its own has, now and then.
+        self._left_out = self._left_out + 1 if here - there else 0
+        if self._left_out >= _PATIENT_ROUNDS:
+            self._left_out = 0
+            return False
         in_time = session.expires - self._clock() > self._seconds
-        return (session.round, session.attempt) == (round, attempt) and there >= session.floor and in_time
+        return (session.round, session.attempt) == (round, attempt) and len(there) >= session.floor and in_time
+
+    def _names_of(self, session: Session) -> set[str]:
+        return {self._roster.members[position].name for position in session.cohort}
 
     @property
     def _seconds(self) -> float:

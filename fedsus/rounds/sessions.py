@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,6 +38,14 @@ NO_SERVER: Final = "0" * 64
 
 MOST: Final = 4
 """Sessions in memory: one under way and the next, of two runs. The oldest is dropped for another."""
+
+_NEXT: Final[Mapping[type, Kind]] = {
+    Advertised: Kind.SHARE,
+    Shared: Kind.CONTRIBUTE,
+    Masked: Kind.CONFIRM,
+    Confirmed: Kind.UNMASK,
+}
+"""The one phase that each state can take."""
 
 Admit = Callable[[Request], Granted]
 
@@ -165,6 +173,8 @@ class Sessions:
     ) -> Answer:
         """The step that a request asks of a session, which it uses up: what fails is not tried again."""
         state, size, now = live.state, live.session.size, self.clock()
+        if _NEXT.get(type(state)) != kind:  # twice delivered, or too late: it costs the session nothing
+            raise ProtocolViolation(f"session: phase {kind.name.lower()} is not the next one")
         live.state = None
         plan, sent = None, nothing
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from fedsus.encoding.packing import Buffer
 from fedsus.errors import CohortTooSmall, ProtocolViolation
 from fedsus.secagg import wire
-from fedsus.secagg.server import Collected, Established, Opening, Sharing
+from fedsus.secagg.server import Collected, Established, Opening, Party, Sharing
 from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Ask, Lost, Refused, Reply, Summed
 
@@ -28,8 +28,24 @@ log = logging.getLogger("fedsus.server")
 Phases: TypeAlias = Generator[Ask, Iterator[Reply], Established]
 Sums: TypeAlias = Generator[Ask, Iterator[Reply], "SecureSummed"]
 Take: TypeAlias = Callable[[int, Buffer], None]
-Wanted: TypeAlias = Mapping[Kind, tuple[Mapping[str, int], Take]]
-"""What each kind of frame is given to, by the client's index there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """Where one kind of frame goes.
+
+    Attributes:
+        clients: address -> index in the session.
+        take: receives index and body; a client's nonsense raises.
+        refused: addresses of who refused, added to.
+    """
+
+    clients: Mapping[str, int]
+    take: Take
+    refused: set[str]
+
+
+Wanted: TypeAlias = Mapping[Kind, Taker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,7 @@ class Patience:
 
     contribute: float
     light: float = 30.0
-    grace: float = 2.0
+    grace: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +76,6 @@ class _Taking:
     """Takes one phase's replies."""
 
     wanted: Wanted
-    refused: set[str] = field(default_factory=set)
 
     def take(self, replies: Iterator[Reply], waiting: set[str]) -> None:
         """Give each frame to its taker; a client's nonsense is its own loss."""
@@ -72,7 +87,8 @@ class _Taking:
                 case Answered():
                     self._answer(reply.client, reply.body)
                 case Refused():
-                    self.refused.add(reply.client)
+                    for taker in self.wanted.values():
+                        taker.refused.add(reply.client)
                 case Lost():
                     pass
             del reply  # before the next one is made: the server holds one answer at a time
@@ -84,21 +100,17 @@ class _Taking:
             log.warning("an answer was left out: %s", error)
             return
         for frame in found:
-            clients, take = self.wanted.get(frame.kind, ({}, _nothing))
-            index = clients.get(client)
-            if index is None:
+            taker = self.wanted.get(frame.kind)
+            index = None if taker is None else taker.clients.get(client)
+            if taker is None or index is None:
                 continue
             if frame.refused:
-                self.refused.add(client)
+                taker.refused.add(client)
                 continue
             try:
-                take(index, frame.body)
+                taker.take(index, frame.body)
             except ProtocolViolation as error:
                 log.warning("an answer was left out: %s", error)
-
-
-def _nothing(index: int, body: Buffer) -> None:
-    del index, body
 
 
 def establish(opening: Opening, patience: Patience) -> Phases:
@@ -107,28 +119,27 @@ def establish(opening: Opening, patience: Patience) -> Phases:
     Raises:
         CohortTooSmall: too few clients for the session.
     """
-    clients = {client: index for index, client in opening.party.clients.items()}
-    refused: set[str] = set()
+    party = opening.party
+    clients = {client: index for index, client in party.clients.items()}
     try:
-        yield from _phase(opening.request(), clients, patience, {Kind.ADVERTISE: (clients, opening.take)}, refused)
+        yield from _phase(
+            opening.request(), Kind.ADVERTISE, Taker(clients, opening.take, party.refused), party, patience
+        )
         sharing = opening.close()
         asked = {client: index for client, index in clients.items() if index in sharing.adverts}
-        yield from _phase(sharing.request(), asked, patience, {Kind.SHARE: (asked, sharing.take)}, refused)
+        yield from _phase(sharing.request(), Kind.SHARE, Taker(asked, sharing.take, party.refused), party, patience)
         return sharing.close()
     except CohortTooSmall as error:
-        raise CohortTooSmall(f"{error}{_why(refused)}") from None
+        raise CohortTooSmall(f"{error}{_why(party.refused)}") from None
 
 
 def _phase(
-    request: bytes,
-    clients: Mapping[str, int],
-    patience: Patience,
-    wanted: Wanted,
-    refused: set[str],
+    request: bytes, kind: Kind, taker: Taker, party: Party, patience: Patience
 ) -> Generator[Ask, Iterator[Reply], None]:
-    """One light phase that all clients are asked in; who refuses is added to ``refused``."""
-    replies = yield Ask(dict.fromkeys(clients, b""), patience.light, common=request)
-    _Taking(wanted, refused).take(replies, set(clients))
+    """One light phase that all clients are asked in; once the session can be, the slowest have twice the grace."""
+    everyone, grace = dict.fromkeys(taker.clients, b""), 2 * patience.grace
+    replies = yield Ask(everyone, patience.light, party.session.floor, common=request, grace=grace)
+    _Taking({kind: taker}).take(replies, set(everyone))
 
 
 def secure_sum(
@@ -157,7 +168,8 @@ def secure_sum(
     indices = {client: index for index, client in established.party.clients.items()}
     asked = {client: index for client, index in indices.items() if index in established.shared}
     collected = established.collect(plan, np.zeros(size, dtype=np.uint32), bits)
-    taking = _Taking({Kind.CONTRIBUTE: (asked, collected.take)})
+    party = established.party
+    taking = _Taking({Kind.CONTRIBUTE: Taker(asked, collected.take, party.refused)})
     own = {client: established.own_request(index) for client, index in asked.items()}
     replies = yield Ask(own, patience.contribute, common=established.request(*request))
     taking.take(replies, set(own))
@@ -165,12 +177,12 @@ def secure_sum(
     try:
         confirm = collected.confirm_request()
     except CohortTooSmall as error:
-        raise CohortTooSmall(f"{error}{_why(taking.refused)}") from None
+        raise CohortTooSmall(f"{error}{_why(party.refused)}") from None
     sharing = yield from _confirm(collected, survivors, confirm, following, patience)
     opened = yield from _unmask(collected, survivors, sharing, patience)
     total = collected.unmask(workers)
-    refused = len(taking.refused - survivors.keys())
-    lost = established.party.session.size - len(survivors) - refused
+    refused = len(party.refused - survivors.keys())
+    lost = party.session.size - len(survivors) - refused
     return SecureSummed(Summed(total, len(survivors), refused, lost), opened)
 
 
@@ -178,11 +190,11 @@ def _confirm(
     collected: Collected, survivors: Mapping[str, int], confirm: bytes, following: Opening | None, patience: Patience
 ) -> Generator[Ask, Iterator[Reply], Sharing | None]:
     """Phase 3, with the next session's phase 0."""
-    wanted: dict[Kind, tuple[Mapping[str, int], Take]] = {Kind.CONFIRM: (survivors, collected.take_signature)}
+    wanted = {Kind.CONFIRM: Taker(survivors, collected.take_signature, collected.base.party.refused)}
     others: dict[str, int] = {}
     if following is not None:
         others = {client: index for index, client in following.party.clients.items()}
-        wanted[Kind.ADVERTISE] = (others, following.take)
+        wanted[Kind.ADVERTISE] = Taker(others, following.take, following.party.refused)
         confirm += following.request()
     yield from _riding(collected, survivors, others, confirm, patience, wanted)
     if following is None:
@@ -199,11 +211,11 @@ def _unmask(
 ) -> Generator[Ask, Iterator[Reply], Established | None]:
     """Phase 4, with the next session's phase 1."""
     request = collected.unmask_request()
-    wanted: dict[Kind, tuple[Mapping[str, int], Take]] = {Kind.UNMASK: (survivors, collected.take_openings)}
+    wanted = {Kind.UNMASK: Taker(survivors, collected.take_openings, collected.base.party.refused)}
     others: dict[str, int] = {}
     if sharing is not None:
         others = {c: i for i, c in sharing.party.clients.items() if i in sharing.adverts}
-        wanted[Kind.SHARE] = (others, sharing.take)
+        wanted[Kind.SHARE] = Taker(others, sharing.take, sharing.party.refused)
         request += sharing.request()
     yield from _riding(collected, survivors, others, request, patience, wanted)
     if sharing is None:

@@ -39,12 +39,14 @@ class Party:
         keys: Ed25519 public key of each client, by index.
         clients: index -> the fleet's address, of those that can be asked.
         signatures: checks theirs.
+        refused: addresses of those who refused a phase of it.
     """
 
     session: Session
     keys: Sequence[bytes]
     clients: Mapping[int, str]
     signatures: Signatures
+    refused: set[str] = field(default_factory=set)
 
     @property
     def sid(self) -> bytes:

@@ -248,7 +248,7 @@ def test_nonsense_costs_its_sender_alone(nonsense: str, phase: int) -> None:
     result = summed(first(fed, fleet, signatures), fleet, 9, 17)
     members = [0, 1, 2, 4] if phase <= CONTRIBUTE else range(5)
     np.testing.assert_array_equal(result.summed.total, total(members, 9, 17))
-    refusing = phase == CONTRIBUTE and nonsense in ("a refusal", "refused")
+    refusing = phase <= CONTRIBUTE and nonsense in ("a refusal", "refused")
     assert (result.summed.refused, result.summed.lost) == (int(refusing), 5 - len(members) - refusing)
 
 

@@ -298,7 +298,7 @@ def test_a_wrong_question_uses_the_session_up(phase: Kind, survivors: int) -> No
 
 
 @pytest.mark.parametrize("phase", LATER)
-def test_a_later_phase_before_its_turn_uses_the_session_up(phase: Kind) -> None:
+def test_a_phase_out_of_turn_is_refused_and_costs_the_session_nothing(phase: Kind) -> None:
     sites = Sites()
     opening = sites.opening(sites.session(a_plan()))
     assert not is_refused(sites.first.answer(opening.request()).body)
@@ -309,8 +309,8 @@ def test_a_later_phase_before_its_turn_uses_the_session_up(phase: Kind) -> None:
     if phase == Kind.CONTRIBUTE:
         raw = wire.frame(Kind.SEALED, *parts) + raw
     assert is_refused(sites.first.answer(raw).body)
-    assert state_of(sites.first) is None
-    assert readable(state) == []
+    assert state_of(sites.first) is state
+    assert readable(state) == ["channel", "mask"]
 
 
 @pytest.mark.parametrize(
