@@ -457,3 +457,20 @@ def specification_privacy() -> plans.Privacy:
     from fedsus.rounds.specification import calibrated
 
     return calibrated(config())
+
+
+def test_a_slow_client_is_waited_for_again_now_and_then(tmp_path: Path) -> None:
+    """A client too slow for phases that do not wait for it is back after three rounds, not left out for good."""
+    run = Run(tmp_path, config(rounds=8))
+    run.fleet.gone = lambda name, kinds, number: name == "ben" and len(kinds) > 1
+    run.run()
+    assert [entry.survivors for entry in run.of(RoundReleased)] == [4, 3, 3, 4, 3, 3, 4, 3]
+    assert len(run.fleet.opened) == 8 + 2, "two sessions that were prepared are not used"
+
+
+def test_a_refusal_in_any_phase_is_counted_as_one(tmp_path: Path) -> None:
+    run = Run(tmp_path, config(rounds=1))
+    run.fleet.devices["ben"]._sessions = None
+    run.run()
+    (released,) = run.of(RoundReleased)
+    assert (released.survivors, released.refused, released.lost) == (3, 1, 0)
