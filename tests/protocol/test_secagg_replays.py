@@ -226,8 +226,8 @@ def test_a_round_that_is_replayed_gives_the_same_bytes_or_nothing() -> None:
 
 
 @pytest.mark.parametrize("first", range(1, 5))
-def test_phases_out_of_order_use_the_session_up(first: int) -> None:
-    """Of another session of the same devices, each phase is asked with this one's name."""
+def test_phases_of_another_session_get_nothing_in_any_order(first: int) -> None:
+    """Messages of an older session of the same devices, with the name of this one."""
     devices = Devices()
     asked, old = recorded(devices)
     opening = devices.opening(a_plan("0" * 64, attempt=2), nonce="2" * 64)
