@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from fedsus.errors import FedsusError, UserError
 from fedsus.reporting import summary
 from fedsus.types import Clock
-from fedsus_server import looping
+from fedsus_server import looping, processes
 from fedsus_server.home import ActiveRun, Home
 
 if TYPE_CHECKING:
@@ -74,8 +74,13 @@ class Resumer:
     def _look(self, run: ActiveRun) -> None:
         folder = Path(run.folder)
         loop = looping.of(folder)
-        if run.given_up is not None or (loop is not None and loop.alive and loop.ended is None):
+        if run.given_up is not None:
             return
+        if loop is not None and loop.alive and loop.ended is None:
+            if run.submitted >= self._up_since():
+                return
+            # Its SuperLink is gone, and was not there to end it: it asks a closed port, and holds the run's folder.
+            processes.end(loop.pid, loop.start, patience=3.0)
         found = summary(folder)
         if found.closed is not None:
             log.info("run %s is closed: %s", run.run, found.closed.reason)

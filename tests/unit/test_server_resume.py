@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +146,22 @@ def test_a_loop_that_never_started_is_noticed_through_flower_and_after_a_restart
     assert scene.step() == 2
     scene.status = "finished"
     assert scene.step() == 3
+
+
+def test_a_loop_that_outlived_its_superlink_is_ended_and_the_run_resubmitted(scene: Scene) -> None:
+    """Else it asks a closed port for ever, and holds the run's folder."""
+    scene.step()
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as orphan:
+        try:
+            loop = {"pid": orphan.pid, "start": processes.started(orphan.pid), "ended": None}
+            write(scene.folder / looping.NAME, loop)
+            assert scene.step() == 1, "its SuperLink still runs"
+            assert orphan.poll() is None
+            scene.up_since = scene.now + 1
+            assert scene.step() == 2
+            assert orphan.wait(5) == -signal.SIGTERM
+        finally:
+            orphan.kill()
 
 
 def test_a_closed_run_is_forgotten(scene: Scene) -> None:
