@@ -224,10 +224,10 @@ class Opened(_State):
         finally:
             _wipe(self.own, *(secret for secret, _ in masks))
             self.mask_key.wipe()
-        packed = pack(ring, bits)
+        packed = _packed(ring, bits)
         signature = seat.signed(Phase.CONTRIBUTE, tid, masked_payload(self.plan, packed))
         dealers = frozenset((*self.keys, seat.index))
-        return Masked(seat, self.circle, self.plan, dealers, self.shares), signature + packed
+        return Masked(seat, self.circle, self.plan, dealers, self.shares), b"".join((signature, packed))
 
 
 @dataclass(slots=True)
@@ -306,6 +306,13 @@ class Confirmed(_State):
             opened[dealer] = share[:SHARE_BYTES] if dealer in self.members else share[SHARE_BYTES:]
         body = wire.rows(opened)
         return self.seat.signed(Phase.UNMASK, self.circle.tid, body) + body
+
+
+def _packed(ring: Ring, bits: int) -> Buffer:
+    """As `pack`; whole words are packed as they lie in memory, and a large vector is not copied for it."""
+    if bits == 32 and ring.dtype == "<u4" and ring.flags.c_contiguous and len(ring):
+        return ring.data.cast("B")
+    return pack(ring, bits)
 
 
 State = Advertised | Shared | Opened | Masked | Confirmed

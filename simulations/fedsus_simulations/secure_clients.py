@@ -7,8 +7,9 @@ in `fedsus.rounds.sessions`.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,11 +138,14 @@ class MemoryFleet:
     def ask(self, ask: Ask) -> Iterator[Reply]:
         """Ask each client; replies in the order of the requests."""
         with ThreadPoolExecutor(self.workers) as pool:
-            # A few at a time: a vector waits here until the server takes it.
-            names = list(ask.requests)
-            for start in range(0, len(names), self.workers):
-                part = names[start : start + self.workers]
-                yield from pool.map(lambda name: self._reply(name, ask.request(name)), part)
+            # A few at a time: a vector waits here until the server takes it; one more works meanwhile.
+            waiting: deque[Future[Reply]] = deque()
+            for name in ask.requests:
+                waiting.append(pool.submit(self._reply, name, ask.request(name)))
+                if len(waiting) > self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _reply(self, name: str, request: bytes) -> Reply:
         client = self.clients[name]
