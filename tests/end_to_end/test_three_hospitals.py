@@ -47,9 +47,9 @@ def test_three_hospitals_as_the_guide_says(journey: Journey) -> None:
     for hospital in HOSPITALS:
         assert f"this device is '{hospital}'" in journey.said[hospital]
     journey.section(5)
-    for hospital in HOSPITALS:
-        assert "✗" not in journey.said[hospital], journey.said[hospital]
-        assert "a single device that drops out ends the round" in journey.said[hospital]
+    assert "✗" not in journey.said["north"], journey.said["north"]
+    assert "the server knows this device's key" in journey.said["north"]
+    assert "a single device that drops out ends the round" in journey.said["north"]
     journey.section(6)
     completed(journey, 0)
     for hospital in HOSPITALS:
