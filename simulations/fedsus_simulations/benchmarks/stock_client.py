@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -49,8 +50,9 @@ def _flower() -> Any:
     return import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
 
 
+@lru_cache(maxsize=1)
 def _shared(neighbours: int) -> tuple[float, list[tuple[int, bytes]], Any]:
-    """Seconds of keys and shares, what the others sealed for this client, and its state."""
+    """Seconds of keys and shares, what the others sealed for this client, and its state; once for all vector sizes."""
     from flwr.app import ConfigRecord
     from flwr.supercore.primitives.asymmetric import bytes_to_public_key, generate_key_pairs, public_key_to_bytes
 
