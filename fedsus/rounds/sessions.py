@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -51,7 +52,7 @@ Admit = Callable[[Request], Granted]
 
 
 class NotHere(Refusal):
-    """The message is for clients of a session that this device is not in: nothing to tell the owner."""
+    """The message is for clients of a session that this device is not in, as after a restart: nobody's fault."""
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class _Live:
 
 @dataclass(slots=True)
 class Sessions:
-    """The sessions of one device.
+    """The sessions of one device. One message is answered at a time, whichever threads bring them.
 
     Args:
         identity: its signing key.
@@ -90,6 +91,7 @@ class Sessions:
     signatures: Signatures = field(default_factory=Signatures)
     workers: int = 1
     _live: dict[bytes, _Live] = field(default_factory=dict, init=False)
+    _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def answer(self, raw: bytes, policy: Policy, admit: Admit, stop: Stop) -> Answer:
         """Answer each phase that a message asks for.
@@ -101,16 +103,18 @@ class Sessions:
             asked = _asked(wire.frames(raw))
         except ProtocolViolation as error:
             return refused(error)
-        answer = self._joined([self._one(frames, policy, admit, stop) for frames in asked])
-        self._forget(self.clock(), MOST + 1)  # no server asks for what has expired, and its secrets would stay
+        with self._guard:  # a state that another thread could wipe or replace while it trains would be none
+            answer = self._joined([self._one(frames, policy, admit, stop) for frames in asked])
+            self._forget(self.clock(), MOST + 1)  # no server asks for what has expired, and its secrets would stay
         return answer
 
     def close(self) -> None:
         """Drop all secrets and let another agent use the notes."""
-        for live in self._live.values():
-            live.wipe()
-        self._live.clear()
-        self.marks.close()
+        with self._guard:
+            for live in self._live.values():
+                live.wipe()
+            self._live.clear()
+            self.marks.close()
 
     def _one(self, asked: Sequence[Frame], policy: Policy, admit: Admit, stop: Stop) -> Answer:
         """Answer one phase."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -449,6 +450,46 @@ def test_training_that_outlasts_the_session_is_refunded() -> None:
     answer = sites.first.answer(contribution(established, a_plan(established.sid.hex())))
     assert is_refused(answer.body)
     assert sites.first.noted == ["charged", "trained", "refunded"]
+
+
+class Watched:
+    """A lock that says when somebody has to wait for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.waited = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.waited.set()
+            self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_a_message_that_comes_while_another_is_answered_waits_for_it() -> None:
+    """Sessions that a second thread opens push out the oldest: never one that trains, whose secrets they would miss."""
+    sites, guard = Sites(), Watched()
+    sites.first.sessions._guard = guard  # type: ignore[assignment]
+    established = sites.establish()
+
+    def open_more() -> None:
+        for number in range(MOST):
+            sites.first.answer(sites.opening(sites.session(a_plan(run=f"other-{number}"))).request())
+
+    other = threading.Thread(target=open_more)
+
+    def train() -> None:
+        other.start()
+        assert guard.waited.wait(10), "answered beside the training"
+        assert list(sites.first.sessions._live) == [established.sid]
+
+    sites.first.fails = train
+    answer = sites.first.answer(contribution(established, a_plan(established.sid.hex())))
+    other.join(10)
+    assert sites.first.refusals == []
+    assert not is_refused(answer.body)
+    assert established.sid not in sites.first.sessions._live, "the oldest, once it was answered"
 
 
 def test_training_that_is_cancelled_leaves_no_secret_and_cannot_be_asked_again() -> None:
