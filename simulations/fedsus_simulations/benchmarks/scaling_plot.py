@@ -17,8 +17,8 @@ PANELS: Final = (
 )
 """Which table, ours, the peer's, title."""
 _COLOURS: Final = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00")
-_EXTRAPOLATED: Final = "extrapolated"
-_PEER: Final = "dashed: Flower's client; hollow: extrapolated"
+_RUN: Final = "run"
+_PEER: Final = "dashed: Flower's client; filled: all clients run; hollow: a sample, multiplied for the server"
 
 
 def draw(client: Table, server: Table, folder: Path) -> tuple[Path, Path]:
@@ -52,7 +52,7 @@ def _panel(axis: Any, rows: list[dict[str, Any]], ours: str, peer: str | None) -
         clients = [row["clients"] for row in line]
         axis.plot(clients, [row[ours] for row in line], color=colour, label=f"{size:,}")
         for row in line:
-            fill = "white" if row["how"] == _EXTRAPOLATED else colour
+            fill = colour if row["how"] == _RUN else "white"
             axis.plot(row["clients"], row[ours], "o", color=colour, markerfacecolor=fill, markersize=5)
         if peer is not None:
             axis.plot(clients, [row[peer] for row in line], "--", color=colour, linewidth=1)
