@@ -1,7 +1,7 @@
 """The device agent: one process that connects, asks for work, and answers as far as its owner allows.
 
-The main thread keeps the connection, the heartbeat and the clock; one worker thread loads torch and trains. A stop
-is noticed within one batch; what was not sent by then is not sent.
+The main thread keeps the connection, the heartbeat and the clock; those of `Answering` train and answer. A stop is
+noticed within one batch; what was not sent by then is not sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedsus.owner.ledger import Ledger
 from fedsus_client import identity
 from fedsus_client.answering import Answering
 from fedsus_client.config import AgentConfig, load_agent
-from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
+from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure, hands
 from fedsus_client.flower import HEARTBEAT_SECONDS, MESSAGE_TYPES, FleetConnection, Incoming
 from fedsus_client.pace import Backoff, Pace
 from fedsus_client.standing import StandingPolicy
@@ -146,6 +146,7 @@ class Agent:
         while not wait_for([answer], timeout=_LOOK_SECONDS).done:
             if self._stopped.is_set():
                 return None
+            self._answering.check()
             self._owner.waiting()
             self._beat(connection)
         return answer.result()
@@ -168,6 +169,9 @@ class Agent:
         if incoming.message_type not in MESSAGE_TYPES:
             log.warning("ignored: a message of type %.40r", incoming.message_type)  # the server's text: one line
             return None
+        late = self._clock() - incoming.expires
+        if late >= 0:  # also for a device whose clock is ahead: without this line nobody would know why it is left out
+            log.warning("ignored: a message that ended %.0f s ago; is the clock right? see: fedsus client check", late)
         # A server that died while it sent left a message that never gets complete.
         end = min(incoming.expires, self._clock() + _UPLOAD_SECONDS)
         while not self._stopped.is_set() and self._clock() < end:
@@ -197,7 +201,7 @@ class Agent:
                 self._beat(connection)
             except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:
                 self._heard = self._clock()
-                log.warning("%s: %s; training goes on", _kind(error), error)
+                log.warning("%s: %s; training goes on", hands(error), error)
         try:
             return job.result()
         except Cancelled:
@@ -213,7 +217,7 @@ class Agent:
             except ConnectionLost as error:
                 if self._stopped.is_set() or self._clock() >= incoming.expires:
                     raise
-                log.warning("%s: %s; the answer is sent again", _kind(error), error)
+                log.warning("%s: %s; the answer is sent again", hands(error), error)
                 self._stopped.wait(min(self._backoff.wait(), 2.0))
 
     def _beat(self, connection: FleetConnection) -> None:
@@ -224,7 +228,7 @@ class Agent:
 
     def _wait_to_reconnect(self, error: FedsusError) -> None:
         seconds = self._backoff.wait()
-        log.warning("%s: %s; next try in %.1f s", _kind(error), error, seconds)
+        log.warning("%s: %s; next try in %.1f s", hands(error), error, seconds)
         self._owner.tell("connecting", f"{error}; next try in {seconds:.1f} s", force=True)
         self._stopped.wait(seconds)
 
@@ -235,11 +239,6 @@ def _confirm(connection: FleetConnection, incoming: Incoming) -> None:
         connection.confirm(incoming)
     except (FedsusError, RuntimeError) as error:  # the latter: closed meanwhile
         log.debug("confirmation: %s", error)
-
-
-def _kind(error: FedsusError) -> str:
-    """Whose hands are needed, as the first word of a line in the log."""
-    return {TlsFailure: "tls", NotAdmitted: "key"}.get(type(error), "server")
 
 
 def run(

@@ -48,6 +48,16 @@ class Answering:
             self._sessions = self._light.submit(self._load_sessions)
             self.device = self._worker.submit(self._load, self._sessions)
 
+    def check(self) -> None:
+        """Raise what made loading fail: an agent that can answer nothing ends at once, not at its first request.
+
+        Raises:
+            UserError, CorruptionError: as `fedsus_client.aggregation.load_sessions`.
+        """
+        for loading in (self._sessions, self.device):
+            if loading is not None and loading.done():
+                loading.result()
+
     def submit(self, raw: bytes, stop: Stop) -> Future[Answer]:
         """The answer to a message; `start` came before. The next message is submitted when this one is answered."""
         light = self._needs_no_training(raw)
@@ -74,16 +84,16 @@ class Answering:
         )
 
     def _answer(self, raw: bytes, stop: Stop, light: bool) -> Answer:
-        from fedsus.rounds.answers import Answer, nothing, refusal_of
+        from fedsus.rounds.answers import Answer, nothing, refusal_of, without_identity
 
         try:
             policy = self._policy.current()
         except ConfigError as error:
             log.warning("refused: %s", error)
             return Answer(refusal_of(raw), nothing, str(error))
-        sessions = self._sessions.result() if light and self._sessions is not None else None
-        if sessions is not None:
-            return sessions.answer(raw, policy, _untrained, stop)
+        if light and self._sessions is not None:
+            sessions = self._sessions.result()
+            return without_identity(raw) if sessions is None else sessions.answer(raw, policy, _untrained, stop)
         if self.device is None:
             raise ProtocolViolation("a message before this device was ready to answer")
         device = self.device.result()

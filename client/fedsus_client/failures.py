@@ -21,6 +21,11 @@ class NotAdmitted(FedsusError):
     """The server does not know this node key (HTTP 401, or activation refused)."""
 
 
+def hands(error: FedsusError) -> str:
+    """Whose hands are needed, as the first word of a line in the log."""
+    return {TlsFailure: "tls", NotAdmitted: "key"}.get(type(error), "server")
+
+
 def transport_error(address: str, error: httpx.TransportError) -> FedsusError:
     """TLS failures apart from a server that is down: they need different hands."""
     cause: BaseException | None = error

@@ -58,9 +58,8 @@ class Telling:
         if answer.refusal is not None:
             self._status = replace(status, refused=status.refused + 1, last_refusal=answer.refusal)
         elif plan is not None:
-            self._status = replace(
-                status, answered=status.answered + 1, run=plan.run, round=plan.round, rounds=plan.rounds
-            )
+            last = min(plan.round, plan.rounds)  # the evaluation of the final model comes after the last round
+            self._status = replace(status, answered=status.answered + 1, run=plan.run, round=last, rounds=plan.rounds)
 
 
 def _resident() -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedsus.errors import FedsusError, ProtocolViolation
+from fedsus.errors import FedsusError, ProtocolViolation, Refusal
 from fedsus.plan import Plan
 from fedsus.rounds.messages import REFUSAL
 from fedsus.secagg import wire
@@ -73,6 +73,11 @@ def refusal_of(raw: bytes) -> bytes:
 def refused(error: Exception, body: bytes = REFUSAL) -> Answer:
     """A refusal; its owner reads the reason in the log, as one line."""
     return Answer(body, nothing, logged(error))
+
+
+def without_identity(raw: bytes) -> Answer:
+    """How a device that cannot sign refuses all phases of a secure sum."""
+    return refused(Refusal("secure sum: this device has no identity; run: fedsus client enroll"), refusal_of(raw))
 
 
 def logged(error: Exception) -> str:

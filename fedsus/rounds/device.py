@@ -24,7 +24,7 @@ from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.rounds.answers import Answer as Answer
-from fedsus.rounds.answers import line, refusal_of, refused
+from fedsus.rounds.answers import line, refused, without_identity
 from fedsus.rounds.messages import Request, decode_request, encode_answer
 from fedsus.rounds.sessions import Sessions
 from fedsus.secagg.wire import is_secure
@@ -144,7 +144,7 @@ class Device:
 
     def _secure(self, raw: bytes, stop: Stop) -> Answer:
         if self._sessions is None:
-            return refused(Refusal("secure aggregation: this device has no identity and roster"), refusal_of(raw))
+            return without_identity(raw)
         return self._sessions.answer(raw, self.policy, self.admit, stop)
 
     def charge(self, request: Request, grant: Grant) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fedsus.errors import Cancelled, ProtocolViolation
+from fedsus.errors import Cancelled, ConfigError, ProtocolViolation
 from fedsus.owner import key_files
 from fedsus.rounds.device import Answer
 from fedsus.rounds.messages import REFUSAL
@@ -287,8 +287,48 @@ def test_messages_of_another_type_or_too_late_are_left_alone(play: Any, caplog: 
     assert server.replies == []
     assert "confirm" not in server.calls
     (line,) = (line for line in caplog.messages if "a message of type" in line)
+    assert [found for found in caplog.messages if "is the clock right? see: fedsus client check" in found]
     assert "\n" not in line, "the server writes no lines of its own into the owner's log"
     assert len(line) < 100
+
+
+def test_an_agent_whose_identity_cannot_be_used_ends_without_being_asked(play: Any, config: AgentConfig) -> None:
+    server, release = Server(), threading.Event()
+    server.receive = lambda: release.wait(20) and None  # type: ignore[method-assign]
+    config.identity.signing.chmod(0o644)
+    try:
+        with pytest.raises(ConfigError, match="other users may use the identity key .* run: chmod 600"):
+            play(server)
+        assert not release.is_set()
+    finally:
+        release.set()
+
+
+def test_a_device_without_identity_refuses_light_phases_before_it_loaded(
+    play: Any, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, loaded = Server(MESSAGE), threading.Event()
+    config.identity.signing.unlink()
+    server.fetch = lambda _: wire.frame(Kind.ADVERTISE, b"session")  # type: ignore[method-assign]
+
+    def confirm(_: Incoming) -> None:
+        loaded.set()  # after the reply
+
+    def slow(*all: Any) -> Answering:
+        monkeypatch.setattr(answering, "load_device", lambda *_: loaded.wait(30) or pytest.fail("waited for torch"))
+        return Answering(*all)
+
+    server.confirm = confirm  # type: ignore[method-assign]
+    monkeypatch.setattr(agents, "Answering", slow)
+    play(server)
+    assert server.replies == [wire.frame(Kind.ADVERTISE, refused=True)]
+    assert "fedsus client enroll" in str(status(config).last_refusal)
+
+
+def test_the_last_evaluation_is_told_as_the_last_round(play: Any, config: AgentConfig) -> None:
+    plan: Any = SimpleNamespace(run="r", round=10, rounds=9)
+    play(Server(MESSAGE), lambda _: Answer(b"body", lambda: None, plan=plan))
+    assert (status(config).round, status(config).rounds) == (9, 9)
 
 
 def test_a_held_question_does_not_hold_the_end(play: Any, config: AgentConfig) -> None:

@@ -394,7 +394,7 @@ def test_a_device_without_identity_or_roster_refuses_secure_sums() -> None:
     raw = sites.opening(sites.session(a_plan())).request()
     answer = device(None).answer(raw, lambda: False)
     assert wire.frames(answer.body) == [wire.Frame(Kind.ADVERTISE, b"", refused=True)]
-    assert answer.refusal == "secure aggregation: this device has no identity and roster"
+    assert answer.refusal == "secure sum: this device has no identity; run: fedsus client enroll"
     joined = device(sites.first.sessions).answer(raw, lambda: False)
     assert (joined.refusal, is_refused(joined.body)) == (None, False)
     sites.first.sessions.roster = lambda _: None
