@@ -34,7 +34,7 @@ from fedsus.rounds.messages import model_hash
 from fedsus.rounds.sessions import Sessions
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
-from fedsus.secagg.exchange import _Taking, establish, secure_sum
+from fedsus.secagg.exchange import Taker, _Taking, establish, secure_sum
 from fedsus.secagg.keys import Identity, Signatures
 from fedsus.secagg.roster import Roster, RosterMember, digest
 from fedsus.secagg.server import Collected, Established, Opening, Sharing
@@ -216,7 +216,7 @@ def test_server(part: int) -> None:
             assert not survived(partial(taker(), 0), message, said) or message == good
         else:
             message, took, step = spoil_frames(rng, wire.frame(kind, good), spare), set(), taker()
-            taking = _Taking({kind: ({"0": 0}, partial(noted, took, step))})
+            taking = _Taking({kind: Taker({"0": 0}, partial(noted, took, step), set())})
             assert survived(lambda raw, taking=taking: taking.take(iter([Answered("0", raw)]), {"0"}), message, said)
             assert took <= {good}, message.hex()
     assert {"client 0", "advert", "shares", "answer"} <= said.keys()

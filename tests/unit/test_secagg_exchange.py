@@ -201,8 +201,8 @@ def test_the_server_holds_one_sum_and_not_all_vectors(keep: bool) -> None:
     assert found.survivors == count
     vector, contributed = 4 * size, watched.held[:count]
     if keep:
-        assert contributed[-1] - contributed[0] > (count - 2) * vector
+        assert contributed[-1] - contributed[0] > (count - 3) * vector
     else:
         assert contributed[-1] - contributed[1] < vector // 2
-        assert max(watched.held) < 4 * vector  # the sum, and an answer on its way
+        assert max(watched.held) < 6 * vector  # the sum, an answer on its way, and a client that is at work meanwhile
         assert peak < 8 * vector  # a client's own vector and its packed copies beside it
