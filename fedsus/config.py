@@ -66,12 +66,14 @@ class SecureSumConfig(Strict):
     """``[plan.secure_sum]``: what a masked sum withstands; each device checks it against its owner's policy.
 
     Attributes:
-        colluders: A, how many clients may work together with a lying server; when not given, a quarter of the cohort,
-            a tenth from 200 clients, at least 1.
         choice: who is asked when the roster has more members than ``cohort.size``: "drawn" by the roster's own
-            randomness, connected or not; "named": the server chooses of those connected, and each device joins if its
-            owner named enough of them in policy.toml.
-        dropouts: D, how many may fall out; when not given, what A leaves of a cohort below 200, else a tenth.
+            randomness, of a few draws the one with most who are connected; "named": the server chooses of those
+            connected, and each device joins if its owner named enough of them in policy.toml.
+        colluders: A, how many clients of a cohort may work together with a lying server; when not given, what devices
+            ask for by default: a quarter of the roster, a tenth from 200 members, at least 1; of a drawn cohort as many
+            of these as it can hold but for a chance of 2**-128.
+        dropouts: D, how many may fall out; when not given, what A leaves of a cohort below 200, at most a third; from
+            200 on a tenth.
         light_deadline: seconds that a phase without training may take.
         grace: seconds that the slowest have in such a phase once enough have answered.
     """

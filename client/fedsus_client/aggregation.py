@@ -42,7 +42,7 @@ def _server(config: AgentConfig) -> str:
     """SHA-256 (hex) of the authority that this device pins; zeros where it trusts the system's."""
     ca = config.server.ca
     if ca is None:
-        from fedsus.rounds.sessions import NO_SERVER
+        from fedsus.secagg.session import NO_SERVER
 
         return NO_SERVER
     try:

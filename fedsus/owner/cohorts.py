@@ -6,8 +6,6 @@ drawn by randomness that the roster's signers fixed, or holds enough members tha
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
 from typing import Final
 
 from fedsus.errors import ConfigError, Refusal
@@ -90,7 +88,7 @@ def _numbers(session: Session, roster: Roster, policy: Policy) -> None:
     least = least_colluders(session.choice, session.size, len(roster.members), policy.secure_sum.colluders)
     if session.colluders < least:
         raise Refusal(f"{session.colluders} colluders: at least {least} are needed ([secure_sum] colluders)")
-    most = math.floor(Fraction(str(policy.secure_sum.dropout)) * session.size)
+    most = thresholds.planned_dropouts(session.size, policy.secure_sum.dropout)
     if session.dropouts > most:
         raise Refusal(
             f"{session.dropouts} of {session.size} may drop out: the policy allows {most} ([secure_sum] dropout)"

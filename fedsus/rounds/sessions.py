@@ -28,14 +28,11 @@ from fedsus.secagg.cohort import keys as cohort_keys
 from fedsus.secagg.keys import Identity, Signatures
 from fedsus.secagg.roster import Roster
 from fedsus.secagg.seat import Seat
-from fedsus.secagg.session import Session
+from fedsus.secagg.session import NO_SERVER, Session
 from fedsus.secagg.wire import Frame, Kind
 from fedsus.types import Clock, Stop
 
 log = logging.getLogger("fedsus.device")
-
-NO_SERVER: Final = "0" * 64
-"""What a session names as its server where a device pins none."""
 
 MOST: Final = 4
 """Sessions in memory: one under way and the next, of two runs. The oldest is dropped for another."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fedsus import __version__
 from fedsus import plan as plans
@@ -18,11 +18,10 @@ from fedsus.plan import ExamplePrivacy, NoPrivacy, Plan, Privacy
 from fedsus.rounds.messages import model_hash
 from fedsus.rounds.secure import numbers
 from fedsus.secagg.roster import Roster
+from fedsus.secagg.session import NO_SERVER
 from fedsus.strategies import create
 from fedsus.types import Clock, Vector
 
-NO_SERVER: Final = "0" * 64
-"""What sessions name as their server where devices pin none."""
 NO_MODEL = NO_SESSION = "0" * 64
 
 

@@ -26,6 +26,10 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_COHORT: Final = 100_000
 
 
+NO_SERVER: Final = "0" * 64
+"""What a session names as its server where devices pin none."""
+
+
 class Phase(IntEnum):
     """What a signature is for, or what a client notes. See `fedsus.secagg.keys.statement`.
 
@@ -115,7 +119,7 @@ class Session(Strict):
     @property
     def floor(self) -> int:
         """The least survivors: max(3, A + 2, N - D, minimum)."""
-        return max(3, self.colluders + 2, self.size - self.dropouts, self.minimum)
+        return thresholds.floor(self.size, self.colluders, self.dropouts, self.minimum)
 
     @property
     def quorum(self) -> int:

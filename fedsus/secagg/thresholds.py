@@ -64,13 +64,9 @@ def quorum(n: int, colluding: int) -> int:
     return (n + colluding) // 2 + 1
 
 
-def floor(n: int, colluding: int, delta: float, noise_floor: int = 0) -> int:
-    """The least survivors for which a client helps to unmask: max(3, A + 2, ceil((1 - delta) * n), noise_floor).
-
-    Raises:
-        ConfigError: delta is not in 0..1.
-    """
-    return max(LEAST, colluding + 2, n - planned_dropouts(n, delta), noise_floor)
+def floor(n: int, colluding: int, dropouts: int, minimum: int = 0) -> int:
+    """The least survivors for which a client helps to unmask: max(3, A + 2, n - D, minimum)."""
+    return max(LEAST, colluding + 2, n - dropouts, minimum)
 
 
 def least_tolerance(n: int, colluding: int) -> int:

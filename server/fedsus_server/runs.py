@@ -88,7 +88,8 @@ def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> Act
         ConfigError, CorruptionError: as `prepare`; or the run cannot work as asked.
         EnvironmentFault: the folder cannot be written.
     """
-    from fedsus.rounds.specification import NO_SERVER, open_run
+    from fedsus.rounds.specification import open_run
+    from fedsus.secagg.session import NO_SERVER
     from fedsus_server import certificates
 
     config, model = prepare(path)

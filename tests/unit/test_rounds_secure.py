@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -346,6 +347,33 @@ def test_a_cohort_drawn_from_a_larger_roster_works(tmp_path: Path) -> None:
     assert [entry.survivors for entry in run.of(RoundReleased)] == [4] * 4
     assert run.of(AttemptAbandoned) == []
     assert run.fleet.asked == [*FIRST, *ROUND, *ROUND, *ROUND, *LAST]
+
+
+def test_a_cohort_is_drawn_again_where_it_would_hold_somebody_who_is_not_connected(tmp_path: Path) -> None:
+    """One of six is away; a third of the draws are without it, and no attempt may hold it: none may drop out."""
+    run = Run(tmp_path, config(size=4, rounds=4, spares=0), clients=6)
+    run.fleet.aside = (NAMES[5],)
+    run.run()
+    assert {(session.choice, session.dropouts) for session in run.fleet.opened} == {("drawn", 0)}
+    assert [entry.survivors for entry in run.of(RoundReleased)] == [4] * 4
+
+
+def test_a_session_that_a_device_could_find_expired_is_not_used(tmp_path: Path) -> None:
+    """Waiting for devices between two rounds uses a session's life up; a device's clock may be 5 minutes ahead."""
+    run = Run(tmp_path, config(rounds=1))
+    rounds, now = secure(run), 1.7e9
+    rounds._clock = lambda: now
+    cohort = run.fleet.members()
+    rounds.session(1, 1, cohort, len(START))
+    opening = rounds._opening
+    assert opening is not None
+    party = opening.party
+    ready: Any = SimpleNamespace(party=party, shared=dict.fromkeys(party.clients))
+    assert rounds._fits(ready, 1, 1, cohort)
+    now = party.session.expires - rounds._seconds - 301
+    assert rounds._fits(ready, 1, 1, cohort)
+    now = party.session.expires - rounds._seconds - 300
+    assert not rounds._fits(ready, 1, 1, cohort)
 
 
 def test_devices_whose_names_the_roster_lacks_are_not_asked(tmp_path: Path) -> None:

@@ -92,19 +92,19 @@ def test_shares_of_a_cohort_are_read_as_the_decimals_they_print_as():
     assert thresholds.colluders(100, 0.07) == 7
     assert math.floor(0.29 * 100) == 28
     assert thresholds.planned_dropouts(100, 0.29) == 29
-    assert thresholds.floor(100, 1, 0.29) == 71
+    assert thresholds.floor(100, 1, thresholds.planned_dropouts(100, 0.29)) == 71
     assert [thresholds.colluders(n) for n in (3, 4, 5, 10, 199, 200, 1000, 10_000)] == [1, 1, 2, 3, 50, 20, 100, 1000]
     for wrong in (-0.1, 1.1, math.nan, math.inf):
         with pytest.raises(ConfigError, match="gamma: .* not in 0..1"):
             thresholds.colluders(10, wrong)
         with pytest.raises(ConfigError, match="delta: .* not in 0..1"):
-            thresholds.floor(10, 1, wrong)
+            thresholds.planned_dropouts(10, wrong)
 
 
 @given(n=st.integers(3, 2000), bad=st.integers(1, 50), thousandths=st.integers(0, 1000), noise=st.integers(0, 50))
 def test_the_floor_is_the_largest_of_its_four_parts(n, bad, thousandths, noise):
     expected = max(3, bad + 2, math.ceil((1 - Fraction(thousandths, 1000)) * n), noise)
-    assert thresholds.floor(n, bad, thousandths / 1000, noise) == expected
+    assert thresholds.floor(n, bad, thresholds.planned_dropouts(n, thousandths / 1000), noise) == expected
 
 
 def tail(n, marked, draws, least):
