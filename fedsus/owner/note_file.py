@@ -52,16 +52,19 @@ class NoteFile:
             raise
 
     def entries(self) -> list[dict[str, Any]]:
-        """The entries as they were at opening, in order."""
-        return self._entries
+        """The entries as they were at opening, in order. They are handed over once, and not kept: there may be many."""
+        found, self._entries = self._entries, []
+        return found
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one entry; it is on the disk when this returns, or is not there at all when this raises.
 
         Raises:
             CorruptionError: the file is longer or shorter than what this process wrote.
-            EnvironmentFault: it cannot be written.
+            EnvironmentFault: it cannot be written, or was closed.
         """
+        if self._path is not None and self._handle is None:
+            raise EnvironmentFault(f"{self._path}: it was closed, and takes no more notes")
         line = canonical({**entry, "v": VERSION, "seq": self._seq + 1, "prev": self._hash}) + b"\n"
         if self._handle is not None:
             with self._faults():

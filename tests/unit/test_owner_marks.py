@@ -216,6 +216,27 @@ def test_each_note_is_synced_before_it_counts(tmp_path: Path, monkeypatch: pytes
     assert synced == [1, 2, 3, 4, 5]
 
 
+def test_nothing_is_noted_in_a_file_that_was_closed(tmp_path: Path) -> None:
+    notes = marks(tmp_path / "notes")
+    sid = join(notes, session())
+    notes.close()
+    with pytest.raises(EnvironmentFault, match="notes: it was closed"):
+        notes.once(sid, Phase.SHARE, SAME)
+    again = marks(tmp_path / "notes")
+    again.once(sid, Phase.SHARE, SAME)
+    again.close()
+
+
+def test_notes_that_were_read_are_not_kept_twice(tmp_path: Path) -> None:
+    notes = marks(tmp_path / "notes")
+    join(notes, session())
+    notes.close()
+    again = NoteFile(tmp_path / "notes")
+    assert [entry["type"] for entry in again.entries()] == ["joined"]
+    assert again.entries() == []
+    again.close()
+
+
 def test_one_agent_at_a_time(tmp_path: Path) -> None:
     notes = marks(tmp_path / "notes")
     with pytest.raises(EnvironmentFault, match="in use by another agent"):
