@@ -101,8 +101,9 @@ class Ask:
     Attributes:
         requests: client id -> the part for it alone, ``b""`` where it has none.
         deadline: seconds from now after which a missing reply is `Lost`.
-        enough: when this many have answered who are not optional, the others are not waited for; None waits for all.
-        grace: seconds that the others still have once ``enough`` have answered.
+        enough: asked after the replies that came were taken; once it says True, the others are not waited for. Who
+            asks must say, for the transport cannot tell an answer from a refusal or nonsense. None waits for all.
+        grace: seconds that the others still have once there are ``enough``.
         common: the part that all receive, sent once where the transport can.
         optional: asked too, but once every other client has replied or is lost, the phase ends without them. A phase
             that asks optional clients alone waits for them all.
@@ -113,7 +114,7 @@ class Ask:
 
     requests: Mapping[str, bytes]
     deadline: float
-    enough: int | None = None
+    enough: Callable[[], bool] | None = None
     common: bytes = b""
     optional: frozenset[str] = frozenset()
     grace: float = 0.0

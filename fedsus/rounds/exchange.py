@@ -30,7 +30,7 @@ class Fleet(Protocol):
     def ask(self, ask: Ask) -> Iterator[Reply]:
         """Send a whole phase; replies as they come, exactly one for each client.
 
-        The phase is over at its deadline, when ``enough`` have answered, or when all have replied who are not
+        The phase is over at its deadline, the grace after ``enough`` says so, or when all have replied who are not
         optional; whoever is missing then is `Lost`.
         """
         ...

@@ -162,9 +162,7 @@ class SecureRounds:
             established = conduct(establish(opening, patience), fleet)
         if established is None:
             raise CorruptionError("secure sum: no session was opened")
-        following = None
-        if has_next:
-            following = self._open(plan.round + 1, plan.attempt + 1, cohort, established.sid)
+        following = self._open(plan.round + 1, plan.attempt + 1, cohort, established.sid) if has_next else None
         raw = plans.encode(plan)
         result = conduct(
             secure_sum(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -38,11 +38,17 @@ class Taker:
         clients: address -> index in the session.
         take: receives index and body; a client's nonsense raises.
         refused: addresses of who refused, added to.
+        taken: addresses of whose frames were taken, added to.
     """
 
     clients: Mapping[str, int]
     take: Take
     refused: set[str]
+    taken: set[str] = field(default_factory=set)
+
+    def enough(self, members: int) -> Callable[[], bool]:
+        """Whether the frames of so many were taken: refusals and nonsense are not counted."""
+        return lambda: len(self.taken) >= members
 
 
 Wanted: TypeAlias = Mapping[Kind, Taker]
@@ -109,6 +115,7 @@ class _Taking:
                 continue
             try:
                 taker.take(index, frame.body)
+                taker.taken.add(client)
             except ProtocolViolation as error:
                 log.warning("an answer was left out: %s", error)
 
@@ -138,7 +145,8 @@ def _phase(
 ) -> Generator[Ask, Iterator[Reply], None]:
     """One light phase that all clients are asked in; once the session can be, the slowest have twice the grace."""
     everyone, grace = dict.fromkeys(taker.clients, b""), 2 * patience.grace
-    replies = yield Ask(everyone, patience.light, party.session.floor, common=request, grace=grace)
+    enough = taker.enough(party.session.floor)
+    replies = yield Ask(everyone, patience.light, enough, common=request, grace=grace)
     _Taking({kind: taker}).take(replies, set(everyone))
 
 
@@ -165,10 +173,9 @@ def secure_sum(
         CohortTooSmall: below the session's floor or thresholds: no secret was opened, or of each too few shares.
         ProtocolViolation: the shares rebuild no advertised secret.
     """
-    indices = {client: index for index, client in established.party.clients.items()}
-    asked = {client: index for client, index in indices.items() if index in established.shared}
-    collected = established.collect(plan, np.zeros(size, dtype=np.uint32), bits)
     party = established.party
+    asked = {client: index for index, client in party.clients.items() if index in established.shared}
+    collected = established.collect(plan, np.zeros(size, dtype=np.uint32), bits)
     taking = _Taking({Kind.CONTRIBUTE: Taker(asked, collected.take, party.refused)})
     own = {client: established.own_request(index) for client, index in asked.items()}
     replies = yield Ask(own, patience.contribute, common=established.request(*request))
@@ -180,10 +187,9 @@ def secure_sum(
         raise CohortTooSmall(f"{error}{_why(party.refused)}") from None
     sharing = yield from _confirm(collected, survivors, confirm, following, patience)
     opened = yield from _unmask(collected, survivors, sharing, patience)
-    total = collected.unmask(workers)
     refused = len(party.refused - survivors.keys())
     lost = party.session.size - len(survivors) - refused
-    return SecureSummed(Summed(total, len(survivors), refused, lost), opened)
+    return SecureSummed(Summed(collected.unmask(workers), len(survivors), refused, lost), opened)
 
 
 def _confirm(
@@ -196,7 +202,7 @@ def _confirm(
         others = {client: index for index, client in following.party.clients.items()}
         wanted[Kind.ADVERTISE] = Taker(others, following.take, following.party.refused)
         confirm += following.request()
-    yield from _riding(collected, survivors, others, confirm, patience, wanted)
+    yield from _riding(collected.base.party, Kind.CONFIRM, others, confirm, patience, wanted)
     if following is None:
         return None
     try:
@@ -217,7 +223,7 @@ def _unmask(
         others = {c: i for i, c in sharing.party.clients.items() if i in sharing.adverts}
         wanted[Kind.SHARE] = Taker(others, sharing.take, sharing.party.refused)
         request += sharing.request()
-    yield from _riding(collected, survivors, others, request, patience, wanted)
+    yield from _riding(collected.base.party, Kind.UNMASK, others, request, patience, wanted)
     if sharing is None:
         return None
     try:
@@ -228,16 +234,13 @@ def _unmask(
 
 
 def _riding(
-    collected: Collected,
-    survivors: Mapping[str, int],
-    others: Mapping[str, int],
-    request: bytes,
-    patience: Patience,
-    wanted: Wanted,
+    party: Party, kind: Kind, others: Mapping[str, int], request: bytes, patience: Patience, wanted: Wanted
 ) -> Generator[Ask, Iterator[Reply], None]:
-    """Ask the survivors, and whom the next session wants without waiting for them."""
-    session = collected.base.party.session
-    enough = max(session.quorum, session.threshold) if session.rule == "complete" else None
+    """Ask the survivors, for the phase ``kind``, and whom the next session wants without waiting for them."""
+    survivors, session = wanted[kind].clients, party.session
+    # On a sparse graph each secret needs holders of its own: no number of clients is enough.
+    complete = session.rule == "complete"
+    enough = wanted[kind].enough(max(session.quorum, session.threshold)) if complete else None
     optional = frozenset(others.keys() - survivors.keys())
     everyone = {**survivors, **others}
     replies = yield Ask(

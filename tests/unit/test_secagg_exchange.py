@@ -13,11 +13,12 @@ from fedsus import plan as plans
 from fedsus.errors import CohortTooSmall
 from fedsus.rounds.exchange import conduct
 from fedsus.secagg import wire
-from fedsus.secagg.exchange import Patience, establish, secure_sum
+from fedsus.secagg.exchange import Patience, Taker, _Taking, establish, secure_sum
 from fedsus.secagg.keys import Signatures
 from fedsus.secagg.rebuilding import Rebuilding
 from fedsus.secagg.server import Established
 from fedsus.secagg.shares import split
+from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Ask, Lost, Refused, Reply
 from fedsus_simulations.secure_clients import MemoryFleet, random_rings
 
@@ -62,11 +63,26 @@ def test_whom_it_waits_for() -> None:
     conduct(secure_sum(established, plans.digest(PLAN), request, SIZE, BITS, patience, opening), fleet)
     contribute, *light = fleet.asks
     assert (contribute.deadline, contribute.enough, contribute.optional) == (100.0, None, frozenset())
-    session = established.party.session
     for ask in light:
-        assert (ask.deadline, ask.enough, ask.grace) == (30.0, max(session.quorum, session.threshold), 1.5)
+        assert (ask.deadline, ask.grace) == (30.0, 1.5)
+        assert ask.enough is not None
+        assert ask.enough()
         assert ask.optional == {"2"}
         assert set(ask.requests) == set("0123456")
+
+
+def test_what_is_enough_counts_neither_refusals_nor_nonsense_nor_who_is_optional() -> None:
+    """Seven clients, five of whom are a quorum: while fewer were taken, the slowest have all the time there is."""
+    took: list[int] = []
+    taker = Taker({str(index): index for index in range(7)}, lambda index, _: took.append(index), set())
+    enough = taker.enough(5)
+    taking = _Taking({Kind.CONFIRM: taker})
+    good, no = wire.frame(Kind.CONFIRM, b"x"), wire.frame(Kind.CONFIRM, refused=True)
+    bodies = {"0": no, "1": good, "2": b"nonsense", "3": good, "4": good, "5": good, "8": good}
+    taking.take((Answered(client, body) for client, body in bodies.items()), set("01234568"))
+    assert (took, enough()) == ([1, 3, 4, 5], False)
+    taking.take(iter([Answered("6", good)]), {"6"})
+    assert enough()
 
 
 def test_who_is_not_in_u2_is_not_asked_to_contribute() -> None:

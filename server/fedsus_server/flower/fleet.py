@@ -99,15 +99,14 @@ class FlowerFleet:
         for client in phase.lost:
             due.discard(client)
             yield Lost(client)
-        answered, enough = 0, ask.enough
+        enough = ask.enough
         while due and self._clock() < end:
             asked = self._clock()
             ready, phase.uploading = [*phase.uploading, *self._pull(phase)], []
             for reply in self._collect(phase, ready):
                 due.discard(reply.client)
-                answered += isinstance(reply, Answered) and reply.client not in ask.optional
                 yield reply
-            if enough is not None and answered >= enough:
+            if enough is not None and enough():
                 # The slowest have the grace from now on; with none, the phase is over.
                 end, enough = min(end, self._clock() + ask.grace), None
             if not ready:
