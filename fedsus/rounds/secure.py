@@ -75,7 +75,8 @@ def numbers(asked: PlanConfig, roster: Roster | None) -> Numbers:
     size, members = asked.cohort.size, len(roster.members)
     if members < size:
         raise ConfigError(
-            f"plan.cohort.size = {size}: roster {roster.number} of '{roster.federation}' has {members} members"
+            f"plan.cohort.size = {size}: roster {roster.number} of '{roster.federation}' has {members} members; "
+            "ask for fewer, or let its owners admit more: fedsus federation admit"
         )
     choice: Choice = "whole" if members == size else asked.secure_sum.choice
     colluders = asked.secure_sum.colluders

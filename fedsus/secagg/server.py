@@ -86,8 +86,13 @@ class Opening:
     def take(self, index: int, body: Buffer) -> None:
         """A client's advert."""
         advert = wire.decode_advert(body)
-        if advert.index != index or index in self._adverts:
-            raise ProtocolViolation(f"client {index}: another client's advert, or a second one")
+        if advert.index != index:
+            raise ProtocolViolation(
+                f"client {index}: it is member {advert.index} of the cohort, by its own advert; a device's name here "
+                "must be its name in the roster"
+            )
+        if index in self._adverts:
+            raise ProtocolViolation(f"client {index}: a second advert")
         self.party.signed(index, Phase.ADVERTISE, self.sid, advert.payload, advert.signature)
         keys = {advert.channel, advert.mask}
         if len(keys) < 2 or keys & self._keys:

@@ -74,7 +74,9 @@ def roster_of(path: Path, config: RunConfig) -> rosters.Roster | None:
         raise ConfigError(f"{file}: not a roster: {error}") from None
     have, needed = len(signed.valid_signatures()), signed.roster.needed
     if have < needed:
-        raise ConfigError(f"{file}: {have} of {needed} signatures; the owners sign with: fedsus federation sign {file}")
+        raise ConfigError(
+            f"{file}: {have} of {needed} signatures; each owner signs with: fedsus federation sign {file} --key FILE"
+        )
     return signed.roster
 
 

@@ -384,6 +384,18 @@ def test_devices_whose_names_the_roster_lacks_are_not_asked(tmp_path: Path) -> N
     assert run.fleet.asked == []
 
 
+def test_devices_that_bear_each_others_names_are_left_out_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path, config(rounds=1, spares=0))
+    run.fleet.names = {"ada": "ben", "ben": "ada"}
+    with pytest.raises(RunFailed, match="all 1 attempts of the run are spent"):
+        run.run()
+    assert "adverts: 2 of 4 clients" in run.of(AttemptAbandoned)[0].reason
+    told = [line for line in caplog.messages if "a device's name here must be its name in the roster" in line]
+    assert [line.partition(": it is")[0][-8:] for line in told] == ["client 0", "client 1"]
+
+
 def test_a_stranger_who_is_connected_is_left_out(tmp_path: Path) -> None:
     run = Run(tmp_path, config(rounds=1))
     run.fleet.devices["zoe"] = run.fleet.devices["ada"]

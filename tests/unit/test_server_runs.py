@@ -158,7 +158,10 @@ def test_a_run_with_a_signed_roster_is_opened_with_it(tmp_path: Path, monkeypatc
     ("make", "words"),
     [
         (lambda folder: None, ("roster.json: no roster; secure_sum needs", "fedsus federation new", "clear_sum")),
-        (lambda folder: write_roster(folder, 4, signed=False), ("0 of 1 signatures", "fedsus federation sign")),
+        (
+            lambda folder: write_roster(folder, 4, signed=False),
+            ("0 of 1 signatures", "fedsus federation sign", "--key FILE"),
+        ),
         (lambda folder: write_roster(folder, 4, needed=2), ("1 of 2 signatures", "fedsus federation sign")),
         (lambda folder: write_roster(folder, 3), ("plan.cohort.size = 4", "has 3 members")),
         (lambda folder: (folder / "roster.json").write_bytes(b"{}"), ("roster.json: not a roster: ",)),
