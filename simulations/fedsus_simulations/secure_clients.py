@@ -111,7 +111,8 @@ Dropped = Callable[[int, Kind], bool]
 """Whether a client is gone: (index, kind of the first frame it is asked); asked once a message."""
 
 
-def _never(index: int, kind: Kind) -> bool:
+def never_dropped(index: int, kind: Kind) -> bool:
+    """Everybody answers."""
     del index, kind
     return False
 
@@ -127,7 +128,7 @@ class MemoryFleet:
     """
 
     clients: Mapping[str, MemoryClient]
-    dropped: Dropped = _never
+    dropped: Dropped = never_dropped
     workers: int = 1
     gone: set[str] = field(default_factory=set)
 
@@ -141,13 +142,14 @@ class MemoryFleet:
             # A few at a time: a vector waits here until the server takes it; one more works meanwhile.
             waiting: deque[Future[Reply]] = deque()
             for name in ask.requests:
-                waiting.append(pool.submit(self._reply, name, ask.request(name)))
+                waiting.append(pool.submit(self.reply, name, ask.request(name)))
                 if len(waiting) > self.workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _reply(self, name: str, request: bytes) -> Reply:
+    def reply(self, name: str, request: bytes) -> Reply:
+        """One client's reply to all that it is asked."""
         client = self.clients[name]
         if name in self.gone or self.dropped(client.index, Kind(request[5])):
             self.gone.add(name)

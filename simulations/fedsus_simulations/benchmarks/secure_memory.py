@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,7 +24,8 @@ from fedsus.secagg.wire import Kind
 from fedsus.types import Ring
 from fedsus_simulations.benchmarks import processes
 from fedsus_simulations.benchmarks.secure_ours import Case, Spent
-from fedsus_simulations.secure_clients import Federation, MemoryClient, MemoryFleet, federation
+from fedsus_simulations.forked_clients import ForkedFleet
+from fedsus_simulations.secure_clients import Federation, MemoryClient, federation
 
 BITS: Final = 32
 SPARE: Final = 0.1
@@ -31,6 +33,8 @@ SPARE: Final = 0.1
 CACHE: Final = 1_000_000
 _POINTS: Final = (Kind.ADVERTISE, Kind.SHARE, Kind.CONTRIBUTE, Kind.CONFIRM, Kind.UNMASK)
 _MODEL: Final = b"model"
+_BESIDE: Final = 2**20
+"""More than a client sends beside its vector."""
 _PATIENCE: Final = Patience(600.0)
 
 
@@ -86,26 +90,47 @@ class Drops:
         return index in self.at and _POINTS.index(asked) >= self.at[index]
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Of a process of clients: largest upload and download, whose vectors were given, its peak of memory."""
+
+    up: int
+    down: int
+    given: frozenset[int]
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One sum: seconds, survivors, whether it is right, bytes of one client, the clients' peak of memory."""
+
+    seconds: float
+    survivors: int
+    exact: bool
+    up: int
+    down: int
+    peak: int
+
+
 def measure(case: Case) -> Spent:
-    """Run a case; its peak of memory is this process's."""
+    """Run a case; its peak of memory is that of server and clients together, pages they share counted twice."""
     hidden = federated(case)
     workers = len(os.sched_getaffinity(0))
     base = np.random.default_rng(case.seed).integers(0, 1 << BITS, case.parameters, dtype=np.uint32)
     rounds = [_round(case, hidden, number, Vectors(base), workers) for number in range(1, case.rounds + 1)]
-    seconds, survivors, exact, up, down = zip(*rounds, strict=True)
     checks = (
         "signature checks that clients do alike were done once"
         if case.cached
         else "every client checked every signature itself"
     )
     return Spent(
-        seconds=seconds,
-        peak=processes.memory("self", "VmHWM"),
-        survivors=survivors,
-        exact=all(exact),
-        upload=max(up),
-        download=max(down),
-        notes=(f"{graph(case, hidden)}; {checks}; {workers} threads",),
+        seconds=tuple(one.seconds for one in rounds),
+        peak=processes.memory("self", "VmHWM") + max(one.peak for one in rounds),
+        survivors=tuple(one.survivors for one in rounds),
+        exact=all(one.exact for one in rounds),
+        upload=max(one.up for one in rounds),
+        download=max(one.down for one in rounds),
+        notes=(f"{graph(case, hidden)}; {checks}; clients in {workers} processes",),
     )
 
 
@@ -127,24 +152,33 @@ def graph(case: Case, hidden: Federation) -> str:
     return f"{kind}, k = {session.neighbours}, t = {session.threshold}, A = {session.colluders}, D = {session.dropouts}"
 
 
-def _round(
-    case: Case, hidden: Federation, number: int, vectors: Vectors, workers: int
-) -> tuple[float, int, bool, int, int]:
-    """Seconds, survivors, whether the sum is right, largest upload and download of one client."""
+def _round(case: Case, hidden: Federation, number: int, vectors: Vectors, workers: int) -> Round:
+    """One sum; its clients are in as many processes as there are cores, the server in this one."""
     checks = Signatures(CACHE if case.cached else 0)
     clients = {
         str(index): CountingClient(index, hidden.keys, identity, vectors.give, BITS, checks)
         for index, identity in enumerate(hidden.identities)
     }
-    fleet = MemoryFleet(clients, Drops.of(case).gone, workers)
     plan = b"a plan"
-    start = time.perf_counter()
-    established = conduct(establish(hidden.opening(number, checks), _PATIENCE), fleet)
-    exchange = secure_sum(
-        established, plans.digest(plan), (plan, _MODEL), case.parameters, BITS, _PATIENCE, workers=workers
-    )
-    summed = conduct(exchange, fleet).summed
-    spent = time.perf_counter() - start
+    largest = 4 * case.parameters + _BESIDE
+    with ForkedFleet(clients, Drops.of(case).gone, workers, lambda mine: _told(mine, vectors), largest) as fleet:
+        start = time.perf_counter()
+        established = conduct(establish(hidden.opening(number, checks), _PATIENCE), fleet)
+        exchange = secure_sum(
+            established, plans.digest(plan), (plan, _MODEL), case.parameters, BITS, _PATIENCE, workers=workers
+        )
+        summed = conduct(exchange, fleet).summed
+        spent = time.perf_counter() - start
+        told: list[Told] = fleet.reports()
+    for one in told:
+        vectors.given |= one.given
     right = summed.survivors == len(vectors.given) and np.array_equal(summed.total, vectors.total())
-    up, down = (max(getattr(client, side) for client in clients.values()) for side in ("up", "down"))
-    return spent, summed.survivors, right, up, down
+    peak = sum(one.peak for one in told)
+    return Round(spent, summed.survivors, right, max(one.up for one in told), max(one.down for one in told), peak)
+
+
+def _told(clients: Mapping[str, MemoryClient], vectors: Vectors) -> Told:
+    """What a process of clients saw."""
+    mine = [client for client in clients.values() if isinstance(client, CountingClient)]
+    peak = processes.memory("self", "VmHWM")
+    return Told(max(one.up for one in mine), max(one.down for one in mine), frozenset(vectors.given), peak)
