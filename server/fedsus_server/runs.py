@@ -75,7 +75,7 @@ def roster_of(path: Path, config: RunConfig) -> rosters.Roster | None:
     have, needed = len(signed.valid_signatures()), signed.roster.needed
     if have < needed:
         raise ConfigError(
-            f"{file}: {have} of {needed} signatures; each owner signs with: fedsus federation sign {file} --key FILE"
+            f"{file}: {have} of {needed} signatures; the owners sign with: fedsus federation sign {file} --key FILE"
         )
     return signed.roster
 
