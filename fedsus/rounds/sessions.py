@@ -21,6 +21,7 @@ from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.rounds.answers import Answer, Granted, nothing, refused
 from fedsus.rounds.messages import Request, request_of
+from fedsus.rounds.phases import check_plan, phases_of
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
 from fedsus.secagg.client import Advertised, Confirmed, Masked, Opened, Shared, State, advertise
@@ -30,7 +31,7 @@ from fedsus.secagg.roster import Roster
 from fedsus.secagg.seat import Seat
 from fedsus.secagg.session import NO_SERVER, Session
 from fedsus.secagg.wire import Frame, Kind
-from fedsus.types import Clock, Stop
+from fedsus.types import Clock, Ring, Stop
 
 log = logging.getLogger("fedsus.device")
 
@@ -97,7 +98,7 @@ class Sessions:
             Cancelled: ``stop`` said so while training; nothing was released.
         """
         try:
-            asked = _asked(wire.frames(raw))
+            asked = phases_of(wire.frames(raw))
         except ProtocolViolation as error:
             return refused(error)
         with self._guard:  # a state that another thread could wipe or replace while it trains would be none
@@ -218,7 +219,7 @@ class Sessions:
         sealed = wire.decode_rows(rows, wire.SEALED_BYTES, session.size, "shares")
         certificate, raw_plan, raw_model = wire.decode_contribute(body, session.size)
         request = request_of(bytes(raw_plan), raw_model)
-        _same(request.plan, session, sid)
+        check_plan(request.plan, session, sid)
         admit_session(session, self.roster(policy), policy, self.identity.public, self.server, self.clock())
         granted = admit(request)
         opened = state.open(sealed, certificate, plans.digest(request.raw_plan), self.clock())
@@ -232,9 +233,9 @@ class Sessions:
         self._retire(live)
         return answered, request.plan, granted.sent
 
-    def _masked(self, opened: Opened, ring: object, granted: Granted) -> tuple[Masked, bytes]:
+    def _masked(self, opened: Opened, ring: Ring, granted: Granted) -> tuple[Masked, bytes]:
         try:
-            return opened.mask(ring, granted.bits, self.clock())  # type: ignore[arg-type]
+            return opened.mask(ring, granted.bits, self.clock())
         except BaseException:
             granted.refund()
             raise
@@ -266,45 +267,3 @@ class Sessions:
         body = b"".join(one.body for one in answers) if len(answers) > 1 else answers[0].body
         reason = why[0] if len(why) == len(answers) else None
         return Answer(body, sent, reason, told.plan if told else None)
-
-
-def _asked(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Frames by phase: a client's own part of CONTRIBUTE goes with it.
-
-    Raises:
-        ProtocolViolation: refusals, one phase twice, or an own part without its phase.
-    """
-    found: list[list[Frame]] = []
-    for frame in frames:
-        if frame.refused:
-            raise ProtocolViolation("message: a refusal asks nothing")
-        if found and found[-1][-1].kind == Kind.SEALED:
-            if frame.kind != Kind.CONTRIBUTE:
-                raise ProtocolViolation("message: sealed shares without a request to contribute")
-            found[-1].append(frame)
-        else:
-            found.append([frame])
-    kinds = [group[-1].kind for group in found]
-    if Kind.SEALED in kinds or len(set(kinds)) < len(kinds):
-        raise ProtocolViolation("message: a phase twice, or sealed shares alone")
-    return found
-
-
-def _same(plan: Plan, session: Session, sid: bytes) -> None:
-    """Refuse a plan that is not the one its session was opened for.
-
-    Raises:
-        ProtocolViolation: it names another exchange, session, run, round, attempt or cohort.
-    """
-    for word, asked, fixed in (
-        ("exchange", plan.exchange, "secure_sum"),
-        ("session", plan.session, sid.hex()),
-        ("run", plan.run, session.run),
-        ("round", plan.round, session.round),
-        ("attempt", plan.attempt, session.attempt),
-        ("specification", plans.specification(plan), session.specification),
-        ("cohort.size", plan.cohort.size, session.size),
-        ("cohort.minimum", plan.cohort.minimum, session.minimum),
-    ):
-        if asked != fixed:
-            raise ProtocolViolation(f"plan: its {word} {asked} is not its session's: {fixed}")

@@ -31,6 +31,8 @@ from typing import Final
 
 from fedsus.encoding.packing import Buffer
 from fedsus.errors import ProtocolViolation
+from fedsus.secagg.keys import HASH_BYTES, KEY_BYTES, SEAL_BYTES
+from fedsus.secagg.keys import SIGNATURE_BYTES as SIGNATURE_BYTES
 from fedsus.secagg.points import agreement_fault
 from fedsus.secagg.session import MAX_COHORT
 from fedsus.secagg.shares import SHARE_BYTES
@@ -38,9 +40,8 @@ from fedsus.secagg.shares import SHARE_BYTES
 VERSION: Final = 1
 MAGIC: Final = b"fdsS"
 MAX_FRAMES: Final = 4
-SID_BYTES = KEY_BYTES = 32
-SIGNATURE_BYTES: Final = 64
-SEALED_BYTES: Final = 2 * SHARE_BYTES + 16
+SID_BYTES: Final = HASH_BYTES
+SEALED_BYTES: Final = 2 * SHARE_BYTES + SEAL_BYTES
 ADVERT_BYTES: Final = 4 + 3 * KEY_BYTES + SIGNATURE_BYTES
 _FRAME: Final = struct.Struct("<4sBBBQ")
 _COUNT: Final = struct.Struct("<I")
