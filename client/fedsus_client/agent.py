@@ -6,7 +6,6 @@ noticed within one batch; what was not sent by then is not sent.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -79,8 +78,7 @@ class Agent:
 
     def abandon(self) -> None:
         """End this process now, whatever hangs: the ledger is durable at any moment."""
-        with contextlib.suppress(FedsusError):
-            self._owner.tell("stopped", force=True)
+        self._owner.last("stopped")
         log.warning("stopped without waiting for what was under way")
         _leave()
 
@@ -93,10 +91,11 @@ class Agent:
                 except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:
                     self._wait_to_reconnect(error)
         finally:
-            self._owner.tell("stopping", force=True)
+            self._stopped.set()  # whatever ended it: what trains stops at its next batch, and is not waited for longer
+            self._owner.last("stopping")
             self._answering.close()
             self._ledger.close()
-            self._owner.tell("stopped", force=True)
+            self._owner.last("stopped")
 
     def _connected(self) -> None:
         """One connection, from activation to its loss or the agent's end."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fedsus.errors import FedsusError
 from fedsus.types import Clock
 from fedsus_client.status import Status, paused, process_start, write_status
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from fedsus.rounds.device import Answer
 
 _SECONDS: Final = 1.0
+log = logging.getLogger("fedsus.client")
 
 
 class Telling:
@@ -44,6 +47,13 @@ class Telling:
         self._written, self._untold = now, False
         self._status = replace(self._status, state=state, detail=detail, updated=now, memory=_resident())
         write_status(self._folder, self._status)
+
+    def last(self, state: str) -> None:
+        """As `tell`, at the agent's end; a disk that is full is said in the log, and keeps nothing from its end."""
+        try:
+            self.tell(state, force=True)
+        except FedsusError as error:
+            log.warning("%s", error)
 
     def waiting(self) -> None:
         """A question waits at the server: write the status if it says something else."""

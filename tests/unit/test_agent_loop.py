@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from fedsus.errors import Cancelled, ConfigError, ProtocolViolation
+from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, ProtocolViolation
 from fedsus.owner import key_files
 from fedsus.rounds.device import Answer
 from fedsus.rounds.messages import REFUSAL
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 from fedsus_client import agent as agents
-from fedsus_client import answering, identity
+from fedsus_client import answering, identity, telling
 from fedsus_client.agent import Agent
 from fedsus_client.answering import Answering
 from fedsus_client.config import AgentConfig, load_agent
@@ -266,6 +266,31 @@ def test_what_was_not_sent_when_it_stops_is_not_sent(play: Any, config: AgentCon
     play(server, work)
     assert (server.replies, sent) == ([], [])
     assert status(config).answered == 0
+
+
+def test_an_agent_that_cannot_write_its_status_while_it_trains_stops_the_training(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, full, stopped = Server(MESSAGE), threading.Event(), []
+    write = telling.write_status
+
+    def on_full_disk(*all: Any) -> None:
+        if full.is_set():
+            raise EnvironmentFault("status.json: cannot be written: No space left on device")
+        write(*all)
+
+    def work(stop: Callable[[], bool]) -> Answer:
+        full.set()
+        assert server.agent is not None
+        server.agent._stopped.wait(20)
+        stopped.append(stop())
+        raise Cancelled
+
+    monkeypatch.setattr(telling, "write_status", on_full_disk)
+    with pytest.raises(EnvironmentFault, match="No space left"):
+        play(server, work)
+    assert stopped == [True], "and the worker was waited for"
+    assert server.replies == []
 
 
 def test_work_that_is_cancelled_is_not_answered(play: Any, caplog: pytest.LogCaptureFixture) -> None:
