@@ -84,8 +84,9 @@ class Identity:
 
 
 def fingerprint(public: bytes) -> str:
-    """A public key as people compare it: the first 16 hex digits of its SHA-256."""
-    return hashlib.sha256(public).hexdigest()[:16]
+    """SHA-256 of a public key, its first 16 bytes, in groups of four digits: to compare by voice."""
+    text = hashlib.sha256(public).hexdigest()[:32]
+    return ":".join(text[i : i + 4] for i in range(0, len(text), 4))
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:

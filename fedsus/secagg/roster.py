@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from fedsus.errors import Refusal
 from fedsus.plan import Hash, Name, Strict, canonical, strictly
 from fedsus.secagg.keys import Identity, verify
+from fedsus.secagg.keys import fingerprint as fingerprint_of
 from fedsus.secagg.points import fault
 
 VERSION: Final = 1
@@ -180,9 +181,8 @@ def check_signers(keys: Sequence[str], needed: int) -> None:
 
 
 def fingerprint(key: str) -> str:
-    """SHA-256 of a public key (hex), its first 16 bytes, in groups of four digits: to compare by voice."""
-    text = hashlib.sha256(bytes.fromhex(key)).hexdigest()[:32]
-    return ":".join(text[i : i + 4] for i in range(0, len(text), 4))
+    """As `fedsus.secagg.keys.fingerprint`, of a public key in hex."""
+    return fingerprint_of(bytes.fromhex(key))
 
 
 def differences(old: Roster | None, new: Roster) -> list[str]:

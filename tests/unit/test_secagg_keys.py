@@ -198,7 +198,9 @@ class TestIdentity:
 
     def test_it_shows_its_fingerprint_only_and_is_not_copied(self) -> None:
         identity = Identity.load(MARK)
-        assert repr(identity) == f"Identity({hashlib.sha256(identity.public).hexdigest()[:16]})"
+        digits = hashlib.sha256(identity.public).hexdigest()
+        assert fingerprint(identity.public) == ":".join(digits[at : at + 4] for at in range(0, 32, 4))
+        assert repr(identity) == f"Identity({fingerprint(identity.public)})"
         assert fingerprint(identity.public) in str(identity) and not traces(str(identity))
         for copying in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError):
