@@ -157,6 +157,7 @@ class Sessions:
         keys = cohort_keys(session, roster)
         seat = Seat(session, sid, keys, index, self.identity, self.signatures, self.marks, self.workers)
         state, advert = advertise(seat, now)
+        self._retire(session, session.attempt - 2)  # the one before may be under way still: this one rides on it
         self._forget(now, MOST)
         answered = wire.frame(Kind.ADVERTISE, advert)
         self._live[sid] = _Live(session, state, {Kind.ADVERTISE: (content, answered)})
@@ -230,7 +231,7 @@ class Sessions:
         except BaseException:
             opened.wipe()
             raise
-        self._retire(live)
+        self._retire(session, session.attempt, live)
         return answered, request.plan, granted.sent
 
     def _masked(self, opened: Opened, ring: Ring, granted: Granted) -> tuple[Masked, bytes]:
@@ -240,12 +241,11 @@ class Sessions:
             granted.refund()
             raise
 
-    def _retire(self, live: _Live) -> None:
-        """A run's older sessions are over once a newer attempt is answered."""
-        mine = live.session
+    def _retire(self, session: Session, newest: int, kept: _Live | None = None) -> None:
+        """Attempts up to ``newest`` of a session's run are over; but for them, they would push out another run's."""
         for sid, other in list(self._live.items()):
-            same = (other.session.federation, other.session.run) == (mine.federation, mine.run)
-            if other is not live and same and other.session.attempt <= mine.attempt:
+            same = (other.session.federation, other.session.run) == (session.federation, session.run)
+            if other is not kept and same and other.session.attempt <= newest:
                 self._live.pop(sid).wipe()
 
     def _forget(self, now: float, many: int) -> None:

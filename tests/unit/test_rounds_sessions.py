@@ -417,6 +417,20 @@ def test_only_so_many_sessions_are_kept_and_the_oldest_is_wiped() -> None:
     assert answer.refusal == "phase share of a session that this device is not in"
 
 
+def test_a_run_that_abandons_attempt_after_attempt_pushes_no_other_run_out() -> None:
+    sites = Sites()
+    first = sites.opening(sites.session(a_plan()))
+    sites.first.answer(first.request())
+    state = state_of(sites.first)
+    opened = []
+    for attempt in range(1, 4 * MOST):
+        again = sites.opening(sites.session(a_plan(run="other", attempt=attempt, spare_attempts=99)))
+        assert not is_refused(sites.first.answer(again.request()).body)
+        opened.append(again.sid)
+    assert list(sites.first.sessions._live) == [first.sid, *opened[-2:]]
+    assert readable(state) == ["channel", "mask"]
+
+
 @pytest.mark.parametrize("phase", LATER)
 def test_nothing_is_answered_once_a_session_has_expired(phase: Kind) -> None:
     sites, states = Sites(), []
