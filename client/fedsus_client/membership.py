@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedsus.errors import ConfigError, FedsusError
+from fedsus.errors import ConfigError, FedsusError, Refusal
 from fedsus.owner import key_files
 from fedsus.owner.pinning import RosterBook, read, read_roster, write
 from fedsus.owner.policy import Policy
-from fedsus.secagg.roster import MAX_BYTES, Roster, differences, digest, fingerprint
+from fedsus.secagg.roster import MAX_BYTES, Pins, Roster, SignedRoster, decode, differences, digest, fingerprint
 from fedsus_client.config import AgentConfig
 
 PIN = (
@@ -55,6 +55,29 @@ def book_of(agent: AgentConfig, policy: Policy) -> RosterBook:
     return RosterBook(agent.federation.roster, agent.roster_notes, policy.federation.pins)
 
 
+def looked(book: RosterBook, raw: bytes, file: Path) -> Roster:
+    """As `fedsus.owner.pinning.RosterBook.look`; what lacks signatures says how to come by them."""
+    try:
+        return book.look(raw, str(file))
+    except Refusal as error:
+        way = _way_out(decode(raw), book.pins)
+        raise Refusal(f"{error}; {way}" if way else str(error)) from None
+
+
+def _way_out(signed: SignedRoster, pins: Pins) -> str:
+    """Why the pinned keys' signatures are too few, as far as the file shows; empty if they suffice."""
+    if signed.roster.federation != pins.federation or len(signed.valid_signatures(pins.keys)) >= pins.needed:
+        return ""
+    if len(signed.valid_signatures(signed.signatures)) < len(signed.signatures):
+        return "it was changed after it was signed: ask the owners who sign for their own copy"
+    have, needed = len(signed.valid_signatures()), signed.roster.needed
+    if have < needed:
+        return f"it needs {needed} signatures and has {have}: let the other owners run 'fedsus federation sign'"
+    return (
+        "others than those signed it: compare the pins with the owners by voice ('fedsus federation show' lists them)"
+    )
+
+
 def install(agent: AgentConfig, policy: Policy, file: Path) -> Iterator[str]:
     """Check a roster and put it where the agent reads it; yields lines for the owner.
 
@@ -65,7 +88,7 @@ def install(agent: AgentConfig, policy: Policy, file: Path) -> Iterator[str]:
     found = read(file, MAX_BYTES)
     if found is None:
         raise ConfigError(f"{file}: no such file")
-    roster = book.look(found[0], str(file))
+    roster = looked(book, found[0], file)
     yield f"federation '{roster.federation}', number {roster.number}, {len(roster.members)} members"
     before = _before(target)
     if before is not None:
@@ -91,7 +114,7 @@ def installed(agent: AgentConfig, policy: Policy) -> Iterator[str]:
     found = read(agent.federation.roster, MAX_BYTES)
     if found is None:
         raise ConfigError(f"{agent.federation.roster}: no roster yet; ask the owners who sign it, then name the file")
-    roster = book_of(agent, policy).look(found[0], str(agent.federation.roster))
+    roster = looked(book_of(agent, policy), found[0], agent.federation.roster)
     yield f"federation '{roster.federation}', number {roster.number}, digest {digest(roster).hex()}"
     width = max((len(member.name) for member in roster.members), default=0)
     yield from (f"  {member.name:<{width}}  {fingerprint(member.key)}" for member in roster.members)

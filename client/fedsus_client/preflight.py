@@ -150,11 +150,15 @@ def _passing(findings: Iterator[Finding]) -> Any:
 
 def _known(agent: AgentConfig, key: identity.PrivateKey, clock: Clock) -> Finding:
     """Whether the operator registered the key; a running agent knows it already and is not disturbed."""
+    public = identity.public_file(agent.identity.key)
     try:
         status = read_status(agent.state.folder)
     except UserError as error:
         return warn("registration", f"not looked at: {error}")
     if status is not None and running(status):
+        if status.detail:  # why the agent is not connected
+            fix = f"mend what it says; if the server does not know the key, the operator needs {public}"
+            return fail("registration", f"the running agent is {status.state}: {status.detail}", fix)
         return fine("registration", f"the agent is running ({status.state}); see 'fedsus client status'")
     from fedsus_client.flower import FleetConnection
 
@@ -165,7 +169,7 @@ def _known(agent: AgentConfig, key: identity.PrivateKey, clock: Clock) -> Findin
         finally:
             connection.close()
     except FedsusError as error:
-        return fail("registration", str(error), f"send {identity.public_file(agent.identity.key)} to the operator")
+        return fail("registration", str(error), f"send {public} to the operator")
     return fine("registration", "the server knows this device's key")
 
 

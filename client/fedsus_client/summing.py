@@ -12,7 +12,7 @@ from fedsus.secagg import thresholds
 from fedsus.secagg.roster import Pins, Roster, digest, fingerprint
 from fedsus_client.config import AgentConfig
 from fedsus_client.findings import Finding, fail, fine, warn
-from fedsus_client.membership import PIN, book_of
+from fedsus_client.membership import PIN, book_of, looked
 
 _INSTALL = "ask the owners who sign it for the newest, then: fedsus client roster FILE"
 
@@ -77,7 +77,7 @@ def _roster(agent: AgentConfig, policy: Policy) -> Roster:
     found = read(agent.federation.roster)
     if found is None:
         raise ConfigError(f"{agent.federation.roster}: no roster is installed")
-    return book_of(agent, policy).look(found[0], str(agent.federation.roster))
+    return looked(book_of(agent, policy), found[0], agent.federation.roster)
 
 
 def _strength(roster: Roster, policy: Policy, strict: bool) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def _strength(roster: Roster, policy: Policy, strict: bool) -> Iterator[Finding]
     colluding = wanted.colluders or thresholds.colluders(n)
     try:
         tolerated = min(thresholds.planned_dropouts(n, wanted.dropout), thresholds.least_tolerance(n, colluding))
-        found = thresholds.solve(n, colluding, tolerated)
+        thresholds.solve(n, colluding, tolerated)
     except ConfigError as error:
         yield grade("secure_sum", f"{n} members: {error}", "ask for more members, or set [secure_sum] colluders lower")
         return
@@ -95,7 +95,7 @@ def _strength(roster: Roster, policy: Policy, strict: bool) -> Iterator[Finding]
         text = f"the roster has {n} members, [cohort] minimum is {policy.cohort.minimum}"
         yield grade("secure_sum", text, "lower it, or ask for more members")
         return
-    text = f"N = {n}, A = {colluding}, k = {found.neighbours}, t = {found.threshold}"
+    text = f"{n} members, of whom {colluding} may work with a lying server"
     if tolerated == 0:
         yield warn("secure_sum", f"{text}: a single device that drops out ends the round", "ask for more members")
     else:

@@ -108,14 +108,21 @@ def test_what_is_not_installed(device: Path) -> None:
     first = Path("roster.json").read_bytes()
     call("federation revoke roster.json south")
     refused("roster.json", "0 of the 2 pinned keys signed it")
+    refused("roster.json", "it needs 2 signatures and has 0: let the other owners run 'fedsus federation sign'")
     sign(owners="a")
     refused("roster.json", "1 of the 2 pinned keys signed it, 2 must")
+    refused("roster.json", "it needs 2 signatures and has 1")
     sign(owners="b")
     roster_command("roster.json")
     Path("old.json").write_bytes(first)
     refused("old.json", "2 was accepted before, and an older one never is again")
     Path("text.json").write_text("hello")
     refused("text.json", "text.json: not a roster", ConfigError)
+
+
+def test_a_roster_that_was_changed_after_it_was_signed(device: Path) -> None:
+    Path("roster.json").write_bytes(Path("roster.json").read_bytes().replace(b'"clinic"', b'"clinid"'))
+    refused("roster.json", "it was changed after it was signed: ask the owners who sign for their own copy")
 
 
 def test_an_operators_own_roster_is_not_installed(device: Path) -> None:
@@ -125,6 +132,7 @@ def test_an_operators_own_roster_is_not_installed(device: Path) -> None:
     call("federation admit sybils.json clinic device/identity.key.pub")
     call("federation sign sybils.json --key operator.key --yes")
     refused("sybils.json", "0 of the 2 pinned keys signed it")
+    refused("sybils.json", "others than those signed it: compare the pins with the owners by voice")
     edit(device, "needed = 2\n", "needed = 1\n")
     refused("sybils.json", "0 of the 2 pinned keys signed it, 1 must")
     # A weaker device, which pins what the operator sends along, takes it.
@@ -198,7 +206,9 @@ def test_the_preflight_of_a_device_in_order(device: Path) -> None:
     )
     assert "signed by 2 of the 2 pinned keys" in found["roster"].text
     assert "this device is 'clinic', one of 4" in found["member"].text
-    assert found["secure_sum"].text == "N = 4, A = 1, k = 4, t = 3: up to 1 may drop out of a round"
+    assert (
+        found["secure_sum"].text == "4 members, of whom 1 may work with a lying server: up to 1 may drop out of a round"
+    )
 
 
 def edit(device: Path, old: str, new: str) -> None:

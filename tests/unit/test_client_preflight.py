@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from fedsus_client.config import ServerPart
 from fedsus_client.findings import Finding
 from fedsus_client.preflight import preflight, sense
 from fedsus_client.probe import authority, probe
+from fedsus_client.status import Status, process_start, write_status
 
 # Flower's command line imports names that click is going to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click:DeprecationWarning")
@@ -307,3 +309,18 @@ def _broken_ledger(path: Path) -> None:
     ledger.open_run("clinic", "r1", "s", 1.0, 1e-6, 5, cap=Cap(3.0, 1e-5))
     ledger.close()
     path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("state", "detail", "failing"), [("connecting", "it refuses the key", True), ("idle", "", False)]
+)
+def test_a_running_agent_that_is_not_connected_fails(device: Path, state: str, detail: str, failing: bool) -> None:
+    mine = Status(
+        state=state, detail=detail, server="s:1", pid=os.getpid(), started=process_start(os.getpid()) or "", updated=0.0
+    )
+    write_status(device / "state", mine)
+    failed = failures(device)
+    assert ("registration" in failed) == failing
+    if failing:
+        assert "the running agent is connecting: it refuses the key -> " in failed["registration"]
+        assert "node.key.pub" in failed["registration"]
