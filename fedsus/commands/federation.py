@@ -70,7 +70,11 @@ def new(name: str, signers: tuple[Path, ...], needed: int | None, out: Path) -> 
 @click.argument("name")
 @click.argument("key_file", metavar="KEY.pub", type=_FILE)
 def admit(roster_file: Path, name: str, key_file: Path) -> None:
-    """Add the member NAME with the identity of its device."""
+    """Add the member NAME with the identity of its device.
+
+    KEY.pub is its identity.key.pub, not the node.key.pub, which goes to the operator, who registers the device under
+    the same NAME.
+    """
     from fedsus.commands.rosters import member, opened
     from fedsus.owner.key_files import read_public
     from fedsus.secagg.roster import fingerprint
@@ -156,8 +160,9 @@ def sign(roster_file: Path, key_file: Path, yes: bool) -> None:
             check(found, base, key_file, identity)
             for line in offer(found, base):
                 click.echo(line)
-            if not yes:
-                click.confirm(f"Sign number {found.roster.number} of '{found.roster.federation}'?", abort=True)
+            if not yes and not click.confirm(f"Sign number {found.roster.number} of '{found.roster.federation}'?"):
+                click.echo(f"{roster_file}: not signed; the file is as it was")
+                raise click.exceptions.Exit(1)
             result = put_signature(found, key_file, identity)
     _signatures(roster_file, result)
 
@@ -223,6 +228,8 @@ def _signatures(roster_file: Path, signed: SignedRoster) -> None:
         f"{roster_file}: number {roster.number}, signed by {have} of {len(roster.signers)}; {roster.needed} needed"
     )
     if have < roster.needed:
-        click.echo("Send it to the next owner, who signs this very file: fedsus federation sign ... --key FILE")
+        click.echo(
+            f"Send it to the next owner, who signs this very file: fedsus federation sign {roster_file.name} --key FILE"
+        )
     else:
         click.echo(f"Send it to the operator and to every device, where: fedsus client roster {roster_file.name}")

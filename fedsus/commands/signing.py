@@ -33,10 +33,13 @@ def check(found: Opened, base: SignedRoster | None, key_file: Path, identity: Id
     if before is not None and not set(before.revoked) <= set(roster.revoked):
         raise ConfigError(f"{found.file}: it forgets keys that were revoked; devices refuse it")
     if found.signed.signatures and not _signers_so_far(found, base):
-        raise ConfigError(
-            f"{found.file}: the signatures in it are of nobody who signs this roster; ask for the draft without them, "
-            f"or put {found.version(roster.number - 1).name} beside it"
-        )
+        why = "of nobody who signs this roster"
+        if any(key in roster.signers for key in found.signed.signatures):
+            why = "of another content: the file was changed after it was signed"
+        way = "ask for the draft without them"
+        if roster.number > 1:
+            way += f", or put {found.version(roster.number - 1).name} beside it"
+        raise ConfigError(f"{found.file}: the signatures in it are {why}; {way}")
     may_sign(key_file, roster)
 
 

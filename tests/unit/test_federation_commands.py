@@ -193,6 +193,7 @@ def test_what_is_signed_is_shown_and_asked(three: Run) -> None:
         f"  + n4  {key['n4']}",
         f"  revoked for ever: {key['n1']}",
         "Sign number 2 of 'heart'?",
+        "roster.json: not signed; the file is as it was",
     ):
         assert line in asked.output
     assert "+ n2" not in asked.output
@@ -292,6 +293,13 @@ def test_a_bad_signature_counts_for_nothing(three: Run) -> None:
     assert "signed by   1 of 3; 2 needed" in shown
     assert f"invalid signature of {fingerprint(other)}" in shown
     assert "signed by 2 of 3" in three("sign roster.json --key b.key --yes").output
+
+
+def test_a_file_that_was_changed_after_a_signature_is_not_signed(three: Run) -> None:
+    admit(three, "n1")
+    three("sign roster.json --key a.key --yes")
+    ROSTER.write_bytes(ROSTER.read_bytes().replace(b'"n1"', b'"n2"'))
+    mistake(lambda: three("sign roster.json --key b.key --yes"), "the file was changed after it was signed")
 
 
 def test_owners_change(three: Run) -> None:
