@@ -181,7 +181,11 @@ def devices() -> None:
 @click.argument("name")
 @click.argument("key", type=click.Path(path_type=Path))
 def add(home: Path | None, name: str, key: Path) -> None:
-    """Let a device connect: NAME is yours to choose, KEY its public key ('fedsus client enroll' makes it)."""
+    """Let a device connect.
+
+    NAME is what the roster calls it ('fedsus federation show'): secure sums go by it. KEY is its node.key.pub, which
+    'fedsus client enroll' makes.
+    """
     from fedsus_server import devices as known
     from fedsus_server.flower import control
 
@@ -213,7 +217,11 @@ def list_devices(home: Path | None) -> None:
 @home_option
 @click.argument("name")
 def remove(home: Path | None, name: str) -> None:
-    """Refuse a device from now on."""
+    """Refuse a device from now on.
+
+    Its key is never accepted again, under no name: to come back, the device needs a new one (move node.key and
+    node.key.pub away, then 'fedsus client enroll').
+    """
     from fedsus_server import devices as known
     from fedsus_server.flower import control
 

@@ -139,7 +139,8 @@ def find(home: Home, runs: Path, name: str) -> Path:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise ConfigError(f"'{name}' fits {len(matches)} runs: {', '.join(folder.name for folder in matches[:5])}")
+        found = ", ".join(folder.name for folder in matches[:5])
+        raise ConfigError(f"'{name}' fits {len(matches)} runs, write more of the name: {found}")
     close = difflib.get_close_matches(name, known, n=1)
     others = "see: fedsus server runs" if known else f"none is in {runs}; name another folder with --runs"
     raise ConfigError(f"no run '{name}'; " + (f"did you mean '{close[0]}'?" if close else others))
