@@ -14,25 +14,23 @@ makes necessary; docs/threat-model.md says what is proved where.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from fedsus.encoding.packing import Buffer, pack
 from fedsus.errors import ProtocolViolation
+from fedsus.secagg import channels, wire
 from fedsus.secagg import session as sessions
-from fedsus.secagg import wire
 from fedsus.secagg.alike import checked_adverts, confirmed_payload, masked_payload, own_mask, pair_mask, pair_sign
-from fedsus.secagg.keys import Agreement, commitment, derive, open_sealed, seal
+from fedsus.secagg.keys import Agreement, commitment
 from fedsus.secagg.masks import add_masks
 from fedsus.secagg.seat import Circle, Seat
 from fedsus.secagg.secret import Secret
 from fedsus.secagg.session import Phase
-from fedsus.secagg.shares import PRIME, SHARE_BYTES, split
+from fedsus.secagg.shares import SECRET_BYTES, SHARE_BYTES, split
 from fedsus.types import Ring
 
 Draw = Callable[[int], bytes]
-_SECRET_BYTES: Final = 32
 
 
 @dataclass(slots=True)
@@ -57,7 +55,7 @@ def advertise(seat: Seat, now: float, draw: Draw = os.urandom) -> tuple[Advertis
     """
     seat.alive(now)
     channel, mask = Agreement.generate(), Agreement.generate()
-    payload = channel.public + mask.public + draw(_SECRET_BYTES)
+    payload = channel.public + mask.public + draw(SECRET_BYTES)
     seat.marks.once(seat.sid, Phase.ADVERTISE, commitment("advert", payload))
     signature = seat.signed(Phase.ADVERTISE, seat.sid, payload)
     advert = wire.Advert(seat.index, channel.public, mask.public, payload[64:], signature)
@@ -101,7 +99,7 @@ class Advertised(_State):
         holders = sorted(around & circle.known)
         if len(holders) < session.threshold:
             raise ProtocolViolation(f"adverts: {len(holders)} holders of shares; {session.threshold} are needed")
-        own, channels = Secret(draw(_SECRET_BYTES)), self._channels(tid, peers, holders)
+        own, between = Secret(draw(SECRET_BYTES)), channels.agreed(self.channel, seat, tid, peers, holders)
         points = [1 + index for index in holders]
         parts = zip(
             holders,
@@ -114,34 +112,18 @@ class Advertised(_State):
             if index == seat.index:
                 kept[index] = Secret(own_share + mask_share)
             else:
-                sealed[index] = seal(channels[index][0], own_share + mask_share, _bound(tid, seat.index, index))
-                channels[index][0].wipe()
-        del own_share, mask_share  # a traceback that shows local values shows no share
+                both = own_share + mask_share
+                sealed[index] = channels.seal_shares(between[index], both, tid, seat.index, index)
+        del own_share, mask_share, both  # a traceback that shows local values shows no share
         own_hash = sessions.secret_hash(tid, seat.index, own.reveal())
         root_signature = seat.signed(Phase.ROOT, seat.sid, root)
         payload = own_hash + root_signature + wire.rows(sealed)
         signature = seat.signed(Phase.SHARE, tid, payload)
         # After everything random: a copy of this memory made earlier finds it noted, one made later has these shares.
         seat.marks.once(seat.sid, Phase.SHARE, tid)
-        keys = {index: peers[index].mask for index in channels}
-        receiving = {index: channel[1] for index, channel in channels.items()}
+        keys = {index: peers[index].mask for index in between}
+        receiving = {index: channel.receiving for index, channel in between.items()}
         return Shared(seat, circle, self.mask, own, keys, receiving, kept), payload + signature
-
-    def _channels(
-        self, tid: bytes, peers: Mapping[int, wire.Advert], holders: Sequence[int]
-    ) -> dict[int, tuple[Secret, Secret]]:
-        """For each holder but us, the keys to seal to and to open from it: one for each direction, used once."""
-        found = {}
-        for index in holders:
-            if index == self.seat.index:
-                continue
-            with_peer = self.channel.exchange(peers[index].channel)
-            both = derive(with_peer, "channel", *_pair(tid, self.seat, index, peers), length=64)
-            with_peer.wipe()
-            low, high = Secret(both.reveal()[:32]), Secret(both.reveal()[32:])
-            both.wipe()
-            found[index] = (low, high) if self.seat.index < index else (high, low)
-        return found
 
 
 @dataclass(slots=True)
@@ -176,7 +158,7 @@ class Shared(_State):
         if strange:
             raise ProtocolViolation(f"shares: client {strange[0]} is no neighbour of ours")
         for index, box in sealed.items():
-            share = _opened(self.channels[index], box, _bound(self.circle.tid, index, seat.index))
+            share = channels.open_shares(self.channels[index], box, self.circle.tid, index, seat.index)
             if share is not None:
                 self.shares[index] = share
         _wipe(*self.channels.values())
@@ -316,30 +298,6 @@ def _packed(ring: Ring, bits: int) -> Buffer:
 
 
 State = Advertised | Shared | Opened | Masked | Confirmed
-
-
-def _pair(tid: bytes, seat: Seat, index: int, peers: Mapping[int, wire.Advert]) -> list[bytes]:
-    """What a channel's key is bound to: both identities and both keys, the lower index first."""
-    parts = [tid]
-    for one in sorted((seat.index, index)):
-        parts += (one.to_bytes(4, "little"), seat.keys[one], peers[one].channel)
-    return parts
-
-
-def _bound(tid: bytes, sender: int, receiver: int) -> bytes:
-    return tid + sender.to_bytes(4, "little") + receiver.to_bytes(4, "little")
-
-
-def _opened(key: Secret, sealed: bytes, bound: bytes) -> Secret | None:
-    """Both shares of one dealer; None if they do not open or are no field elements."""
-    try:
-        plain = open_sealed(key, sealed, bound)
-    except ProtocolViolation:
-        return None
-    halves = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
-    if any(int.from_bytes(half, "big") >= PRIME for half in halves):
-        return None
-    return Secret(plain)
 
 
 def _wipe(*secrets: Secret) -> None:

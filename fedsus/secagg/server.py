@@ -271,9 +271,11 @@ class Collected:
         for index in sorted(self.members):
             secret = rebuilding.secret(index, by_dealer[index], partial(self._owns, index))
             yield own_mask(secret, tid, self.plan), -1
+            secret.wipe()
         for index in sorted(shared.keys() - self.members):
             raw = rebuilding.secret(index, by_dealer[index], partial(self._agrees, index))
-            key = Agreement.rebuild(raw.reveal(), self.base.adverts[index].mask)
+            key = Agreement.rebuild(raw, self.base.adverts[index].mask)
+            raw.wipe()
             for other in self.base.graph.neighbours(index):
                 if other in self.members:
                     seed = pair_mask(key.exchange(self.base.adverts[other].mask), tid, self.plan)

@@ -23,7 +23,6 @@ from pydantic import ValidationError
 from fedsus.config import RunConfig, validate
 from fedsus.errors import EnvironmentFault, RunFailed
 from fedsus.journal import Entry, RoundReleased, RunOpened
-from fedsus.secagg.wire import SEALED_BYTES
 from fedsus_simulations.benchmarks import (
     agent,
     cli,
@@ -322,7 +321,8 @@ def test_a_sample_on_the_sparse_graph_goes_through_all_phases() -> None:
     assert (few.how, many.how) == ("sampled", "sampled")
     assert many.upload - few.upload == 4 * 49_000
     assert many.download == few.download
-    assert many.server_memory > few.server_memory > 220 * few.neighbours * SEALED_BYTES / 2
+    # Of the shares that the server holds a process may already have had the memory: no bound from below.
+    assert many.server_memory - few.server_memory >= 2 * 4 * 49_000
 
 
 def cell(clients: int, parameters: int) -> Cell:

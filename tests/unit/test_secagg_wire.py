@@ -23,7 +23,7 @@ from fedsus.secagg import client as clients
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
 from fedsus.secagg.alike import confirmed_payload
-from fedsus.secagg.client import _bound, _pair
+from fedsus.secagg.channels import _bound, _pair
 from fedsus.secagg.keys import Agreement, Identity, Signatures, derive, seal, statement
 from fedsus.secagg.seat import Seat
 from fedsus.secagg.secret import Secret

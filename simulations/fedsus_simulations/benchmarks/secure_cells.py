@@ -23,15 +23,14 @@ from pydantic import TypeAdapter
 from fedsus import plan as plans
 from fedsus.errors import RunFailed
 from fedsus.rounds.exchange import conduct
-from fedsus.secagg import wire
+from fedsus.secagg import channels, wire
 from fedsus.secagg.alike import confirmed_payload, own_mask
-from fedsus.secagg.client import Advertised, _bound, advertise
+from fedsus.secagg.client import Advertised, advertise
 from fedsus.secagg.exchange import Patience, establish, secure_sum
-from fedsus.secagg.keys import Signatures, open_sealed, seal, statement
+from fedsus.secagg.keys import Signatures, statement
 from fedsus.secagg.masks import add_masks
 from fedsus.secagg.rebuilding import Rebuilding
 from fedsus.secagg.seat import Seat
-from fedsus.secagg.secret import Secret
 from fedsus.secagg.server import Collected, Established, Sharing
 from fedsus.secagg.session import Phase
 from fedsus.secagg.shares import SHARE_BYTES
@@ -125,7 +124,7 @@ class Sample:
     hidden: Federation
     sizes: Sequence[int]
     server: Server = field(default_factory=Server)
-    channels: dict[tuple[int, int], tuple[Secret, Secret]] = field(default_factory=dict)
+    channels: dict[tuple[int, int], channels.Channel] = field(default_factory=dict)
     """(client of the sample, holder): the holder's keys to seal to it and to open from it."""
 
     def cells(self) -> list[Cell]:
@@ -164,7 +163,8 @@ class Sample:
             client.states, client.marks = {sharing.sid: states[index]}, MemoryMarks()
             clients.append(client)
             for holder in set(sharing.graph.holders(index)) - {index}:
-                own = states[holder]._channels(sharing.tid, sharing.adverts, [index])
+                state = states[holder]
+                own = channels.agreed(state.channel, state.seat, sharing.tid, sharing.adverts, [index])
                 self.channels[index, holder] = own[index]
         return clients
 
@@ -177,7 +177,8 @@ class Sample:
             sealed = dict(zip(holders, _parts(random, wire.SEALED_BYTES), strict=True))
             for client in holders.intersection(sampled):
                 share = bytes(1) + secrets.token_bytes(SHARE_BYTES - 1)
-                sealed[client] = seal(self.channels[client, index][0], 2 * share, _bound(sharing.tid, index, client))
+                channel = self.channels[client, index]
+                sealed[client] = channels.seal_shares(channel, 2 * share, sharing.tid, index, client)
             signed = self._signed(index, Phase.ROOT, sharing.sid, sharing.root)
             body = wire.Shared(secrets.token_bytes(32), signed, sealed, bytes(64)).encode()
             del sealed
@@ -224,12 +225,12 @@ class Sample:
     def _unmask(self, collected: Collected, index: int, each: Server) -> None:
         """Rebuild the sampled client's own secret from the shares that its holders can open, and take its mask off."""
         base = collected.base
-        shares = {
-            1 + holder: open_sealed(self.channels[index, holder][1], sealed, _bound(base.tid, index, holder))[
-                :SHARE_BYTES
-            ]
-            for holder, sealed in base.shared[index].sealed.items()
-        }
+        shares = {}
+        for holder, sealed in base.shared[index].sealed.items():
+            both = channels.open_shares(self.channels[index, holder].receiving, sealed, base.tid, index, holder)
+            if both is None:
+                raise RunFailed(f"the share of client {index} that {holder} holds does not open")
+            shares[1 + holder] = both.reveal()[:SHARE_BYTES]
         rebuilding = Rebuilding(base.party.session.threshold)
         check = partial(collected._owns, index)
         if base.party.session.rule == "complete":  # all secrets come from the same holders: prepared once
