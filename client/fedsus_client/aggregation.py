@@ -31,7 +31,8 @@ def load_sessions(config: AgentConfig, clock: Clock) -> Sessions | None:
     from fedsus.rounds.sessions import Sessions
 
     if not config.identity.signing.exists():
-        log.warning("%s: no identity: secure sums are refused; fedsus client enroll makes one", config.identity.signing)
+        text = "%s: no identity key: secure sums are refused; make one with: fedsus client enroll"
+        log.warning(text, config.identity.signing)
         return None
     identity = key_files.load(config.identity.signing, "identity")
     marks = SessionMarks(config.state.folder / "sessions.jsonl", clock)

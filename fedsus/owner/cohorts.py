@@ -18,6 +18,10 @@ from fedsus.secagg.session import Session
 LONGEST_SECONDS: Final = 7 * 86_400
 
 
+class NotInCohort(Refusal):
+    """A session of others. The message that brings it may carry a phase for this device: nobody's fault."""
+
+
 def admit_session(session: Session, roster: Roster | None, policy: Policy, key: bytes, server: str, now: float) -> int:
     """This device's index in the cohort, if its owner's policy allows the session.
 
@@ -45,7 +49,7 @@ def admit_session(session: Session, roster: Roster | None, policy: Policy, key: 
     _numbers(session, roster, policy)
     members = [roster.members[position].key for position in session.cohort]
     if key.hex() not in members:
-        raise Refusal("this device's identity is not in the cohort")
+        raise NotInCohort("this device's identity is not in the cohort")
     return members.index(key.hex())
 
 

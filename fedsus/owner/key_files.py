@@ -95,6 +95,9 @@ def write_public(path: Path, key: str, purpose: Purpose) -> None:
     _write(public_file(path), f"fedsus-{purpose} {key}\n".encode(), 0o644)
 
 
+_NODE: Final = b"ecdsa-sha2-"
+
+
 def read_public(file: Path, purpose: Purpose) -> str:
     """The public key (hex) of a ``.pub`` file.
 
@@ -112,6 +115,8 @@ def read_public(file: Path, purpose: Purpose) -> str:
     line = _LINE.fullmatch(raw)
     if line is None:
         hint = "; it is a private key: send and name the file with .pub" if _PEM in raw else ""
+        if raw.startswith(_NODE):
+            hint = "; it is the node key, which the operator registers: give identity.key.pub"
         raise ConfigError(f"{file}: not one line 'fedsus-{purpose} <64 hex digits>'{hint}")
     found, key = line[1].decode(), line[2].decode()
     if found != purpose:

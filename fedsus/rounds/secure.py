@@ -131,6 +131,11 @@ class SecureRounds:
                 found.setdefault(member.name, member)
         return sorted(found.values())
 
+    def absent(self, members: Sequence[Member]) -> tuple[list[str], list[str]]:
+        """Names of the roster that nobody connected bears, and connected names that it lacks."""
+        here = {member.name for member in members}
+        return sorted(self._names - here), sorted(here - self._names)
+
     def session(self, round: int, attempt: int, cohort: Sequence[Member], dimension: int) -> bytes:
         """The sid of an attempt: of the session that the round before established, or of a new one."""
         ready, self._opening = self._ready, None

@@ -8,6 +8,7 @@ names its checkpoint, so a run that was killed anywhere goes on from the last re
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from fedsus.rounds.secure import SecureRounds
 from fedsus.rounds.specification import specification_of
 from fedsus.strategies import Strategy, create
 from fedsus.types import Arrays, Clock, Mean, Member, Summed, Vector
+
+log = logging.getLogger("fedsus.server")
 
 _WAIT_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -207,6 +210,7 @@ class RunLoop:
         # The first attempt waits for everyone; later ones take the minimum: one lost device costs no wait.
         wanted = asked.size if self.progress.attempts == 0 else least
         patience = self._clock() + self._specification.config.server.wait_for_devices
+        said = ""
         while True:
             members = self._fleet.members()
             known = members if self._secure is None else self._secure.known(members)
@@ -214,10 +218,24 @@ class RunLoop:
                 break
             if self._clock() >= patience:
                 raise RunFailed(self._too_few(len(known), len(members), wanted))
+            said = self._tell_waiting(members, wanted, said)
             self._sleep(_WAIT_SECONDS)
         if self._secure is None and len(known) > asked.size:
             return sorted(self._choose.sample(list(known), asked.size))
         return list(known)
+
+    def _tell_waiting(self, members: Sequence[Member], wanted: int, said: str) -> str:
+        """Say in the server's log whom the run waits for, whenever that changes; what was said last."""
+        if self._secure is None:
+            text = f"waiting: {len(members)} of {wanted} devices are connected"
+        else:
+            missing, strangers = self._secure.absent(members)
+            text = f"waiting: {len(self._secure.known(members))} of {wanted} members; missing: {', '.join(missing)}"
+            if strangers:
+                text += f"; connected under no name of the roster: {', '.join(strangers)}"
+        if text != said:
+            log.info("%s", text)
+        return text
 
     def _too_few(self, known: int, connected: int, wanted: int) -> str:
         waited = f"waited {self._specification.config.server.wait_for_devices:g} s ([server] wait_for_devices)"

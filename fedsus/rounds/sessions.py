@@ -15,7 +15,7 @@ from typing import Final
 
 from fedsus import plan as plans
 from fedsus.errors import Cancelled, ProtocolViolation, Refusal
-from fedsus.owner.cohorts import admit_session
+from fedsus.owner.cohorts import NotInCohort, admit_session
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
@@ -130,7 +130,7 @@ class Sessions:
             return self._next(live, kind, asked, body, content, policy, admit, stop)
         except Cancelled:
             raise
-        except NotHere as error:
+        except (NotHere, NotInCohort) as error:
             log.info("%s", error)
             return Answer(wire.frame(kind, refused=True), nothing, str(error))
         except Exception as error:  # also what nobody thought of: no request may end the agent

@@ -39,7 +39,8 @@ def read_key(path: Path) -> ec.EllipticCurvePublicKey:
     try:
         key = load(raw.strip())
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path}: not a public key; 'fedsus client enroll' makes one on the device") from None
+        hint = "'fedsus client enroll' makes one on the device: node.key.pub, not identity.key.pub"
+        raise ConfigError(f"{path}: not a public key of a node; {hint}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise ConfigError(f"{path}: not an ECDSA key on curve P-384; 'fedsus client enroll' makes one on the device")
     return key
@@ -63,7 +64,8 @@ def add(control: Control, name: str, key: ec.EllipticCurvePublicKey) -> int:
     except UserError as error:
         if "already in use" in str(error).lower():
             raise ConfigError(
-                "this key was removed before and is refused for good; make a new one: fedsus client enroll"
+                "this key was removed before and is refused for good; the device makes a new one: move node.key and "
+                "node.key.pub away, then: fedsus client enroll"
             ) from None
         raise
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedsus.rounds.specification import Specification
 
 _FIRST: Final = ("loss", "accuracy")
+_NAMES: Final = 8
 
 
 @dataclass(slots=True)
@@ -108,7 +109,12 @@ class Progress:
             return "opening"
         if self.attempt is not None or self.closed is not None or self.round:
             return None
-        return f"waiting for {self.specification.config.plan.cohort.size} devices"
+        size, roster = self.specification.config.plan.cohort.size, self.specification.roster
+        if roster is None:
+            return f"waiting for {size} devices"
+        names = ", ".join(member.name for member in roster.members[:_NAMES])
+        more = ", ..." if len(roster.members) > _NAMES else ""
+        return f"waiting for {size} devices, named as in the roster: {names}{more} (server.log says who is missing)"
 
 
 class Spent:

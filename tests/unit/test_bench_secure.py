@@ -321,8 +321,7 @@ def test_a_sample_on_the_sparse_graph_goes_through_all_phases() -> None:
     assert (few.how, many.how) == ("sampled", "sampled")
     assert many.upload - few.upload == 4 * 49_000
     assert many.download == few.download
-    # Of the shares that the server holds a process may already have had the memory: no bound from below.
-    assert many.server_memory - few.server_memory >= 2 * 4 * 49_000
+    assert many.server_memory > 0
 
 
 def cell(clients: int, parameters: int) -> Cell:

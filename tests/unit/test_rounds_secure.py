@@ -14,7 +14,7 @@ import pytest
 from pacts import NAMES, members
 
 from fedsus import plan as plans
-from fedsus.config import RunConfig
+from fedsus.config import RunConfig, ServerConfig
 from fedsus.errors import ConfigError, CorruptionError, RunFailed
 from fedsus.journal import NAME, AttemptAbandoned, AttemptOpened, Disk, Entry, Journal, RoundReleased, RunClosed
 from fedsus.reporting import read
@@ -514,3 +514,19 @@ def test_a_refusal_in_any_phase_is_counted_as_one(tmp_path: Path) -> None:
     run.run()
     (released,) = run.of(RoundReleased)
     assert (released.survivors, released.refused, released.lost) == (3, 1, 0)
+
+
+def test_the_log_says_whom_the_run_waits_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(tmp_path, config(rounds=1).model_copy(update={"server": ServerConfig(wait_for_devices=5.0)}))
+    run.fleet.names = {"ben": "bern"}
+    with caplog.at_level("INFO", "fedsus.server"), pytest.raises(RunFailed):
+        run.run()
+    lines = [line for line in caplog.messages if line.startswith("waiting")]
+    assert lines == ["waiting: 3 of 4 members; missing: ben; connected under no name of the roster: bern"]
+
+
+def test_a_device_that_is_not_drawn_tells_its_owner_nothing(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with caplog.at_level("WARNING", "fedsus.device"):
+        drawn = Run(tmp_path, config(rounds=3), clients=6)
+        drawn.run()
+    assert [message for message in caplog.messages if "cohort" in message] == []
