@@ -37,11 +37,11 @@ $(STAMP): $(PROJECTS) constraints.txt
 	@$(PY) -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') -c constraints.txt $(INSTALL)
 	@touch $@
 
-demo: $(STAMP) ## four hospitals train one model: a server and four agents, separate processes, about two minutes
+demo: $(STAMP) ## four hospitals train one model: a server and four agents, separate processes, two to three minutes
 	@echo "demo: a server and four hospitals on this machine"
 	@$(BIN)/fedsus demo $(ARGS)
 
-test: $(STAMP) ## the tests, without the slow ones (under 6 minutes on two cores)
+test: $(STAMP) ## the tests, without the slow ones (about ten minutes on two cores)
 	@echo "test: pytest, without the slow tests"
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
