@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell without job control starts background commands so, and what they start inherits it: tests of Ctrl-C
+    # would wait in vain.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("fedsus", deadline=None, print_blob=True)
 settings.load_profile("fedsus")
