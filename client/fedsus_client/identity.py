@@ -14,7 +14,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedsus.errors import ConfigError, EnvironmentFault
+from fedsus.errors import ConfigError
+from fedsus.owner.key_files import write_new
 
 _LONGEST: Final = 65_536
 
@@ -42,8 +43,8 @@ def create(path: Path) -> PublicKey:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write(path, secret, 0o600)
-    _write(public_file(path), public_line(key.public_key()), 0o644)
+    write_new(path, secret, 0o600)
+    write_new(public_file(path), public_line(key.public_key()), 0o644)
     return key.public_key()
 
 
@@ -83,17 +84,3 @@ def fingerprint(public: PublicKey) -> str:
     digest.update(der)
     text = digest.finalize()[:16].hex()
     return ":".join(text[i : i + 4] for i in range(0, len(text), 4))
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """A new file, on the disk when this returns."""
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        raise ConfigError(f"{path}: exists already; a key is never overwritten, move it away first") from None
-    except OSError as error:
-        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror}") from None

@@ -50,7 +50,7 @@ def create(path: Path, purpose: Purpose) -> Identity:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise EnvironmentFault(f"{path.parent}: cannot be made: {error.strerror}") from None
-    _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
     made = Identity(key)
     write_public(path, made.public.hex(), purpose)
     return made
@@ -92,7 +92,7 @@ def write_public(path: Path, key: str, purpose: Purpose) -> None:
         ConfigError: the file exists.
         EnvironmentFault: it cannot be written.
     """
-    _write(public_file(path), f"fedsus-{purpose} {key}\n".encode(), 0o644)
+    write_new(public_file(path), f"fedsus-{purpose} {key}\n".encode(), 0o644)
 
 
 _NODE: Final = b"ecdsa-sha2-"
@@ -126,8 +126,13 @@ def read_public(file: Path, purpose: Purpose) -> str:
     return key
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """A new file, on the disk when this returns."""
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """A new key file, on the disk when this returns.
+
+    Raises:
+        ConfigError: the file exists.
+        EnvironmentFault: it cannot be written.
+    """
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
         with os.fdopen(handle, "wb") as file:
