@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from fedsus.types import Answered, Ask, Lost, Refused, Reply, Summed
 
 log = logging.getLogger("fedsus.server")
 
+N = TypeVar("N")
 Phases: TypeAlias = Generator[Ask, Iterator[Reply], Established]
 Sums: TypeAlias = Generator[Ask, Iterator[Reply], "SecureSummed"]
 Take: TypeAlias = Callable[[int, Buffer], None]
@@ -203,13 +204,7 @@ def _confirm(
         wanted[Kind.ADVERTISE] = Taker(others, following.take, following.party.refused)
         confirm += following.request()
     yield from _riding(collected.base.party, Kind.CONFIRM, others, confirm, patience, wanted)
-    if following is None:
-        return None
-    try:
-        return following.close()
-    except CohortTooSmall as error:
-        log.info("the next session starts on its own: %s", error)
-        return None
+    return None if following is None else _prepared(following.close)
 
 
 def _unmask(
@@ -224,10 +219,13 @@ def _unmask(
         wanted[Kind.SHARE] = Taker(others, sharing.take, sharing.party.refused)
         request += sharing.request()
     yield from _riding(collected.base.party, Kind.UNMASK, others, request, patience, wanted)
-    if sharing is None:
-        return None
+    return None if sharing is None else _prepared(sharing.close)
+
+
+def _prepared(close: Callable[[], N]) -> N | None:
+    """The next session one phase on; None when too few came: the next round then starts on its own."""
     try:
-        return sharing.close()
+        return close()
     except CohortTooSmall as error:
         log.info("the next session starts on its own: %s", error)
         return None
