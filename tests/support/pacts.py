@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fedsus.errors import ConfigError
+from fedsus.plan import Plan
+from fedsus.rounds.messages import model_hash
 from fedsus.secagg import thresholds
 from fedsus.secagg.roster import digest
 from fedsus.secagg.session import Session, encode, session_id
+from fedsus.types import Vector
 from fedsus_simulations.memory import Members
 
 NOWHERE = "0" * 64
@@ -44,6 +48,28 @@ def a_session(found: Members, **changes: Any) -> Session:
         solved = thresholds.Thresholds(size, size, "complete")
     numbers = {"rule": solved.rule, "neighbours": solved.neighbours, "threshold": solved.threshold}
     return Session.model_validate(numbers | fields)
+
+
+def plan_for(model: Vector, session: str | None, **changes: Any) -> Plan:
+    """A plan of the run for ``model``, in clear where ``session`` is None; but for ``changes``."""
+    asked: dict[str, Any] = {
+        "run": "run-1",
+        "round": 1,
+        "attempt": 1,
+        "rounds": 3,
+        "spare_attempts": 3,
+        "model": model_hash(model),
+        "dimension": len(model),
+        "task": {"name": "heart"},
+        "training": {},
+        "privacy": {"unit": "none"},
+        "encoding": {},
+        "cohort": {"size": 4, "minimum": 3},
+        "exchange": "clear_sum" if session is None else "secure_sum",
+        "session": session,
+        "deadline": 60.0,
+    }
+    return Plan.model_validate_json(json.dumps(asked | changes))
 
 
 def sid_of(session: Session) -> bytes:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pacts import a_session, members
+from pacts import a_session, members, plan_for
 
 from fedsus import plan as plans
 from fedsus.owner.marks import SessionMarks
@@ -16,7 +15,7 @@ from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.rounds.answers import Answer
 from fedsus.rounds.exchange import conduct
-from fedsus.rounds.messages import Request, model_hash
+from fedsus.rounds.messages import Request
 from fedsus.rounds.sessions import Sessions
 from fedsus.secagg import wire
 from fedsus.secagg.cohort import keys as cohort_keys
@@ -34,24 +33,7 @@ Lose = Callable[[str, Kind], bool]
 
 def a_plan(session: str, **changes: Any) -> Plan:
     """A plan of the run, for `MODEL`."""
-    asked: dict[str, Any] = {
-        "run": "run-1",
-        "round": 1,
-        "attempt": 1,
-        "rounds": 3,
-        "spare_attempts": 3,
-        "model": model_hash(MODEL),
-        "dimension": len(MODEL),
-        "task": {"name": "heart"},
-        "training": {},
-        "privacy": {"unit": "none"},
-        "encoding": {},
-        "cohort": {"size": 4, "minimum": 3},
-        "exchange": "secure_sum",
-        "session": session,
-        "deadline": 60.0,
-    }
-    return Plan.model_validate_json(json.dumps(asked | changes))
+    return plan_for(MODEL, session, **changes)
 
 
 @dataclass

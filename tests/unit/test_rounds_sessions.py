@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pacts import a_session, members
+from pacts import a_session, members, plan_for
 
 from fedsus import plan as plans
 from fedsus.errors import Cancelled, CohortTooSmall, DataError
@@ -24,7 +23,7 @@ from fedsus.privacy.noise import SeededNoise
 from fedsus.rounds.answers import Answer, refusal_of
 from fedsus.rounds.device import Device
 from fedsus.rounds.exchange import conduct
-from fedsus.rounds.messages import REFUSAL, Request, encode_request, model_hash
+from fedsus.rounds.messages import REFUSAL, Request, encode_request
 from fedsus.rounds.sessions import MOST, Sessions
 from fedsus.secagg import wire
 from fedsus.secagg.cohort import keys as cohort_keys
@@ -44,24 +43,7 @@ LATER = PHASES[1:]
 
 
 def a_plan(session: str | None = "0" * 64, **changes: Any) -> Plan:
-    asked: dict[str, Any] = {
-        "run": "run-1",
-        "round": 1,
-        "attempt": 1,
-        "rounds": 3,
-        "spare_attempts": 3,
-        "model": model_hash(MODEL),
-        "dimension": len(MODEL),
-        "task": {"name": "heart"},
-        "training": {},
-        "privacy": {"unit": "none"},
-        "encoding": {},
-        "cohort": {"size": 4, "minimum": 3},
-        "exchange": "clear_sum" if session is None else "secure_sum",
-        "session": session,
-        "deadline": 60.0,
-    }
-    return Plan.model_validate_json(json.dumps(asked | changes))
+    return plan_for(MODEL, session, **changes)
 
 
 @dataclass
