@@ -34,6 +34,7 @@ from torch.nn import functional
 from fedsus.errors import DataError
 from fedsus.plan import Strict
 from fedsus.tasks.checks import Findings, refuse
+from fedsus.tasks.groups import grouped
 from fedsus.tasks.seeding import seeded
 from fedsus.tasks.split import held_out, known_options, number_option
 from fedsus.tasks.table import Category, Column, Number, Table, check_table, read_table
@@ -127,6 +128,13 @@ class HeartDisease:
         refuse(notes.all)
         inputs, targets = torch.from_numpy(encode(table)), torch.from_numpy(labels)
         return Shard(train=(inputs[~out], targets[~out]), held_out=(inputs[out], targets[out]))
+
+    def groups(self, source: DataSource) -> Mapping[str, Shard]:
+        """Each table of a folder is a hospital, named like its file without the ending."""
+        if not source.path.is_dir():
+            raise DataError(f"{source.path}: no such folder; one .csv or .parquet file for each hospital is expected")
+        tables = _tables(source.path)
+        return grouped(str(source.path), ((t.stem, self.load(DataSource(t, source.options))) for t in tables))
 
     def check(self, source: DataSource, batch_size: int) -> list[Finding]:
         """All that `fedsus.tasks.checks` names."""
@@ -224,7 +232,11 @@ def _file(source: DataSource) -> Path:
     """The file itself, or the only table of a folder."""
     if not source.path.is_dir():
         return source.path
-    tables = sorted(p for p in source.path.iterdir() if p.suffix.lower() in (".csv", ".parquet"))
+    tables = _tables(source.path)
     if len(tables) != 1:
         raise DataError(f"{source.path}: {len(tables)} tables in this folder; one .csv or .parquet file is expected")
     return tables[0]
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".parquet"))

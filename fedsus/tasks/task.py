@@ -91,6 +91,21 @@ class Scoring(Protocol):
 
 
 @runtime_checkable
+class Grouped(Protocol):
+    """A task whose data belong to many clients by themselves: hospitals, persons, roles. For simulations."""
+
+    def groups(self, source: DataSource) -> Mapping[str, Shard]:
+        """The shard of each of the data's own clients, by name, sorted; at least one.
+
+        Names fit `fedsus.plan.Name`; both parts of a shard are that client's alone.
+
+        Raises:
+            DataError: what is wrong, where, and what is expected.
+        """
+        ...
+
+
+@runtime_checkable
 class Checked(Protocol):
     """A task that checks an owner's data before the first round."""
 
