@@ -22,20 +22,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from fedsus.encoding import residues, rounding
 from fedsus.encoding.layout import Layout
 from fedsus.encoding.packing import Buffer, parts
 from fedsus.errors import ConfigError, ProtocolViolation
-from fedsus.types import LocalUpdate, Mean, Noise, Ring, Vector
+from fedsus.types import LocalUpdate, LocalUpdates, Mean, Noise, Ring, Vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dp_accounting import DpEvent
     from numpy.typing import NDArray
 
     from fedsus.plan import Plan
 
-_CHUNK: Final = 32 * 1024  # coordinates at a time: 256 KiB of float64
 _LEVELS: Final = 127  # fewer steps than this on each side of zero is no update worth sending
 
 
@@ -54,6 +52,10 @@ class Mechanism(Protocol):
 
     def encode(self, update: LocalUpdate, noise: Noise) -> Ring:
         """One client's integers, (size,) uint32, each below 2**bits."""
+        ...
+
+    def encode_all(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
+        """The integers of a stack of m clients, (m, size) uint32: row i is what ``encode`` makes of update i."""
         ...
 
     def check(self, packed: Buffer) -> None:
@@ -106,18 +108,46 @@ class FixedPoint:
         Raises:
             ProtocolViolation: the update's shapes are not the plan's.
         """
-        del noise  # rounding to nearest needs none
-        layout = self.layout
-        ring = np.zeros(layout.size, dtype=np.uint32)
-        saturated = 0
-        if layout.purpose == "train":
-            weight, saturated = self._encode_update(update, ring[layout.update])
-            if not layout.private:
-                ring[layout.weight] = weight
-        if not layout.private:
-            saturated += self._encode_metrics(update, ring)
-            ring[layout.saturated] = min(saturated, self._unsigned)
+        one = LocalUpdates(
+            update.delta[np.newaxis],
+            np.array([update.weight], dtype=np.float64),
+            np.asarray(update.totals, dtype=np.float64)[np.newaxis],
+            np.array([update.held_out]),
+        )
+        ring: Ring = self.encode_all(one, noise)[0]
         return ring
+
+    def encode_all(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
+        """The integers of a stack of m clients, (m, size) uint32: row i is what `encode` makes of update i.
+
+        Raises:
+            ProtocolViolation: the updates' shapes are not the plan's.
+        """
+        del noise  # rounding to nearest needs none
+        scales, limits, counts = self._measured(updates)
+        rings = np.empty((len(updates), self.size), dtype=np.uint32)
+        if self.layout.purpose == "train":
+            for rows, columns, values in rounding.rounded(updates.deltas, scales, limits):
+                rings[rows, columns] = residues.of(values, self.bits)
+        rings[:, self.layout.update.stop :] = counts
+        return rings
+
+    def add_to(self, total: Ring, updates: LocalUpdates) -> None:
+        """Add the integers of all updates to ``total`` (size,) uint32 in place, mod 2**bits, without making them.
+
+        Exact: float64 holds the sum of up to 2**22 clients, each below 2**31.
+
+        Raises:
+            ProtocolViolation: the updates' shapes, or the sum's, are not the plan's; nothing was added.
+        """
+        if total.shape != (self.size,):
+            raise ProtocolViolation(f"sum: {total.size} residues, expected {self.size}")
+        scales, limits, counts = self._measured(updates)
+        end = self.layout.update.stop
+        if self.layout.purpose == "train":
+            for columns, sums in rounding.summed(updates.deltas, scales, limits):
+                residues.add(total[columns], sums, self.bits)
+        residues.add(total[end:], counts.sum(axis=0, dtype=np.float64), self.bits)
 
     def check(self, packed: Buffer) -> None:
         """Refuse one client's packed integers that `encode` cannot make: added, they would spoil the whole sum.
@@ -136,10 +166,10 @@ class FixedPoint:
             (layout.totals, most),
             (layout.held_out, cap),
         ):
-            bounds[segment.start - end : segment.stop - end] = bound
+            bounds[self._rest(segment)] = bound
         for start, part in parts(packed, layout.size, self.bits):
             cut = max(end - start, 0)
-            signed, rest = self._signs(part[:cut]), part[cut:]
+            signed, rest = residues.signed(part[:cut], self.bits), part[cut:]
             if signed.size and max(int(signed.max()), -int(signed.min())) > self._signed:
                 raise ProtocolViolation("answer: the update is beyond what one client can reach")
             first = max(start - end, 0)
@@ -183,40 +213,54 @@ class FixedPoint:
             raise ProtocolViolation("update: a private run's update must say what it spends")
         return update.event
 
-    def _encode_update(self, update: LocalUpdate, out: Ring) -> tuple[int, int]:
-        """Fill the update's segment; its weight, and how many coordinates were clamped or not finite."""
-        delta = update.delta
-        if delta.shape != (self.layout.dimension,):
-            raise ProtocolViolation(f"update: shape {delta.shape}, the plan says ({self.layout.dimension},)")
-        broken = sum(int(np.count_nonzero(~np.isfinite(delta[part]))) for part in _chunks(len(delta)))
-        weight = self._cap if self.layout.private else self._whole(update.weight)
-        if broken or not weight:
-            return (0, broken)
-        scale = self._signed * (weight / self._cap) / self._range
-        clamped = 0
-        for part in _chunks(len(delta)):
-            values = delta[part].astype(np.float64)
-            clamped += int(np.count_nonzero(np.abs(values) > self._range))
-            np.clip(values, -self._range, self._range, out=values)
-            values *= scale
-            np.rint(values, out=values)
-            out[part] = values.astype(np.int64) & self._mask
-        return weight, clamped
+    def _measured(self, updates: LocalUpdates) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Scale and limit of each row (see `rounding.rounded`), and the segments after the update as (m, rest) int64.
 
-    def _encode_metrics(self, update: LocalUpdate, ring: Ring) -> int:
+        The scale is 0 where an update counts for nothing.
+        """
+        layout, m = self.layout, len(updates)
+        counts = np.zeros((m, layout.size - layout.update.stop), dtype=np.int64)
+        weights, limits, saturated = np.zeros(m, np.int64), np.full(m, np.inf), np.zeros(m, np.int64)
+        if layout.purpose == "train":
+            weights, limits, saturated = self._weighed(updates)
+            counts[:, self._rest(layout.weight)] = weights[:, np.newaxis]
+        if not layout.private:
+            saturated += self._count_metrics(updates, counts)
+            counts[:, self._rest(layout.saturated)] = np.minimum(saturated, self._unsigned)[:, np.newaxis]
+        return self._signed * (weights / self._cap) / self._range, limits, counts
+
+    def _weighed(self, updates: LocalUpdates) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """Weight of each row, its limit, and how many coordinates are clamped or not finite, each (m,)."""
+        deltas = updates.deltas
+        if deltas.shape[1:] != (self.layout.dimension,):
+            raise ProtocolViolation(f"update: shape {deltas.shape[1:]}, the plan says ({self.layout.dimension},)")
+        weights = np.full(len(deltas), self._cap) if self.layout.private else self._whole(updates.weights)
+        largest, saturated = rounding.largest(deltas), np.zeros(len(deltas), dtype=np.int64)
+        for i in np.flatnonzero(~(largest <= self._range)):
+            if not np.isfinite(largest[i]):
+                weights[i], saturated[i] = 0, rounding.broken(deltas[i])
+            elif weights[i]:
+                saturated[i] = rounding.beyond(deltas[i], self._range)
+        return weights, np.where(largest > self._range, self._range, np.inf), saturated
+
+    def _count_metrics(self, updates: LocalUpdates, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Fill the metrics' segments; how many were out of bounds. Totals that are not finite count for nothing."""
-        totals = np.asarray(update.totals, dtype=np.float64)
-        if totals.shape != self._low.shape:
-            raise ProtocolViolation(f"update: {totals.size} metrics, the plan names {self._low.size}")
-        held_out = self._whole(update.held_out)
-        if not held_out or not np.isfinite(totals).all():
-            return 0
-        share = (totals / update.held_out - self._low) / self._width
+        if updates.totals.shape[1:] != self._low.shape:
+            raise ProtocolViolation(f"update: {updates.totals.shape[-1]} metrics, the plan names {self._low.size}")
+        held_out, outside = self._whole(updates.held_out), np.zeros(len(updates), dtype=np.int64)
+        good = (held_out > 0) & np.isfinite(updates.totals).all(axis=1)
+        share = (updates.totals[good] / updates.held_out[good, np.newaxis] - self._low) / self._width
         inside = np.clip(share, 0.0, 1.0)
-        scaled = np.rint(inside * (held_out / self._cap * self._unsigned))
-        ring[self.layout.totals] = scaled.astype(np.uint32)
-        ring[self.layout.held_out] = held_out
-        return int(np.count_nonzero(np.abs(share - inside) > 1e-6))  # a sum of float32 may end just outside
+        scaled = np.rint(inside * (held_out[good, np.newaxis] / self._cap * self._unsigned))
+        counts[good, self._rest(self.layout.totals)] = scaled
+        counts[:, self._rest(self.layout.held_out)] = np.where(good, held_out, 0)[:, np.newaxis]
+        outside[good] = np.count_nonzero(np.abs(share - inside) > 1e-6, axis=1)  # a sum of float32 may end just outside
+        return outside
+
+    def _rest(self, segment: slice) -> slice:
+        """A segment after the update, counted from the update's end."""
+        end = self.layout.update.stop
+        return slice(segment.start - end, segment.stop - end)
 
     def _decode_update(self, total: Ring, weight: int, survivors: int) -> Vector:
         """Mean update (d,) float32; zero when the weight is 0."""
@@ -224,21 +268,17 @@ class FixedPoint:
         if not weight:
             return delta
         scale, bound = self.step / weight, survivors * self._signed
-        for part in _chunks(len(total)):
-            signed = self._signs(total[part])
+        for part in rounding.chunks(len(total)):
+            signed = residues.signed(total[part], self.bits)
             if int(signed.max()) > bound or int(signed.min()) < -bound:
                 raise ProtocolViolation("sum: the update is beyond what its survivors can reach")
             delta[part] = signed * scale
         return delta
 
-    def _signs(self, residues: Ring) -> NDArray[np.int32]:
-        """Residues as signed numbers: to the top of a word and back, for the arithmetic shift extends the sign."""
-        shift = 32 - self.bits
-        return (residues << np.uint32(shift)).view(np.int32) >> np.int32(shift)
-
-    def _whole(self, examples: float) -> int:
-        """A count of examples as the integer that is sent, 0..weight_cap; 0 for what is no count."""
-        return int(min(round(examples), self._cap)) if np.isfinite(examples) and examples > 0 else 0
+    def _whole(self, examples: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Counts of examples as the integers that are sent, 0..weight_cap; 0 for what is no count."""
+        counted = np.where(np.isfinite(examples) & (examples > 0), examples, 0.0)
+        return np.minimum(np.rint(counted), self._cap).astype(np.int64)
 
     @staticmethod
     def _bounded(total: Ring, bound: int, name: str) -> NDArray[np.int64]:
@@ -246,11 +286,6 @@ class FixedPoint:
         if values.size and int(values.max()) > bound:
             raise ProtocolViolation(f"sum: {name} is beyond what its survivors can reach")
         return values
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    for start in range(0, length, _CHUNK):
-        yield slice(start, min(start + _CHUNK, length))
 
 
 def _check_bits(bits: int, clients: int, cap: int) -> None:

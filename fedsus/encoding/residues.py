@@ -1,0 +1,31 @@
+"""Signed numbers as residues mod 2**bits, bits <= 32, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedsus.types import Ring
+
+
+def of(numbers: NDArray[np.float64], bits: int) -> NDArray[np.int64]:
+    """Residues of signed whole numbers below 2**53."""
+    whole = numbers.astype(np.int64)
+    whole &= (1 << bits) - 1
+    return whole
+
+
+def add(total: Ring, numbers: NDArray[np.float64], bits: int) -> None:
+    """Add signed whole numbers (n,), each below 2**53, to residues (n,) uint32 in place."""
+    total += of(numbers, bits).astype(np.uint32)
+    total &= np.uint32((1 << bits) - 1)
+
+
+def signed(residues: Ring, bits: int) -> NDArray[np.int32]:
+    """Residues as numbers -2**(bits - 1)..2**(bits - 1) - 1, (n,) int32."""
+    shift = 32 - bits  # to the top of a word and back: the arithmetic shift extends the sign
+    return (residues << np.uint32(shift)).view(np.int32) >> np.int32(shift)
