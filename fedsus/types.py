@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -62,6 +62,32 @@ class LocalUpdate:
     totals: NDArray[np.float64]
     held_out: int
     event: DpEvent | None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpdates:
+    """What several clients propose, before encoding: row i is what a `LocalUpdate` of client i would say.
+
+    Attributes:
+        deltas: (m, d) float32.
+        weights: (m,) float64.
+        totals: (m, metrics) float64; no columns where nothing was measured.
+        held_out: (m,) int64; zeros where nothing was measured.
+        event: what releasing any one of them spends; None without differential privacy.
+    """
+
+    deltas: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    totals: NDArray[np.float64]
+    held_out: NDArray[np.int64]
+    event: DpEvent | None = None
+
+    def __len__(self) -> int:
+        return len(self.deltas)
+
+    def __iter__(self) -> Iterator[LocalUpdate]:
+        for delta, weight, totals, held_out in zip(self.deltas, self.weights, self.totals, self.held_out, strict=True):
+            yield LocalUpdate(delta, float(weight), totals, int(held_out), self.event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +176,24 @@ class Lost:
     client: str
 
 
-Reply: TypeAlias = Answered | Refused | Lost
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The sum of several clients' integers, from a fleet that adds them itself: a simulation without masks.
+
+    No transport makes one: what comes over a wire is `Answered`, one client's.
+
+    Attributes:
+        clients: who answered, each of them counted once.
+        total: the sum of their integers mod 2**bits, (n,) uint32.
+        received: bytes that their answers would have.
+    """
+
+    clients: Sequence[str]
+    total: Ring
+    received: int
+
+
+Reply: TypeAlias = Answered | Partial | Refused | Lost
 
 
 @dataclass(frozen=True, slots=True)

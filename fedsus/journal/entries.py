@@ -80,6 +80,7 @@ class RoundReleased:
         checkpoint: blob of the strategy's state after this round.
         bytes_sent, bytes_received: between server and clients.
         seconds: from asking to release.
+        virtual: the clock of a simulation at the release, in its seconds since the run's start; None in a deployment.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -97,18 +98,20 @@ class RoundReleased:
     bytes_sent: Count
     bytes_received: Count
     seconds: Amount
+    virtual: Amount | None = None
     time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptAbandoned:
-    """An attempt that released nothing, and why in one line (never about one client)."""
+    """An attempt that released nothing, and why in one line, never about one client; ``virtual`` is as above."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     round: Ordinal
     attempt: Ordinal
     reason: str
+    virtual: Amount | None = None
     time: float = 0.0
 
 

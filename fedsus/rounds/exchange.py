@@ -17,7 +17,7 @@ from fedsus.encoding.packing import add_packed, packed_size
 from fedsus.errors import CohortTooSmall, ProtocolViolation
 from fedsus.plan import Plan
 from fedsus.rounds.messages import decode_answer
-from fedsus.types import Answered, Ask, Lost, Member, Refused, Reply, Ring, Summed
+from fedsus.types import Answered, Ask, Lost, Member, Partial, Refused, Reply, Ring, Summed
 
 
 class Fleet(Protocol):
@@ -56,8 +56,11 @@ class Metered:
         """As the fleet's."""
         self.sent += sum(len(own) + len(ask.common) for own in ask.requests.values())
         for reply in self.fleet.ask(ask):
-            if isinstance(reply, Answered):
-                self.received += len(reply.body)
+            match reply:
+                case Answered():
+                    self.received += len(reply.body)
+                case Partial():
+                    self.received += reply.received
             yield reply
             del reply  # before the next one is made: the server holds one answer at a time
 
@@ -93,6 +96,12 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
     survivors = refused = lost = 0
     replies = yield Ask(dict.fromkeys(cohort, b""), plan.deadline, common=request)
     for reply in replies:
+        if isinstance(reply, Partial):
+            if waiting.issuperset(reply.clients) and reply.total.shape == total.shape:
+                waiting.difference_update(reply.clients)
+                np.add(total, reply.total, out=total)
+                survivors += len(reply.clients)
+            continue
         if reply.client not in waiting:
             continue
         waiting.remove(reply.client)
@@ -109,6 +118,7 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
             case Lost():
                 lost += 1
         del reply  # before the next one is made: the server holds one answer at a time
+    total &= np.uint32((1 << mechanism.bits) - 1)
     lost += len(waiting)
     if survivors < plan.cohort.minimum:
         raise CohortTooSmall(

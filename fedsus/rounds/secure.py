@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +43,16 @@ _SLACK_SECONDS: Final = 900
 
 _DRAWS, _SHUFFLED = 64, 100_000
 """Most draws of one cohort, and most members shuffled for it, 0.2 s: of many, each draw has as many connected."""
+
+
+Draw = Callable[[Sequence["Member"], int, int], Sequence["Member"]]
+"""Chooses so many of the members for an attempt: (members, size, attempt)."""
+
+
+def draw_anew(members: Sequence[Member], size: int, attempt: int) -> Sequence[Member]:
+    """Members at random, by the operating system's generator."""
+    del attempt
+    return random.SystemRandom().sample(members, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +105,16 @@ class SecureRounds:
     Args:
         specification: of the run.
         clock: seconds since the epoch.
+        draw: chooses a cohort of those connected, where the plan's choice is "named".
         workers: threads for masks.
     """
 
-    def __init__(self, specification: Specification, clock: Clock, workers: int = 2) -> None:
+    def __init__(self, specification: Specification, clock: Clock, draw: Draw = draw_anew, workers: int = 2) -> None:
         roster = specification.roster
         if roster is None:
             raise CorruptionError("journal: a run with secure_sum, and no roster")
         self._specification, self._roster, self._clock, self._workers = specification, roster, clock, workers
+        self._draw = draw
         self._asked = specification.config.plan
         self._numbers = numbers(self._asked, roster)
         self._hash = ""
@@ -113,9 +125,9 @@ class SecureRounds:
         self._left_out = 0
 
     @classmethod
-    def of(cls, specification: Specification, clock: Clock) -> SecureRounds | None:
+    def of(cls, specification: Specification, clock: Clock, draw: Draw = draw_anew) -> SecureRounds | None:
         """None for a run in clear."""
-        return cls(specification, clock) if specification.config.plan.exchange == "secure_sum" else None
+        return cls(specification, clock, draw) if specification.config.plan.exchange == "secure_sum" else None
 
     @property
     def floor(self) -> int:
@@ -214,7 +226,7 @@ class SecureRounds:
         if found.choice == "drawn":
             nonce, positions = self._drawn(cohort, attempt)
         elif found.choice == "named":
-            positions = self._chosen(cohort, self._asked.cohort.size)
+            positions = self._chosen(cohort, self._asked.cohort.size, attempt)
         session = Session(
             federation=roster.federation,
             roster=digest(roster).hex(),
@@ -261,9 +273,10 @@ class SecureRounds:
                 break
         return best
 
-    def _chosen(self, cohort: Sequence[Member], size: int) -> tuple[int, ...]:
-        """Positions of connected members, at random, filled up with others, who then count as dropouts."""
-        here = {member.name for member in cohort}
+    def _chosen(self, cohort: Sequence[Member], size: int, attempt: int) -> tuple[int, ...]:
+        """Positions of connected members, drawn, filled up with others at random, who then count as dropouts."""
+        asked = self._draw(cohort, size, attempt) if len(cohort) > size else cohort
+        here = {member.name for member in asked}
         order = list(range(len(self._roster.members)))
         random.SystemRandom().shuffle(order)
         order.sort(key=lambda position: self._roster.members[position].name not in here)

@@ -9,8 +9,8 @@ names its checkpoint, so a run that was killed anywhere goes on from the last re
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundRelease
 from fedsus.plan import Plan
 from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct
 from fedsus.rounds.messages import encode_request
-from fedsus.rounds.secure import SecureRounds
+from fedsus.rounds.secure import Draw, SecureRounds, draw_anew
 from fedsus.rounds.specification import specification_of
 from fedsus.strategies import Strategy, create
 from fedsus.types import Arrays, Clock, Mean, Member, Summed, Vector
@@ -34,6 +34,9 @@ log = logging.getLogger("fedsus.server")
 _WAIT_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 
+Watch = Callable[[RoundReleased, Vector], None]
+"""Told of each released round and the model after it; what it raises ends the run, which can be resumed."""
+
 
 class RunLoop:
     """Runs a journal's run to its end, from wherever it stands.
@@ -42,7 +45,10 @@ class RunLoop:
         folder: the run folder, opened before by `open_run`.
         fleet: who can be asked.
         clock, sleep: time, passed in.
-        choose: draws a cohort when more clients are connected than the plan asks.
+        draw: chooses the cohort of an attempt when more clients are connected than the plan asks.
+        virtual: the clock of a simulation, in its seconds since the run's start; None in a deployment. The run then
+            waits by it, and the journal names it beside real seconds.
+        watch: told of each released round.
     """
 
     def __init__(
@@ -52,10 +58,12 @@ class RunLoop:
         *,
         clock: Clock,
         sleep: Callable[[float], None],
-        choose: random.Random | None = None,
+        draw: Draw = draw_anew,
+        virtual: Clock | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
-        self._choose = choose or random.SystemRandom()
+        self._draw, self._virtual, self._watch = draw, virtual, watch
         self._abandoned = 0
         self._journal = Journal.open(folder, clock)
         opened = self._journal.state.opened
@@ -63,7 +71,7 @@ class RunLoop:
             raise CorruptionError(f"{folder}: the journal is empty: the run was never opened")
         self._specification = specification_of(opened)
         self._strategy: Strategy = create(self._specification.config.plan.strategy)
-        self._secure = SecureRounds.of(self._specification, clock)
+        self._secure = SecureRounds.of(self._specification, clock, draw)
 
     @property
     def progress(self) -> RunState:
@@ -103,20 +111,26 @@ class RunLoop:
         round, attempt = self.progress.next_round, self.progress.attempts + 1
         if attempt > self._specification.attempts:
             raise RunFailed(f"round {round}: all {self._specification.attempts} attempts of the run are spent")
-        cohort = self._cohort()
+        cohort = self._cohort(attempt)
         model = self._strategy.model(state)
         started = self._clock()
         try:
             plan, summed, mean, traffic = self._exchange(round, attempt, model, cohort)
         except (CohortTooSmall, ProtocolViolation) as error:
-            self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error)))
+            self._abandon(round, attempt, error)
             self._pause()
             return state
         self._abandoned = 0
         state = self._strategy.step(state, mean.delta)
-        self._release(plan, summed, mean, blobs.put(self._folder, state), traffic, started)
+        released = self._release(plan, summed, mean, blobs.put(self._folder, state), traffic, started)
         blobs.prune(self._folder, self._journal.entries)
+        if self._watch is not None:
+            self._watch(released, self._strategy.model(state))
         return state
+
+    def _abandon(self, round: int, attempt: int, error: Exception) -> None:
+        virtual = None if self._virtual is None else self._virtual()
+        self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error), virtual=virtual))
 
     def _pause(self) -> None:
         """Wait longer after each attempt that was abandoned in a row: each costs the devices' budget."""
@@ -171,57 +185,59 @@ class RunLoop:
             return
         started = self._clock()
         try:
-            cohort = self._cohort()
+            cohort = self._cohort(attempt)
         except RunFailed:  # nobody is there any more: the run is complete without the last metrics
             return
         try:
             plan, summed, mean, traffic = self._exchange(round, attempt, model, cohort)
         except (CohortTooSmall, ProtocolViolation) as error:
-            self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error)))
+            self._abandon(round, attempt, error)
             return
         self._release(plan, summed, mean, self._checkpoint, traffic, started)
 
     def _release(
         self, plan: Plan, summed: Summed, mean: Mean, checkpoint: str, traffic: Metered, started: float
-    ) -> None:
+    ) -> RoundReleased:
         """Write what was learned: aggregates over the survivors, and what they cost."""
-        self._journal.append(
-            RoundReleased(
-                round=plan.round,
-                attempt=plan.attempt,
-                survivors=summed.survivors,
-                refused=summed.refused,
-                lost=summed.lost,
-                weight=mean.weight,
-                metrics=_metrics(plan, mean),
-                held_out=mean.held_out,
-                saturated=mean.saturated,
-                checkpoint=checkpoint,
-                bytes_sent=traffic.sent,
-                bytes_received=traffic.received,
-                seconds=self._clock() - started,
-            )
+        released = RoundReleased(
+            round=plan.round,
+            attempt=plan.attempt,
+            survivors=summed.survivors,
+            refused=summed.refused,
+            lost=summed.lost,
+            weight=mean.weight,
+            metrics=_metrics(plan, mean),
+            held_out=mean.held_out,
+            saturated=mean.saturated,
+            checkpoint=checkpoint,
+            bytes_sent=traffic.sent,
+            bytes_received=traffic.received,
+            seconds=self._clock() - started,
+            virtual=None if self._virtual is None else self._virtual(),
         )
+        self._journal.append(released)
+        return released
 
-    def _cohort(self) -> list[Member]:
+    def _cohort(self, attempt: int) -> list[Member]:
         """Who is asked: all that the plan's size allows, once enough are connected."""
         asked = self._specification.config.plan.cohort
         least = asked.minimum if self._secure is None else self._secure.floor
         # The first attempt waits for everyone; later ones take the minimum: one lost device costs no wait.
         wanted = asked.size if self.progress.attempts == 0 else least
-        patience = self._clock() + self._specification.config.server.wait_for_devices
+        now = self._virtual or self._clock
+        patience = now() + self._specification.config.server.wait_for_devices
         said = ""
         while True:
             members = self._fleet.members()
             known = members if self._secure is None else self._secure.known(members)
             if len(known) >= wanted:
                 break
-            if self._clock() >= patience:
+            if now() >= patience:
                 raise RunFailed(self._too_few(len(known), len(members), wanted))
             said = self._tell_waiting(members, wanted, said)
             self._sleep(_WAIT_SECONDS)
         if self._secure is None and len(known) > asked.size:
-            return sorted(self._choose.sample(list(known), asked.size))
+            return sorted(self._draw(known, asked.size, attempt), key=attrgetter("id"))
         return list(known)
 
     def _tell_waiting(self, members: Sequence[Member], wanted: int, said: str) -> str:

@@ -21,7 +21,7 @@ from fedsus.errors import CohortTooSmall, ProtocolViolation
 from fedsus.secagg import wire
 from fedsus.secagg.server import Collected, Established, Opening, Party, Sharing
 from fedsus.secagg.wire import Kind
-from fedsus.types import Answered, Ask, Lost, Refused, Reply, Summed
+from fedsus.types import Answered, Ask, Lost, Partial, Refused, Reply, Summed
 
 log = logging.getLogger("fedsus.server")
 
@@ -87,6 +87,8 @@ class _Taking:
     def take(self, replies: Iterator[Reply], waiting: set[str]) -> None:
         """Give each frame to its taker; a client's nonsense is its own loss."""
         for reply in replies:
+            if isinstance(reply, Partial):
+                raise ProtocolViolation("secure sum: a sum of several clients is no answer in it")
             if reply.client not in waiting:
                 continue
             waiting.remove(reply.client)

@@ -21,7 +21,7 @@ from fedsus.rounds.specification import open_run
 from fedsus.secagg.keys import Identity, Signatures
 from fedsus.secagg.roster import Roster, RosterMember
 from fedsus.types import Clock, Vector
-from fedsus_simulations.fleet import SimulatedFleet
+from fedsus_simulations.devices import DeviceFleet
 
 if TYPE_CHECKING:
     from fedsus.tasks.task import DataSource
@@ -153,6 +153,6 @@ def simulate(
             "give more with --client NAME=PATH, or lower it"
         )
     members = Members.of(sources) if config.plan.exchange == "secure_sum" else None
-    fleet = SimulatedFleet(devices(config, sources, reference or config.task.name, seed, clock, members))
+    fleet = DeviceFleet(devices(config, sources, reference or config.task.name, seed, clock, members))
     open_run(folder, run, config, model, clock, None if members is None else members.roster)
     return RunLoop(folder, fleet, clock=clock, sleep=time.sleep).run()

@@ -184,7 +184,7 @@ class FlowerFleet:
                 ready.append((client, asked, message.metadata.message_id, message.HasField("error")))
         return ready
 
-    def _collect(self, phase: _Phase, ready: Iterable[_Ready]) -> Iterator[Reply]:
+    def _collect(self, phase: _Phase, ready: Iterable[_Ready]) -> Iterator[Answered | Lost]:
         """Fetch answers in parallel, yield them as they arrive; at most ``workers`` are held at a time."""
         jobs: dict[Future[bytes | Lost | None], _Ready] = {}
         for one in ready:
@@ -199,7 +199,7 @@ class FlowerFleet:
             yield from self._finished(phase, jobs)
 
     @staticmethod
-    def _finished(phase: _Phase, jobs: dict[Future[bytes | Lost | None], _Ready]) -> Iterator[Reply]:
+    def _finished(phase: _Phase, jobs: dict[Future[bytes | Lost | None], _Ready]) -> Iterator[Answered | Lost]:
         """Replies of the transfers that are done, taken out of ``jobs``; waits for one."""
         for job in wait(jobs, return_when=FIRST_COMPLETED).done:
             one, found = jobs.pop(job), job.result()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import random
 import sys
 import tempfile
 import time
@@ -138,7 +137,7 @@ def _go(folder: Path, fleet: type[SyntheticFleet], begin: Callable[[], None]) ->
     clients = int((folder / _CLIENTS).read_text(encoding="ascii"))
     synthetic = fleet(clients, (folder / _ANSWER).read_bytes())
     begin()
-    RunLoop(folder, synthetic, clock=time.time, sleep=time.sleep, choose=random.Random(1)).run()
+    RunLoop(folder, synthetic, clock=time.time, sleep=time.sleep).run()
 
 
 def _packed(plan: Plan) -> bytes:

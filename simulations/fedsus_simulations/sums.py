@@ -1,0 +1,57 @@
+"""What a simulation does to the plan's exchange: it chooses the cohorts itself, and may leave out the masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from fedsus.rounds.secure import numbers
+from fedsus.secagg import thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedsus.config import PlanConfig, RunConfig
+    from fedsus.secagg.roster import Roster
+
+
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """As much of a roster as its numbers need."""
+
+    members: Sequence[int]
+    federation: str = "simulated"
+    number: int = 1
+
+
+def chosen(config: RunConfig, registered: int) -> RunConfig:
+    """The run with cohorts that the simulation draws from its seed, where there are more clients than one cohort.
+
+    A then counts within the cohort, as if it were the whole roster, unless the scenario says how many: a deployment's
+    cohort is drawn by the roster's seed, which no simulation can repeat.
+    """
+    asked = config.plan
+    if asked.exchange == "clear_sum" or registered <= asked.cohort.size:
+        return config
+    colluders = asked.secure_sum.colluders or thresholds.colluders(asked.cohort.size)
+    secure = asked.secure_sum.model_copy(update={"choice": "named", "colluders": colluders})
+    return _with(config, secure_sum=secure)
+
+
+def without_masks(config: RunConfig, registered: int) -> RunConfig:
+    """The run in clear, with the least survivors of the secure one as its minimum: it releases the same sums.
+
+    Raises:
+        ConfigError: no secure sum of so many clients is safe with the asked numbers.
+    """
+    asked = config.plan
+    if asked.exchange == "clear_sum":
+        return config
+    found = numbers(asked, cast("Roster", _Registered(range(registered))))
+    least = thresholds.floor(asked.cohort.size, found.colluders, found.dropouts, asked.cohort.minimum)
+    return _with(config, exchange="clear_sum", cohort=asked.cohort.model_copy(update={"minimum": least}))
+
+
+def _with(config: RunConfig, **changes: object) -> RunConfig:
+    plan: PlanConfig = config.plan.model_copy(update=changes)
+    return config.model_copy(update={"plan": plan})
