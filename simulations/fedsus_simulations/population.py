@@ -47,7 +47,7 @@ class Population(Protocol):
 
 
 class Numbered(Sequence[str]):
-    """``client-000``, ``client-001``, ...: names that take no memory; their alphabetical order is that of the numbers."""
+    """``client-000``, ``client-001``, ...: names that take no memory; sorted as text they are in order."""
 
     PREFIX = "client-"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from fedsus.errors import ConfigError
 from fedsus.rounds.server import RunLoop
@@ -16,8 +16,8 @@ from fedsus_simulations.memory import Members, granting
 from fedsus_simulations.partitions import population_of
 from fedsus_simulations.seeding import Drawn, number
 from fedsus_simulations.traces import Instant, VirtualClock
-from fedsus_simulations.training import BlockTrainer
-from fedsus_simulations.workers import Inline
+from fedsus_simulations.training import DEFAULT_STACK, BlockTrainer
+from fedsus_simulations.workers import workers_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from fedsus_simulations.population import Population
     from fedsus_simulations.scenario import Scenario
     from fedsus_simulations.workers import Workers
-
-_STACK_BYTES: Final = 2**23
 
 
 @dataclass(slots=True)
@@ -71,7 +69,7 @@ class Simulation:
         config = scenario.run_config(len(population.names))
         policy, clock, asked = granting(config), VirtualClock(), scenario.simulation
         trainer = BlockTrainer(task, population, Compute("cpu", asked.threads), scenario.seed, asked.trainer)
-        workers = Inline(trainer)
+        workers = workers_for(scenario, trainer, root, reference)
         # A client outside a round's cohort refuses the next one's session, which rides on this one's messages.
         logging.getLogger("fedsus.device").setLevel(logging.ERROR)
         secure = config.plan.exchange == "secure_sum"
@@ -83,7 +81,7 @@ class Simulation:
             {config.task.name: reference},
             Instant(),
             clock,
-            asked.stack or 32,
+            asked.stack or DEFAULT_STACK,
             None if members is None else MaskedClients(members, policy, time.time),
         )
         return cls(scenario, task, population, workers, config, fleet, members, clock)

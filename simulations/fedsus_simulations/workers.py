@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
     from fedsus.rounds.messages import Request
     from fedsus.types import Ring
+    from fedsus_simulations.scenario import Scenario
     from fedsus_simulations.training import BlockTrainer
 
 Block = Sequence[int]
@@ -59,3 +62,14 @@ class Inline:
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+def workers_for(scenario: Scenario, trainer: BlockTrainer, root: Path, reference: str) -> Workers:
+    """The workers that a scenario asks for.
+
+    Args:
+        trainer: of this process.
+        root, reference: as `fedsus_simulations.running.Simulation.of` has them: other processes load task and data anew.
+    """
+    del scenario, root, reference
+    return Inline(trainer)
