@@ -27,24 +27,20 @@ _LOWER_IS_BETTER: Final = ("loss", "error")
 
 
 def totals(task: Task, module: nn.Module, batch: Batch) -> NDArray[np.float64]:
-    """Sums of the task's metrics over the batch, (len(bounds),) float64.
+    """Sums of the task's metrics over the batch, (len(bounds),) float64, of the values that `each` gives."""
+    result = np.zeros(len(task.bounds))
+    for values in _measured(task, module, batch):
+        result += values.sum(axis=0)
+    return result
+
+
+def each(task: Task, module: nn.Module, batch: Batch) -> NDArray[np.float64]:
+    """The task's metrics of each example, (B, len(bounds)) float64.
 
     Each value is clamped to its bounds. A value that is not finite counts as the worse bound: the upper for
     metrics whose name ends in "loss" or "error", else the lower.
     """
-    low, high, worse = _bounds(task)
-    result = np.zeros(len(low))
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            for part in _chunks(batch):
-                values = task.measure(module, part).double().cpu().numpy()
-                values = np.where(np.isfinite(values), values, worse)
-                result += np.clip(values, low, high).sum(axis=0)
-    finally:
-        module.train(was_training)
-    return result
+    return np.concatenate([np.zeros((0, len(task.bounds))), *_measured(task, module, batch)])
 
 
 def owner_report(task: Task, model: Vector, batch: Batch) -> dict[str, float]:
@@ -108,6 +104,20 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> t
     deviation = float(np.sqrt(of_cases.var(ddof=1) / m + of_controls.var(ddof=1) / n))
     reach = float(norm.ppf((1 + level) / 2)) * deviation
     return area, max(0.0, area - reach), min(1.0, area + reach)
+
+
+def _measured(task: Task, module: nn.Module, batch: Batch) -> Iterator[NDArray[np.float64]]:
+    """(rows, metrics) of one part of the batch after the other."""
+    low, high, worse = _bounds(task)
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            for part in _chunks(batch):
+                values = task.measure(module, part).double().cpu().numpy()
+                yield np.clip(np.where(np.isfinite(values), values, worse), low, high)
+    finally:
+        module.train(was_training)
 
 
 def _bounds(task: Task) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
