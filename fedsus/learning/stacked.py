@@ -1,0 +1,179 @@
+"""The stacked trainer: many clients at once, each as the loop trainer would train it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from fedsus.errors import Cancelled, ConfigError
+from fedsus.learning import evaluation, optimizers
+from fedsus.learning.parameters import Flat, check_model
+from fedsus.learning.settings import resolve
+from fedsus.learning.stacking import batches, steps
+from fedsus.learning.stacking.converting import NotStackable, stacked
+from fedsus.learning.stacking.probe import probe
+from fedsus.learning.stacking.stack import Stack
+from fedsus.types import LocalUpdates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from fedsus.learning.settings import Compute, TrainSettings
+    from fedsus.tasks.task import Batch, Shard, Task
+    from fedsus.types import LocalUpdate, Stop, Vector
+
+__all__ = ["NotStackable", "StackedTrainer", "best_stack"]
+
+_VALUES: Final = 1 << 19
+_MOST: Final = 64
+
+
+def best_stack(dimension: int) -> int:
+    """How many clients to train at once for a model of ``dimension`` parameters."""
+    return max(1, min(_MOST, _VALUES // dimension))
+
+
+class StackedTrainer:
+    """Trains without differential privacy. Repeatable bit for bit for the same shards in one call, on one CPU thread.
+
+    Not for use from two threads at once: make one for each.
+
+    Raises:
+        NotStackable: this model needs the loop trainer.
+        ConfigError: the model keeps running buffers, or the device is not there.
+    """
+
+    def __init__(self, task: Task, compute: Compute) -> None:
+        self._task, self._name, self._compute = task, type(task).__name__, compute
+        self._device = resolve(compute)
+        module = task.model(0)
+        check_model(module, self._name)
+        self._flat = Flat(module, self._device)
+        self._stack = Stack(self._flat.gradient.numel(), self._device, steps.Gradients())
+        try:
+            self._module = stacked(module, self._stack)
+        except NotStackable as error:
+            raise self._refused(error) from None
+        self._probed = False
+        optimizers.preload(self._flat.values)
+
+    def train(
+        self, model: Vector, shards: Sequence[Shard], settings: TrainSettings, seeds: Sequence[int], stop: Stop
+    ) -> Iterator[LocalUpdate]:
+        """As `train_stack`, one update after the other."""
+        yield from self.train_stack(model, shards, settings, seeds, stop)
+
+    def train_stack(
+        self,
+        model: Vector,
+        shards: Sequence[Shard],
+        settings: TrainSettings,
+        seeds: Sequence[int],
+        stop: Stop,
+        measure: bool = True,
+    ) -> LocalUpdates:
+        """One row for each shard, weighted by its number of training examples, with totals of the received model.
+
+        Args:
+            measure: False leaves out the metrics: no columns in ``totals``.
+
+        Raises:
+            Cancelled: ``stop`` said so; it is asked before each batch of all clients.
+            ConfigError: the settings do not fit the hardware or the optimizer, or training diverged.
+            NotStackable: this model or this precision needs the loop trainer; said before anything is trained.
+        """
+        self._check(settings)
+        if len(shards) != len(seeds):
+            raise ValueError(f"{len(shards)} shards and {len(seeds)} seeds")
+        if any(shard.size == 0 for shard in shards):
+            raise ConfigError(f"task '{self._name}': a shard has no training examples; leave this client out")
+        if torch.get_num_threads() != self._compute.threads:
+            torch.set_num_threads(self._compute.threads)
+        start = torch.tensor(model, device=self._device)
+        if shards:
+            self._try(start, shards)
+        totals = self._totals(start, shards) if measure else np.zeros((len(shards), 0))
+        held_out = np.array([len(shard.held_out[0]) if measure else 0 for shard in shards], dtype=np.int64)
+        deltas = self._fit(start, shards, settings, seeds, stop)
+        return LocalUpdates(deltas, np.array([float(shard.size) for shard in shards]), totals, held_out)
+
+    def _check(self, settings: TrainSettings) -> None:
+        if settings.privacy.unit != "none":
+            raise ConfigError(f"privacy.unit = '{settings.privacy.unit}': the stacked trainer adds no noise")
+        if settings.training.precision != "float32":
+            raise NotStackable(
+                f"training.precision = '{settings.training.precision}': the stacked trainer needs 'float32'; "
+                "use the loop trainer"
+            )
+
+    def _try(self, start: Tensor, shards: Sequence[Shard]) -> None:
+        """The first shards that come show whether the model can be stacked."""
+        if self._probed:
+            return
+        two = [self._here(shards[0].train), self._here(shards[-1].train)]
+        try:
+            try:
+                probe(self._task, self._flat, self._stack, self._module, start, two)
+            except NotStackable:
+                # A model may ask for torch's own memory order, by view() after a convolution.
+                self._stack.strided = False
+                probe(self._task, self._flat, self._stack, self._module, start, two)
+        except NotStackable as error:
+            raise self._refused(error) from error.__cause__
+        self._probed = True
+
+    def _fit(
+        self, start: Tensor, shards: Sequence[Shard], settings: TrainSettings, seeds: Sequence[int], stop: Stop
+    ) -> NDArray[np.float32]:
+        training, stack = settings.training, self._stack
+        order = batches.by_steps([shard.size for shard in shards], training.batch_size)
+        sizes = [shards[i].size for i in order]
+        if not sizes:
+            return np.zeros((0, stack.dimension), dtype=np.float32)
+        examples = self._together([shards[i].train for i in order])
+        stack.start(start.expand(len(order), -1))
+        step = stack.sink = steps.make(stack, start, settings)
+        self._module.train()
+        for now in batches.schedule(sizes, [seeds[i] for i in order], training.local_epochs, training.batch_size):
+            if stop():
+                raise Cancelled("training stopped before it was complete")
+            if now.live < stack.live:
+                stack.narrow(now.live)
+            step.begin(stack)
+            index = now.index.to(self._device)
+            losses = self._task.loss(self._module, tuple(tensor.index_select(0, index) for tensor in examples))
+            losses.backward(now.weights.to(losses))  # type: ignore[no-untyped-call]
+            step.end(stack)
+        deltas = torch.empty_like(stack.values)
+        deltas[torch.tensor(order, device=self._device)] = stack.values - start
+        if not bool(torch.isfinite(deltas).all()):
+            raise ConfigError(
+                f"optimizer.learning_rate = {settings.learning_rate:g}: training diverged to NaN or infinity; "
+                "lower it or set gradient_clip"
+            )
+        result: NDArray[np.float32] = deltas.cpu().numpy()
+        return result
+
+    def _totals(self, start: Tensor, shards: Sequence[Shard]) -> NDArray[np.float64]:
+        """Sums of the received model's metrics for each client, (m, metrics)."""
+        sums = np.zeros((len(shards), len(self._task.bounds)))
+        owners = np.repeat(np.arange(len(shards)), [len(shard.held_out[0]) for shard in shards])
+        if len(owners):
+            self._flat.load(start)
+            examples = self._together([shard.held_out for shard in shards])
+            np.add.at(sums, owners, evaluation.each(self._task, self._flat.module, examples))
+        return sums
+
+    def _together(self, parts: Sequence[Batch]) -> Batch:
+        return tuple(torch.cat(tensors).to(self._device) for tensors in zip(*parts, strict=True))
+
+    def _here(self, batch: Batch) -> Batch:
+        return tuple(tensor.to(self._device) for tensor in batch)
+
+    def _refused(self, error: NotStackable) -> NotStackable:
+        return NotStackable(f"task '{self._name}': the model cannot be stacked: {error}; use the loop trainer")
