@@ -6,7 +6,10 @@ import difflib
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import torch
+
 from fedsus.errors import DataError
+from fedsus.tasks.task import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,3 +66,12 @@ def picked(source: DataSource, option: str, groups: Mapping[str, T]) -> Mapping[
             + (f"did you mean '{close[0]}'?" if close else f"there are: {some}")
         )
     return {name: groups[name]}
+
+
+def joined(shards: Iterable[Shard]) -> Shard:
+    """All training parts as one, all held-out parts as one; at least one shard."""
+    trains, outs = zip(*((shard.train, shard.held_out) for shard in shards), strict=True)
+    return Shard(
+        train=tuple(torch.cat(parts) for parts in zip(*trains, strict=True)),
+        held_out=tuple(torch.cat(parts) for parts in zip(*outs, strict=True)),
+    )

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from fedsus.tasks.task import Task
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
-    {"heart": "fedsus.tasks.heart:HeartDisease", "fashion-mnist": "fedsus.tasks.fashion:FashionMnist"}
+    {
+        "heart": "fedsus.tasks.heart:HeartDisease",
+        "fashion-mnist": "fedsus.tasks.fashion:FashionMnist",
+        "watch": "fedsus.tasks.watch:Watch",
+        "shakespeare": "fedsus.tasks.shakespeare:Shakespeare",
+        "adult": "fedsus.tasks.adult:Adult",
+    }
 )
 """Name of a built-in task -> where its class is."""
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from small_data import write_adult, write_plays, write_watch
 
 from fedsus.errors import ConfigError, DataError
+from fedsus.plan import TaskPart
 from fedsus.tasks.heart import shipped
 from fedsus.tasks.registry import BUILT_IN, build, resolve
-from fedsus.tasks.task import Checked, DataSource, Predicting, Scoring, Task
+from fedsus.tasks.task import Checked, DataSource, Grouped, Predicting, Scoring, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +54,12 @@ CASES: list[tuple[str, dict[str, Any], Callable[[Path], Path]]] = [
     ("heart", {"hidden": 8}, _heart),
     ("fashion-mnist", {}, _fashion),
     ("fashion-mnist", {"network": "mlp", "width": 32}, _fashion),
+    ("watch", {"width": 4}, write_watch),
+    ("watch", {"network": "mlp", "width": 8, "window": 20}, write_watch),
+    ("shakespeare", {"width": 8}, write_plays),
+    ("shakespeare", {"network": "lstm", "width": 8}, write_plays),
+    ("adult", {}, write_adult),
+    ("adult", {"hidden": 4, "sensitive": "race", "sensitive_inputs": True}, write_adult),
     (OWN, {"hidden": 4}, _plant),
 ]
 
@@ -140,6 +148,31 @@ def test_metrics_stay_within_their_bounds(case: tuple[Task, DataSource], scale: 
     for column, (low, high) in zip(values.T, task.bounds.values(), strict=True):
         assert low <= column.min()
         assert column.max() <= high
+
+
+def test_groups_are_clients_with_data_and_names(case: tuple[Task, DataSource]) -> None:
+    task, source = case
+    if not isinstance(task, Grouped):
+        pytest.skip("has no clients of its own")
+    where = DataSource(source.path if source.path.is_dir() else source.path.parent)
+    groups, again = task.groups(where), task.groups(where)
+    assert list(groups) == sorted(groups) == list(again)
+    for name, shard in groups.items():
+        assert TaskPart(name=name).name == name
+        assert shard.size > 0
+        assert len(shard.held_out[0]) > 0
+        assert all(torch.equal(a, b) for a, b in zip(shard.train, again[name].train, strict=True))
+
+
+def test_a_group_is_shaped_like_the_whole(case: tuple[Task, DataSource]) -> None:
+    task, source = case
+    if not isinstance(task, Grouped):
+        pytest.skip("has no clients of its own")
+    whole = task.load(source)
+    where = DataSource(source.path if source.path.is_dir() else source.path.parent)
+    for shard in task.groups(where).values():
+        for part, same in ((shard.train, whole.train), (shard.held_out, whole.held_out)):
+            assert [(t.dtype, t.shape[1:]) for t in part] == [(t.dtype, t.shape[1:]) for t in same]
 
 
 def test_scores_rank_the_held_out_examples(case: tuple[Task, DataSource]) -> None:

@@ -35,7 +35,7 @@ def test_importing_does_not_load_torch(module: str) -> None:
     ("reference", "message"),
     [
         ("hart", "task 'hart': unknown; did you mean 'heart'?"),
-        ("zzz", "task 'zzz': unknown; built in: heart, fashion-mnist; or 'module:Class'"),
+        ("zzz", "task 'zzz': unknown; built in: heart, fashion-mnist, watch, shakespeare, adult; or 'module:Class'"),
         ("", "task '': unknown"),
         ("a:b:c", "task 'a:b:c': unknown"),
         ("os.system('x'):y", "unknown"),
