@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 
+from fedsus.tasks.groups import joined
 from fedsus.tasks.task import Shard
+from fedsus_simulations.seeding import generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +36,7 @@ class Population(Protocol):
 
     @property
     def central(self) -> Batch | None:
-        """The data's own test part, which no client has; None where there is none."""
+        """Examples that no client trains on, to test the model with; None where there are none."""
         ...
 
     def position(self, name: str) -> int | None:
@@ -79,28 +81,37 @@ class Numbered(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Clients whose shards are there already: hospitals, persons, roles."""
+    """Clients whose shards are there already: hospitals, persons, roles.
 
-    shards: Mapping[str, Shard]
-    central: Batch | None = None
+    Attributes:
+        names: in alphabetical order.
+        sizes: training examples of each, (clients,).
+        central: what no client trains on.
+    """
 
-    @property
-    def names(self) -> Sequence[str]:
-        """In alphabetical order."""
-        return sorted(self.shards)
+    shards: tuple[Shard, ...]
+    names: tuple[str, ...]
+    sizes: NDArray[np.int64]
+    central: Batch | None
+    positions: Mapping[str, int]
 
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Training examples of each, (clients,)."""
-        return np.array([self.shards[name].size for name in self.names], dtype=np.int64)
+    @classmethod
+    def of(cls, shards: Mapping[str, Shard]) -> Given:
+        """Clients by name. What all of them hold out is the central test set: the data have no other."""
+        names = tuple(sorted(shards))
+        ordered = tuple(shards[name] for name in names)
+        sizes = np.array([shard.size for shard in ordered], dtype=np.int64)
+        held_out = joined(ordered).held_out
+        positions = {name: position for position, name in enumerate(names)}
+        return cls(ordered, names, sizes, held_out if len(held_out[0]) else None, positions)
 
     def position(self, name: str) -> int | None:
         """The position of a name; None where nobody bears it."""
-        return self.names.index(name) if name in self.shards else None
+        return self.positions.get(name)
 
     def shard(self, position: int) -> Shard:
         """One client's data."""
-        return self.shards[self.names[position]]
+        return self.shards[position]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +127,11 @@ class Rows:
     starts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, parts: Sequence[NDArray[np.int64]]) -> Rows:
-        """Rows given client by client."""
-        starts = np.zeros(len(parts) + 1, dtype=np.int64)
-        np.cumsum([len(part) for part in parts], out=starts[1:])
-        return cls(np.concatenate([np.zeros(0, dtype=np.int64), *parts]), starts)
+    def of_sizes(cls, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> Rows:
+        """Rows one client after the other, and how many each has."""
+        starts = np.zeros(len(sizes) + 1, dtype=np.int64)
+        np.cumsum(sizes, out=starts[1:])
+        return cls(rows, starts)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -131,17 +142,23 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """Clients that share one data set out among them.
+    """Clients that share one data set's training part out among them.
 
     Attributes:
-        whole: the data; its held-out part is the central test set.
-        train, held_out: rows of ``whole.train`` of each client, one after the other: client i has
-            ``rows[starts[i]:starts[i + 1]]``. Clients' held-out rows are of ``whole.held_out``, none where empty.
+        whole: the data.
+        train, held_out: rows of ``whole.train`` of each client, to train on and held out.
+        sizes: training examples of each, (clients,).
     """
 
     whole: Shard
     train: Rows
     held_out: Rows
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, whole: Shard, train: Rows, held_out: Rows) -> Divided:
+        """The clients of these rows."""
+        return cls(whole, train, held_out, np.diff(train.starts))
 
     @property
     def names(self) -> Numbered:
@@ -149,14 +166,9 @@ class Divided:
         return Numbered(len(self.train))
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Training examples of each, (clients,)."""
-        return np.diff(self.train.starts)
-
-    @property
     def central(self) -> Batch | None:
         """The data's own held-out part."""
-        return self.whole.held_out if len(self.whole.held_out[0]) else None
+        return _some(self.whole.held_out)
 
     def position(self, name: str) -> int | None:
         """The position of a name; None where nobody bears it."""
@@ -164,13 +176,65 @@ class Divided:
 
     def shard(self, position: int) -> Shard:
         """One client's data: copies of its rows."""
-        import torch
+        return _taken(self.whole, self.train[position], self.held_out[position])
 
-        def of(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-            index = torch.from_numpy(rows)
-            return tuple(tensor[index] for tensor in batch)
 
-        return Shard(
-            of(self.whole.train, self.train[position]),
-            of(self.whole.held_out, self.held_out[position]),
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Any number of clients, each with random rows of one data set's training part; others may have the same.
+
+    A client's rows are distinct, and are drawn anew each time it is asked for: a registered client takes no memory.
+
+    Attributes:
+        whole: the data.
+        clients: how many.
+        train, held_out: rows of each client, to train on and held out.
+        seed: of the simulation.
+    """
+
+    whole: Shard
+    clients: int
+    train: int
+    held_out: int
+    seed: int
+
+    @property
+    def names(self) -> Numbered:
+        """Numbered."""
+        return Numbered(self.clients)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Training examples of each, (clients,): one number, seen so often."""
+        return np.broadcast_to(np.int64(self.train), self.clients)
+
+    @property
+    def central(self) -> Batch | None:
+        """The data's own held-out part."""
+        return _some(self.whole.held_out)
+
+    def position(self, name: str) -> int | None:
+        """The position of a name; None where nobody bears it."""
+        return self.names.position(name)
+
+    def shard(self, position: int) -> Shard:
+        """One client's data: copies of its rows."""
+        rows = generator(self.seed, "rows", position).choice(
+            self.whole.size, self.train + self.held_out, replace=False, shuffle=True
         )
+        return _taken(self.whole, rows[: self.train], rows[self.train :])
+
+
+def _some(batch: Batch) -> Batch | None:
+    return batch if len(batch[0]) else None
+
+
+def _taken(whole: Shard, train: NDArray[np.int64], held_out: NDArray[np.int64]) -> Shard:
+    """These rows of the training part."""
+    import torch
+
+    def of(rows: NDArray[np.int64]) -> Batch:
+        index = torch.from_numpy(rows)
+        return tuple(tensor[index] for tensor in whole.train)
+
+    return Shard(of(train), of(held_out))

@@ -17,29 +17,49 @@ class PopulationConfig(Strict):
     Attributes:
         data: a data set's name (`fedsus data list`), or the path of a file or folder.
         partition: "groups": the data's own clients (hospital, person, role); "iid": an equal share of all rows each;
-            "dirichlet": each class divided by a draw from Dirichlet(alpha) (Hsu, Qi and Brown 2019).
-        clients: how many; not with "groups", where the data say it.
+            "dirichlet": equally many rows each, of classes in proportions of Dirichlet(alpha) (Hsu, Qi and Brown
+            2019); "dirichlet-by-class": each class divided over the clients by Dirichlet(alpha) (Yurochkin et al.
+            2019); "sampled": ``examples`` random rows each, which others may have too; "files": a file or folder each.
+        files: client name -> path, with "files" alone.
+        clients: how many; "groups" and "files" have their own.
         alpha: of the Dirichlet distribution: small is uneven.
+        examples: rows of each client, with "sampled" alone.
+        held_out: share of each client's own rows that it measures on, and does not train on. Clients of "groups" have
+            held-out parts of their own.
         least: fewest training examples of a client; those of "groups" with fewer are left out, and counted.
         options: the task's own, as in ``[data.<id>]`` of agent.toml.
     """
 
-    data: Annotated[str, Field(min_length=1)]
-    partition: Literal["groups", "iid", "dirichlet"] = "groups"
+    data: str = ""
+    partition: Literal["groups", "iid", "dirichlet", "dirichlet-by-class", "sampled", "files"] = "groups"
+    files: dict[Name, str] = Field(default={})
     clients: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     alpha: Positive | None = None
+    examples: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    held_out: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     least: Annotated[int, Field(ge=1)] = 1
     options: dict[Name, Scalar] = Field(default={})
 
     @model_validator(mode="after")
     def _fits(self) -> PopulationConfig:
-        if (self.clients is None) != (self.partition == "groups"):
+        if bool(self.files) != (self.partition == "files"):
+            raise ValueError("'files' belongs to partition = \"files\", which needs it: client name = path")
+        if bool(self.data) == (self.partition == "files"):
+            raise ValueError("'data' is needed: a data set's name or a path; but not with partition = \"files\"")
+        if (self.clients is None) != (self.partition in ("groups", "files")):
             raise ValueError(
                 f"partition '{self.partition}' and clients = {self.clients} do not fit: "
-                "'groups' takes the data's own clients, the others need a number"
+                "'groups' and 'files' have their own clients, the others need a number"
             )
-        if (self.alpha is None) == (self.partition == "dirichlet"):
-            raise ValueError("'alpha' belongs to partition = \"dirichlet\", which needs it")
+        if (self.alpha is None) == (self.partition in ("dirichlet", "dirichlet-by-class")):
+            raise ValueError('\'alpha\' belongs to partition = "dirichlet" and "dirichlet-by-class", which need it')
+        if (self.examples is None) == (self.partition == "sampled"):
+            raise ValueError("'examples' belongs to partition = \"sampled\", which needs it")
+        if self.held_out and self.partition in ("groups", "files"):
+            raise ValueError(
+                f"held_out = {self.held_out:g}: clients of '{self.partition}' have held-out parts of their own; "
+                "see the task's options for how large"
+            )
         return self
 
 
@@ -68,7 +88,7 @@ class SweepConfig(Strict):
     """``[sweep]``: the same scenario again with other seeds and settings.
 
     Attributes:
-        seeds: one run each.
+        seeds: one run each, of every combination; the scenario's own where there are none.
         settings: dotted name of a field -> its values; every combination is run.
     """
 
