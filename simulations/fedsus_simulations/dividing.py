@@ -34,7 +34,8 @@ def sizes(rows: int, clients: int) -> NDArray[np.int64]:
 
 def kept(count: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     """How many of so many rows are left to train on when a ``share`` in [0, 1) is held out, rounded down."""
-    return count - np.floor(count * share + 1e-9).astype(np.int64)
+    out: NDArray[np.int64] = np.floor(count * share + 1e-9).astype(np.int64)
+    return count - out
 
 
 def iid(rows: int, clients: int, rng: np.random.Generator) -> Rows:
@@ -84,8 +85,8 @@ def dirichlet_by_class(
     """
     pools = np.bincount(labels)
     for _ in range(REDRAWS):
-        ends = np.cumsum(rng.dirichlet(np.full(clients, alpha), size=len(pools)), axis=1)
-        ends = np.rint(ends * pools[:, np.newaxis]).astype(np.int64)
+        shares = np.cumsum(rng.dirichlet(np.full(clients, alpha), size=len(pools)), axis=1)
+        ends: NDArray[np.int64] = np.rint(shares * pools[:, np.newaxis]).astype(np.int64)
         ends[:, -1] = pools  # a cumulative sum may end just below 1
         counts = np.diff(ends, axis=1, prepend=0).T
         if int(kept(counts.sum(axis=1), share).min()) >= least:
