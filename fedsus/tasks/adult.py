@@ -206,13 +206,15 @@ def _read(source: DataSource) -> Rows:
 def _clients(rows: Rows, source: DataSource) -> dict[str, Rows]:
     """Rows by the owner's option ``by``; only the one that ``group`` names, if it names one."""
     by = source.options.get("by", "occupation")
-    if by not in _CLIENTS:
+    if not isinstance(by, str) or by not in _CLIENTS:
         raise DataError(f"option 'by' = {by!r}: must be one of {', '.join(_CLIENTS)}")
     least = number_option(source.options, "least", 10, 1, 1_000_000, whole=True)
     words = {name.removeprefix(_CLIENTS[by]): name for name in rows.names if name.startswith(_CLIENTS[by])}
     parts = ((client_name(word), rows.where(rows.column(name) == 1)) for word, name in words.items())
-    clients = grouped(str(source.path), ((name, part) for name, part in parts if len(part.values) >= least))
-    return dict(picked(source, "group", clients))
+    enough = [(name, part) for name, part in parts if len(part.values) >= least]
+    if not enough:
+        raise DataError(f"{source.path}: no {by} has {least:g} rows; lower the option 'least'")
+    return dict(picked(source, "group", grouped(str(source.path), enough)))
 
 
 def _logits(model: Forward, inputs: Tensor) -> Tensor:

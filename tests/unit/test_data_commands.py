@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import os
+import re
 import struct
 import sys
 import tarfile
@@ -15,7 +18,7 @@ from click.testing import CliRunner
 
 from fedsus.commands import data as commands
 from fedsus.commands.data import data
-from fedsus.commands.data_sets import DATA_SETS, DataSet
+from fedsus.commands.data_sets import DATA_SETS, SIZES, DataSet
 from fedsus.commands.packages import MAX_FILE, Package, extract, fetch, run
 from fedsus.errors import ConfigError, DataError, EnvironmentFault
 
@@ -103,6 +106,17 @@ def test_a_command_is_bounded_in_time(tmp_path: Path) -> None:
         run(waits, tmp_path, _quiet, timeout=0.2)
 
 
+def test_an_archive_of_another_hash_is_not_opened(tmp_path: Path, npm: Path) -> None:
+    archive = _tgz(tmp_path / "source.tgz", {"package/data/a": b"aaa", "package/data/b": b"bbb"})
+    right = hashlib.sha256(archive.read_bytes()).hexdigest()
+    fetch(dataclasses.replace(PACKAGE, sha256=right), tmp_path / "right", _size, _quiet)
+    with pytest.raises(
+        DataError, match=rf"a\.tgz: SHA-256 {right[:16]}\.\.\. is not that of some@1, 0000.*nothing was"
+    ):
+        fetch(dataclasses.replace(PACKAGE, sha256="0" * 64), tmp_path / "wrong", _size, _quiet)
+    assert list((tmp_path / "wrong").iterdir()) == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, npm: Path) -> None:
     tmp_path.chmod(0o500)
@@ -132,6 +146,32 @@ def test_a_member_that_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatc
     assert MAX_FILE > 50_000_000
     with pytest.raises(DataError, match="larger than 10 bytes"):
         extract(_tgz(tmp_path / "x.tgz", {"a": b"x" * 11}), {"a": "a"}, tmp_path, _quiet)
+
+
+def test_every_file_gets_a_plain_name_of_ours_and_can_be_verified() -> None:
+    for name, entry in DATA_SETS.items():
+        if entry.package is not None:
+            names = list(entry.package.files.values())
+            assert len(set(names)) == len(names), name
+            assert all(re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", file) for file in names)
+            assert all(file in SIZES or "idx" in file for file in names)
+            assert entry.package.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.package.sha256)
+
+
+def test_of_many_files_only_their_number_is_told(tmp_path: Path, npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plays = [f"play-{i}.md" for i in range(7)]
+    monkeypatch.setattr(commands, "SIZES", dict.fromkeys(plays, 3))
+    package = Package("npm", "x@1", {f"p/{name}": name for name in plays})
+    monkeypatch.setattr(commands, "DATA_SETS", {"x": DataSet("title", "MIT", package)})
+    _tgz(tmp_path / "source.tgz", {f"p/{name}": b"abc" for name in plays})
+    arguments = ["get", "x", "--to", str(tmp_path / "to")]
+    lines = CliRunner().invoke(data, arguments, catch_exceptions=False).output.splitlines()
+    assert lines[1:] == ["7 files, 21 bytes", f"{tmp_path / 'to'}: title; licence: MIT"]
+    again = CliRunner().invoke(data, arguments, catch_exceptions=False).output.splitlines()
+    assert again == [f"{tmp_path / 'to'}: already there", *lines[1:]]
+    (tmp_path / "to" / "play-3.md").write_text("ab")
+    with pytest.raises(DataError, match=r"play-3\.md: 2 bytes; 3 were expected; remove it and try again"):
+        CliRunner().invoke(data, arguments, catch_exceptions=False)
 
 
 def test_list_names_licence_and_source() -> None:
