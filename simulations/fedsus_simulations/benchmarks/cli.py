@@ -6,7 +6,7 @@ import json
 import signal
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +17,32 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from fedsus_simulations.benchmarks.result import Comparison, Figure, Result, Table
+    from fedsus_simulations.benchmarks.simulate_peers import Places
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _size = click.option(
     "--quick/--full", "quick", default=False, help="Small sizes, or those of the documentation (default)."
+)
+_into = click.option(
+    "--into",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write FOLDER/NAME.json too.",
+)
+_venvs = click.option(
+    "--peer-venv",
+    "peer_venvs",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A virtual environment with pfl 0.6.0 or with flwr[simulation], and torch; repeat it. One that is not there "
+    "yet is made, with pfl; without any, it is made in the user's cache.",
+)
+_data = click.option(
+    "--data",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Files of Fashion-MNIST. Default: data/fashion-mnist; images are generated if that is not there.",
 )
 _picture = click.option(
     "--plot",
@@ -32,14 +54,14 @@ _picture = click.option(
 
 
 class Benchmarks(click.Group):
-    """``list``, ``all``, and each benchmark by its name."""
+    """``list``, ``all``, ``table``, and each benchmark by its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The two commands, then the benchmarks."""
+        """The commands, then the benchmarks."""
         return [*super().list_commands(ctx), *BENCHMARKS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """One of the two commands, or a benchmark."""
+        """One of the commands, or a benchmark."""
         return super().get_command(ctx, cmd_name) or _command(find(cmd_name).name)
 
 
@@ -56,15 +78,39 @@ def list_all() -> None:
         click.echo(f"{row.name:<{width}}  {row.summary}")
 
 
+@bench.command()
+@click.argument("files", metavar="RESULT.json...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--docs",
+    metavar="FILE.md",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the tables between this file's markers, the JSON into a folder of its name beside it, and the picture.",
+)
+def table(files: tuple[Path, ...], docs: Path | None) -> None:
+    """Print results as tables in Markdown, from the JSON that --into wrote."""
+    from fedsus_simulations.benchmarks import tables
+
+    results = [tables.read(file) for file in files]
+    if docs is None:
+        click.echo("\n".join(map(tables.markdown, results)))
+        return
+    for path in tables.publish(results, docs):
+        click.echo(f"wrote {path}")
+
+
 @bench.command("all")
 @_as_json
+@_into
+@_venvs
+@_data
 @_size
-def run_all(as_json: bool, quick: bool) -> None:
+def run_all(as_json: bool, quick: bool, into: Path | None, peer_venvs: tuple[Path, ...], data: Path | None) -> None:
     """Run every benchmark, one after the other; a failing one does not stop the others."""
     results, failed = [], []
     for name in BENCHMARKS:
         try:
-            results.append(measure(name, quick))
+            results.append(measure(name, quick, _places(peer_venvs, data)))
+            _keep(results[-1], into)
         except Exception as error:  # whatever one raises, the others still run; told at the end
             context = click.get_current_context().find_root()
             if context.params.get("debug") or not isinstance(error, FedsusError):
@@ -80,30 +126,51 @@ def run_all(as_json: bool, quick: bool) -> None:
 
 
 def _command(name: str) -> click.Command:
-    @click.command(name, help=f"Measure {BENCHMARKS[name].summary}.")
+    row = BENCHMARKS[name]
+
+    @click.command(name, help=f"Measure {row.summary}.")
     @_as_json
+    @_into
     @_size
-    def one(as_json: bool, quick: bool, picture: Path | None = None) -> None:
-        result = measure(name, quick)
+    def one(as_json: bool, quick: bool, into: Path | None, picture: Path | None = None, **where: Any) -> None:
+        result = measure(name, quick, _places(**where))
+        _keep(result, into)
         if as_json:
             click.echo(result.model_dump_json(indent=1))
         else:
             show(result)
         if picture is not None:
-            for path in BENCHMARKS[name].draw(result, picture):
+            for path in row.draw(result, picture):
                 click.echo(f"wrote {path}", err=True)
 
-    return _picture(one) if BENCHMARKS[name].draws else one
+    if row.peers:
+        one = _venvs(_data(one))
+    return _picture(one) if row.draws else one
 
 
-def measure(name: str, quick: bool) -> Result:
+def _places(peer_venvs: tuple[Path, ...] = (), data: Path | None = None) -> Places:
+    from fedsus_simulations.benchmarks.simulate_peers import Places
+
+    return Places(peer_venvs, data)
+
+
+def _keep(result: Result, into: Path | None) -> None:
+    if into is None:
+        return
+    into.mkdir(parents=True, exist_ok=True)
+    file = into / f"{result.name}.json"
+    file.write_text(f"{result.model_dump_json(indent=1)}\n", encoding="utf-8")
+    click.echo(f"wrote {file}", err=True)
+
+
+def measure(name: str, quick: bool, places: Places | None = None) -> Result:
     """Run one benchmark; progress goes to stderr."""
     from fedsus_simulations.benchmarks.result import complete
 
     # As Ctrl-C does: leave through the blocks that stop what was started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     click.echo(f"{name}: {BENCHMARKS[name].summary}", err=True)
-    return complete(name, quick, BENCHMARKS[name].run(quick))
+    return complete(name, quick, BENCHMARKS[name].run(quick, places))
 
 
 def show(result: Result) -> None:

@@ -14,11 +14,13 @@ from fedsus.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.result import Result
+    from fedsus_simulations.benchmarks.simulate_peers import Places
 
     Draw = Callable[[Result, Path], Sequence[Path]]
 
-Run = Callable[[bool], dict[str, Any]]
-"""Takes whether to use quick sizes; returns the fields of a `result.Result` that are its own."""
+Run = Callable[..., dict[str, Any]]
+"""Takes whether to use quick sizes, and `Places` where it has peers; returns the fields of a `result.Result` that are
+its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +29,19 @@ class Benchmark:
 
     Attributes:
         draws: its module has ``draw(result, folder)`` too, which writes a picture.
+        peers: it looks for peers and data where it is told.
     """
 
     name: str
     module: str
     summary: str
     draws: bool = False
+    peers: bool = False
 
-    def run(self, quick: bool) -> dict[str, Any]:
+    def run(self, quick: bool, places: Places | None = None) -> dict[str, Any]:
         """Measure; seconds to minutes."""
         measure: Run = importlib.import_module(self.module).run
-        return measure(quick)
+        return measure(quick, places) if self.peers and places is not None else measure(quick)
 
     def draw(self, result: Result, folder: Path) -> Sequence[Path]:
         """Write the picture of a result; the files."""
@@ -45,8 +49,8 @@ class Benchmark:
         return draw(result, folder)
 
 
-def _row(name: str, module: str, summary: str, draws: bool = False) -> Benchmark:
-    return Benchmark(name, f"{__package__}.{module}", summary, draws)
+def _row(name: str, module: str, summary: str, *, draws: bool = False, peers: bool = False) -> Benchmark:
+    return Benchmark(name, f"{__package__}.{module}", summary, draws, peers)
 
 
 _ROWS: Final = (
@@ -56,6 +60,9 @@ _ROWS: Final = (
     _row("secure-scaling", "secure_scaling", "costs of a secure sum by clients and parameters; a table", draws=True),
     _row("server-memory", "server_memory", "memory of the round loop with 400 clients; against 4"),
     _row("agent", "agent", "start, memory and idle CPU of one agent; against a stock SuperNode"),
+    _row("simulate-mlp", "simulate_mlp", "a simulated round, 784-64-10; against pfl-research, Flower's", peers=True),
+    _row("simulate-cnn", "simulate_cnn", "a simulated round, convolutions; against pfl-research, Flower's", peers=True),
+    _row("simulate-trivial", "simulate_trivial", "a simulated round, 1,000 clients, no training", peers=True),
     _row("gradient-mode", "gradient_mode", "Opacus' ways to each example's gradient; against a bare step"),
 )
 

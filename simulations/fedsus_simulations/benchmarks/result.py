@@ -39,7 +39,13 @@ class Figure(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Ours against the peer; ``target`` says in words what ours should reach."""
+    """Ours against the peer.
+
+    Attributes:
+        target: in words, what ours should reach.
+        most: what the median of ours should not exceed, in its unit.
+        times: what the ratio should reach.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +53,15 @@ class Comparison(BaseModel):
     peer: Figure
     ratio: Annotated[Number, Field(ge=0)]
     target: str = ""
+    most: Number | None = None
+    times: Number | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether both numbers are met; None where there is none."""
+        if self.most is None and self.times is None:
+            return None
+        return (self.most is None or self.ours.median <= self.most) and (self.times is None or self.ratio >= self.times)
 
 
 class Table(BaseModel):
@@ -76,19 +91,13 @@ class Machine(BaseModel):
     memory_gb: float
 
 
-class Result(BaseModel):
+class Result(Comparison):
     """The JSON of a benchmark: one comparison, whose ratio decides; further ones in ``figures``; tables beside them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     quick: bool
     machine: Machine
     versions: dict[str, str]
-    ours: Figure
-    peer: Figure
-    ratio: Annotated[Number, Field(ge=0)]
-    target: str = ""
     notes: list[str] = []
     figures: dict[str, Comparison] = {}
     tables: list[Table] = []
@@ -109,10 +118,30 @@ def figure(values: Sequence[float], unit: str, what: str = "", warm_up: int = 0)
     }
 
 
-def comparison(ours: dict[str, Any], peer: dict[str, Any], target: str = "") -> dict[str, Any]:
-    """A `Comparison` by medians, where less is better on both sides, as plain data."""
+def comparison(
+    ours: dict[str, Any],
+    peer: dict[str, Any],
+    target: str = "",
+    *,
+    most: float | None = None,
+    times: float | None = None,
+) -> dict[str, Any]:
+    """A `Comparison` by medians, where less is better on both sides, as plain data.
+
+    Without ``target``, ``most`` and ``times`` are put into words.
+    """
+    words = [f"at most {most:g} {ours['unit']}"] if most is not None else []
+    words += [f"{times:g} times faster"] if times is not None else []
     # Below a hundred-thousandth of the unit ours counts as that much: a ratio stays finite.
-    return {"ours": ours, "peer": peer, "ratio": peer["median"] / max(ours["median"], 1e-5), "target": target}
+    ratio = peer["median"] / max(ours["median"], 1e-5)
+    return {
+        "ours": ours,
+        "peer": peer,
+        "ratio": ratio,
+        "target": target or ", ".join(words),
+        "most": most,
+        "times": times,
+    }
 
 
 def complete(name: str, quick: bool, body: dict[str, Any]) -> Result:
