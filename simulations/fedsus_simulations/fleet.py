@@ -19,6 +19,7 @@ from fedsus.rounds.messages import Request, decode_request, encode_answer
 from fedsus.secagg import wire
 from fedsus.types import Answered, Ask, Lost, Member, Partial, Refused, Reply
 from fedsus_simulations.masked import Trained, training_request
+from fedsus_simulations.workers import blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,8 +101,11 @@ class SimulatedFleet:
         answer = _HEADER + packed_size(mechanism.size, mechanism.bits)
         there, lost = self._trained(ask, request, positions, answer)
         blocks = self._blocks(there)
-        for number, total in self.workers.totals(request, [[there[name] for name in block] for block in blocks]):
-            yield Partial(blocks[number], total, answer * len(blocks[number]))
+        for added in self.workers.totals(request, [[there[name] for name in block] for block in blocks]):
+            asked = [name for number in added.blocks for name in blocks[number]]
+            answered = [name for name in asked if there[name] not in added.refused]
+            yield Partial(answered, added.total, answer * len(answered))
+            yield from (Refused(name) for name in asked if there[name] in added.refused)
         yield from map(Lost, lost)
 
     def _masked(self, ask: Ask, positions: Mapping[str, int]) -> Iterator[Reply]:
@@ -124,16 +128,16 @@ class SimulatedFleet:
         mechanism = FixedPoint(request.plan)
         there, lost = self._trained(ask, request, positions, packed_size(mechanism.size, mechanism.bits))
         blocks = self._blocks(there)
-        rings = self.workers.rings(request, [[there[name] for name in block] for block in blocks])
-        for block, trained in zip(blocks, rings, strict=True):
-            for name, ring in zip(block, trained, strict=True):
-                body = self.masked.answer(name, ask.request(name), Trained(ring, mechanism.bits))
-                yield Answered(name, body)
+        encoded = self.workers.rings(request, [[there[name] for name in block] for block in blocks])
+        for block, made in zip(blocks, encoded, strict=True):
+            rows = iter(made.rings)
+            for name in block:
+                trained = None if there[name] in made.refused else Trained(next(rows), mechanism.bits)
+                yield Answered(name, self.masked.answer(name, ask.request(name), trained))
         yield from map(Lost, lost)
 
-    def _blocks(self, there: Mapping[str, int]) -> list[list[str]]:
-        names = list(there)
-        return [names[start : start + self.stack] for start in range(0, len(names), self.stack)]
+    def _blocks(self, there: Mapping[str, int]) -> list[Sequence[str]]:
+        return blocks_of(list(there), self.stack)
 
     def _trained(
         self, ask: Ask, request: Request, positions: Mapping[str, int], answer: int

@@ -16,7 +16,7 @@ from fedsus_simulations.memory import Members, granting
 from fedsus_simulations.partitions import population_of
 from fedsus_simulations.seeding import Drawn, number
 from fedsus_simulations.traces import Instant, VirtualClock
-from fedsus_simulations.training import DEFAULT_STACK, BlockTrainer
+from fedsus_simulations.training import BlockTrainer, stack_of
 from fedsus_simulations.workers import workers_for
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Simulation:
         population = population_of(scenario, task, root)
         config = scenario.run_config(len(population.names))
         policy, clock, asked = granting(config), VirtualClock(), scenario.simulation
-        trainer = BlockTrainer(task, population, Compute("cpu", asked.threads), scenario.seed, asked.trainer)
+        trainer = BlockTrainer(task, population, Compute("cpu"), scenario.seed, asked.trainer)
         workers = workers_for(scenario, trainer, root, reference)
         # A client outside a round's cohort refuses the next one's session, which rides on this one's messages.
         logging.getLogger("fedsus.device").setLevel(logging.ERROR)
@@ -81,7 +81,7 @@ class Simulation:
             {config.task.name: reference},
             Instant(),
             clock,
-            asked.stack or DEFAULT_STACK,
+            stack_of(scenario, task),
             None if members is None else MaskedClients(members, policy, time.time),
         )
         return cls(scenario, task, population, workers, config, fleet, members, clock)

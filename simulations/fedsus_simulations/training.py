@@ -1,35 +1,36 @@
-"""Blocks of a cohort: the clients that are trained at once, and what becomes of their updates. One a worker."""
+"""Blocks of a cohort: the clients that are trained at once, and what becomes of their updates."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 
 from fedsus.encoding.mechanism import FixedPoint
-from fedsus.errors import ConfigError
+from fedsus.errors import Cancelled, ConfigError
+from fedsus.rounds.device import seeded
 from fedsus.types import LocalUpdates
 from fedsus_simulations.seeding import SeededClient
 
 if TYPE_CHECKING:
-    from fedsus.learning.stacked import StackedTrainer
     from numpy.typing import NDArray
 
     from fedsus.learning import Trainer
     from fedsus.learning.settings import Compute, TrainSettings
+    from fedsus.learning.stacked import StackedTrainer
     from fedsus.plan import Plan
     from fedsus.rounds.messages import Request
     from fedsus.tasks.task import Shard, Task
-    from fedsus.types import Ring, Stop
+    from fedsus.types import LocalUpdate, Ring, Stop
     from fedsus_simulations.population import Population
-
-log = logging.getLogger("fedsus.simulation")
+    from fedsus_simulations.scenario import Scenario
 
 Choice = Literal["auto", "stacked", "loop"]
 DEFAULT_STACK: Final = 32
+_TOGETHER: Final = 8
+"""Blocks of a cohort come in multiples of this, so that two, four or eight workers have the same to do."""
 
 
 def never() -> bool:
@@ -37,16 +38,65 @@ def never() -> bool:
     return False
 
 
+def stack_of(scenario: Scenario, task: Task) -> int:
+    """Clients in a block of this scenario."""
+    from fedsus.learning.parameters import dimension
+
+    return scenario.simulation.stack or stack_for(dimension(task.model(0)), scenario.plan.cohort.size)
+
+
+def stack_for(dimension: int, cohort: int) -> int:
+    """Clients in a block, for a model of ``dimension`` parameters: as many as are quick, in blocks for all workers.
+
+    It knows nothing of the workers, for another block rounds differently.
+    """
+    from fedsus.learning.stacked import best_stack
+
+    blocks = -(-cohort // best_stack(dimension))
+    return -(-cohort // (-(-blocks // _TOGETHER) * _TOGETHER))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a block, besides its integers.
+
+    Attributes:
+        refused: position of each client that refused, and why; the others answered.
+        note: what the user should hear once; empty for nothing.
+    """
+
+    refused: dict[int, str]
+    note: str = ""
+
+
+@dataclass(slots=True)
+class _Speaking:
+    """The noise of whoever is trained now, for a trainer that is made once."""
+
+    client: SeededClient
+
+    def normal(self, size: int) -> NDArray[np.float64]:
+        """As `fedsus.types.Noise`."""
+        return self.client.normal(size)
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """As `fedsus.types.Noise`."""
+        return self.client.uniform(size)
+
+
 @dataclass(slots=True)
 class BlockTrainer:
     """Trains blocks of clients, whatever was trained before: their integers depend on seed, plan, model and block.
+
+    A client whose training fails refuses, as its device would; the others of its block do not notice.
+    Not for use from two threads at once: make a `twin` for each.
 
     Args:
         task: what is learned.
         population: whose data.
         compute: processor and threads.
         seed: of the simulation.
-        choice: "stacked" or "loop"; "auto" takes the loop trainer where the model cannot be stacked, and says so once.
+        choice: "stacked" or "loop"; "auto" takes the loop trainer where the model cannot be stacked, and says so.
     """
 
     task: Task
@@ -56,76 +106,104 @@ class BlockTrainer:
     choice: Choice = "auto"
     stop: Stop = never
     _stacked: StackedTrainer | None = field(default=None, init=False)
-    _loops: dict[str, Trainer] = field(default_factory=dict, init=False)
-    _clients: dict[int, SeededClient] = field(default_factory=dict, init=False)
-    _refused: bool = field(default=False, init=False)
+    _loops: dict[str, tuple[Trainer, _Speaking]] = field(default_factory=dict, init=False)
+    _note: str = field(default="", init=False)
 
-    def total(self, request: Request, positions: Sequence[int]) -> Ring:
+    def twin(self, stop: Stop) -> Self:
+        """Another one that trains alike, for another thread."""
+        return replace(self, stop=stop)
+
+    def total(self, request: Request, positions: Sequence[int]) -> tuple[Ring, Outcome]:
         """The sum of a block's integers mod 2**bits, (size,) uint32."""
         mechanism = FixedPoint(request.plan)
         total = np.zeros(mechanism.size, dtype=np.uint32)
-        mechanism.add_to(total, self.updates(request, positions))
-        return total
+        updates, refused = self.updates(request, positions)
+        if updates is not None:
+            mechanism.add_to(total, updates)
+        return total, Outcome(refused, self._note)
 
-    def rings(self, request: Request, positions: Sequence[int]) -> NDArray[np.uint32]:
-        """The integers of each client of a block, (m, size) uint32."""
+    def rings(self, request: Request, positions: Sequence[int]) -> tuple[NDArray[np.uint32], Outcome]:
+        """The integers of each client of a block that did not refuse, (m, size) uint32, in order."""
         mechanism = FixedPoint(request.plan)
-        return mechanism.encode_all(self.updates(request, positions), self._client(positions[0]))
+        updates, refused = self.updates(request, positions)
+        if updates is None:
+            return np.zeros((0, mechanism.size), dtype=np.uint32), Outcome(refused, self._note)
+        return mechanism.encode_all(updates, self._client(positions[0])), Outcome(refused, self._note)
 
-    def updates(self, request: Request, positions: Sequence[int]) -> LocalUpdates:
-        """What a block's clients propose, in the order of ``positions``.
+    def updates(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates | None, dict[int, str]]:
+        """What a block's clients propose, in the order of ``positions``, and why the others refuse.
+
+        None where all refuse.
 
         Raises:
-            ConfigError: training diverged, or the settings do not fit the trainer.
+            ConfigError: the stacked trainer was chosen by name, and cannot train this.
         """
+        if request.plan.purpose == "train":
+            stacked = self._stack(request.plan)
+            if stacked is not None:
+                try:
+                    return self._together(stacked, request, positions), {}
+                except Cancelled:
+                    raise
+                except Exception as error:  # one client's failure must not be its block's: who it is shows one by one
+                    self._give_up(error)
+        return self._one_by_one(request, positions)
+
+    def _together(self, stacked: StackedTrainer, request: Request, positions: Sequence[int]) -> LocalUpdates:
         plan = request.plan
         shards = [self.population.shard(position) for position in positions]
-        if plan.purpose == "evaluate":
-            return self._evaluated(request, shards)
-        clients = [self._client(position) for position in positions]
-        seeds = [client(plan) for client in clients]
-        stacked = self._stack(plan)
-        if stacked is not None:
-            return stacked.train_stack(
-                request.model, shards, _settings(plan), seeds, self.stop, measure=bool(plan.metrics)
-            )
-        return self._one_by_one(request, shards, clients, seeds)
+        seeds = [seeded(self.seed, self.population.names[position])(plan) for position in positions]
+        return stacked.train_stack(request.model, shards, _settings(plan), seeds, self.stop, measure=bool(plan.metrics))
 
-    def _one_by_one(
-        self, request: Request, shards: Sequence[Shard], clients: Sequence[SeededClient], seeds: Sequence[int]
-    ) -> LocalUpdates:
-        from fedsus.learning import trainer_for
-
-        plan, found = request.plan, []
-        for shard, client, seed in zip(shards, clients, seeds, strict=True):
-            key = plan.privacy.unit
-            trainer = self._loops.get(key) if key == "none" else None
-            if trainer is None:
-                trainer = self._loops[key] = trainer_for(self.task, plan.privacy, self.compute, client)
-            (update,) = trainer.train(request.model, [shard], _settings(plan), [seed], self.stop)
-            found.append(update)
-        measured = len(plan.metrics)
+    def _one_by_one(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates | None, dict[int, str]]:
+        found: list[LocalUpdate] = []
+        refused: dict[int, str] = {}
+        one = self._trained if request.plan.purpose == "train" else self._evaluated
+        for position in positions:
+            try:
+                found.append(one(request, self.population.shard(position), self._client(position)))
+            except Cancelled:
+                raise
+            except Exception as error:  # as a device: the task is the user's code
+                refused[position] = (str(error).splitlines() or [type(error).__name__])[0]
+        if not found:
+            return None, refused
+        measured = len(request.plan.metrics)
         return LocalUpdates(
             np.stack([update.delta for update in found]),
             np.array([update.weight for update in found]),
             np.stack([update.totals[:measured] for update in found]),
             np.array([update.held_out if measured else 0 for update in found], dtype=np.int64),
             found[0].event,
-        )
+        ), refused
 
-    def _evaluated(self, request: Request, shards: Sequence[Shard]) -> LocalUpdates:
+    def _trained(self, request: Request, shard: Shard, client: SeededClient) -> LocalUpdate:
+        from fedsus.learning import trainer_for
+
+        plan = request.plan
+        unit = plan.privacy.unit
+        if unit not in self._loops:
+            speaking = _Speaking(client)
+            self._loops[unit] = (trainer_for(self.task, plan.privacy, self.compute, speaking), speaking)
+        trainer, speaking = self._loops[unit]
+        speaking.client = client
+        (update,) = trainer.train(request.model, [shard], _settings(plan), [client(plan)], self.stop)
+        return update
+
+    def _evaluated(self, request: Request, shard: Shard, client: SeededClient) -> LocalUpdate:
         from fedsus.learning import evaluation
         from fedsus.learning.parameters import load_into
+        from fedsus.types import LocalUpdate
 
+        del client
         module = self.task.model(0)
         load_into(module, request.model)
-        sums = [evaluation.totals(self.task, module, shard.held_out) for shard in shards]
-        held_out = np.array([len(shard.held_out[0]) for shard in shards], dtype=np.int64)
-        return LocalUpdates(np.zeros((len(shards), 0), np.float32), np.zeros(len(shards)), np.stack(sums), held_out)
+        sums = evaluation.totals(self.task, module, shard.held_out)
+        return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, sums, len(shard.held_out[0]), None)
 
     def _stack(self, plan: Plan) -> StackedTrainer | None:
         """The stacked trainer, if this model can be stacked and nobody chose the loop."""
-        if self.choice == "loop" or self._refused:
+        if self.choice == "loop" or self._note:
             return None
         from fedsus.learning.stacked import NotStackable, StackedTrainer
 
@@ -135,14 +213,22 @@ class BlockTrainer:
             if self._stacked is None:
                 self._stacked = StackedTrainer(self.task, self.compute)
         except NotStackable as error:
-            if self.choice == "stacked":
-                raise ConfigError(f'simulation.trainer = "stacked": {error}; use "auto" or "loop"') from None
-            self._refused = True
-            log.warning("the loop trainer trains one client after the other: %s", error)
+            self._give_up(error)
+            return None
         return self._stacked
 
+    def _give_up(self, error: Exception) -> None:
+        """If the model cannot be stacked, the loop trainer trains from now on, and the user is told."""
+        from fedsus.learning.stacked import NotStackable
+
+        if not isinstance(error, NotStackable):
+            return
+        if self.choice == "stacked":
+            raise ConfigError(f'simulation.trainer = "stacked": {error}; or choose "auto" or "loop"') from None
+        self._note = f"clients are trained one after the other: {error}"
+
     def _client(self, position: int) -> SeededClient:
-        return self._clients.setdefault(position, SeededClient(self.seed, self.population.names[position]))
+        return SeededClient(self.seed, self.population.names[position])
 
 
 def _settings(plan: Plan) -> TrainSettings:
