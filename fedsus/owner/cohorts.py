@@ -46,7 +46,7 @@ def admit_session(session: Session, roster: Roster | None, policy: Policy, key: 
     if session.cohort[-1] >= len(roster.members):
         raise Refusal(f"the cohort names member {session.cohort[-1]}; the roster has {len(roster.members)}")
     _cohort(session, roster, policy)
-    _numbers(session, roster, policy)
+    check_numbers(session, len(roster.members), policy)
     members = [roster.members[position].key for position in session.cohort]
     if key.hex() not in members:
         raise NotInCohort("this device's identity is not in the cohort")
@@ -88,8 +88,16 @@ def _cohort(session: Session, roster: Roster, policy: Policy) -> None:
             )
 
 
-def _numbers(session: Session, roster: Roster, policy: Policy) -> None:
-    least = least_colluders(session.choice, session.size, len(roster.members), policy.secure_sum.colluders)
+def check_numbers(session: Session, members: int, policy: Policy) -> None:
+    """Recompute what a session withstands.
+
+    Args:
+        members: how many the roster has.
+
+    Raises:
+        Refusal: less than the policy asks for, or a graph that does not give it.
+    """
+    least = least_colluders(session.choice, session.size, members, policy.secure_sum.colluders)
     if session.colluders < least:
         raise Refusal(f"{session.colluders} colluders: at least {least} are needed ([secure_sum] colluders)")
     most = thresholds.planned_dropouts(session.size, policy.secure_sum.dropout)
