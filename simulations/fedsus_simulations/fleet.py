@@ -7,50 +7,39 @@ block was trained to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import packed_size
-from fedsus.errors import Refusal
-from fedsus.owner.admission import admit
 from fedsus.rounds.messages import Request, decode_request, encode_answer
 from fedsus.secagg import wire
 from fedsus.types import Answered, Ask, Lost, Member, Partial, Refused, Reply
-from fedsus_simulations.masked import Trained, training_request
-from fedsus_simulations.workers import blocks_of
+from fedsus_simulations.asked import Asked, Available
+from fedsus_simulations.fates import Fates, Judge
+from fedsus_simulations.identities import simulated_members
+from fedsus_simulations.masked import MaskedClients, Trained, training_request
+from fedsus_simulations.memory import granting
+from fedsus_simulations.owners import Owners
+from fedsus_simulations.traces import VirtualClock, traces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from fedsus.owner.policy import Policy
-    from fedsus_simulations.masked import MaskedClients
+    from fedsus.config import RunConfig
+    from fedsus.secagg.roster import Roster
+    from fedsus_simulations.attempts import Attempt
     from fedsus_simulations.population import Population
-    from fedsus_simulations.traces import Traces, VirtualClock
+    from fedsus_simulations.scenario import Scenario
+    from fedsus_simulations.traces import Traces
     from fedsus_simulations.workers import Workers
 
 _HEADER = len(encode_answer(b""))
 
-
-class _Members(Sequence[Member]):
-    """Clients that can be asked, made when they are looked at: a round's cost does not grow with the registered."""
-
-    def __init__(self, names: Sequence[str], positions: Sequence[int] | None) -> None:
-        self._names, self._positions = names, positions
-
-    def __len__(self) -> int:
-        return len(self._names if self._positions is None else self._positions)
-
-    @overload
-    def __getitem__(self, at: int) -> Member: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Member]: ...
-    def __getitem__(self, at: int | slice) -> Member | list[Member]:
-        if isinstance(at, slice):
-            return [self[number] for number in range(len(self))[at]]
-        name = self._names[at if self._positions is None else int(self._positions[at])]
-        return Member(name, name)
+Note = Callable[["Attempt"], None]
+"""Told of each attempt once its answers are there."""
 
 
 @dataclass(slots=True)
@@ -58,96 +47,146 @@ class SimulatedFleet:
     """Implements `fedsus.rounds.exchange.Fleet` for a population.
 
     Args:
-        policy: of the owners. Admission runs once for each plan, since all have the same.
+        clock: advanced by what each phase takes.
         stack: clients in a block.
         masked: the clients' part in secure aggregation; None where masks are skipped.
-        clock: advanced by what each phase takes.
+        note: told of each attempt.
     """
 
     population: Population
     workers: Workers
-    policy: Policy
-    tasks: Mapping[str, str]
+    owners: Owners
     traces: Traces
     clock: VirtualClock
     stack: int
     masked: MaskedClients | None = None
+    note: Note | None = None
+    _judge: Judge = field(init=False)
+    _names: Sequence[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._judge = Judge(self.population, self.owners, self.traces)
+        self._names = self.population.names
+
+    @property
+    def roster(self) -> Roster | None:
+        """Of the clients; None where masks are skipped."""
+        return None if self.masked is None else self.masked.members.roster
 
     def members(self) -> Sequence[Member]:
         """Who is there now."""
-        return _Members(self.population.names, self.traces.available(self.clock.now))  # type: ignore[arg-type]
+        return Available(self._names, self.traces.available(self.clock.now))
 
     def ask(self, ask: Ask) -> Iterator[Reply]:
-        """Let the clients of a phase answer; replies block by block."""
-        known = {name: self.population.position(name) for name in ask.requests}
-        positions = {name: position for name, position in known.items() if position is not None}
-        for name in known.keys() - positions.keys():
-            yield Lost(name)
-        if not positions:
-            return
-        first = ask.request(next(iter(positions)))
-        if wire.is_secure(first):
-            yield from self._masked(ask, positions)
-        else:
-            yield from self._clear(ask, decode_request(first), positions)
+        """Let the clients of a phase answer; replies block by block, and last who is lost.
 
-    def _clear(self, ask: Ask, request: Request, positions: Mapping[str, int]) -> Iterator[Reply]:
-        try:
-            admit(request.plan, self.policy, self.tasks)
-        except Refusal:
-            yield from map(Refused, positions)
-            return
+        Raises:
+            RunFailed: a worker failed more often than it may.
+        """
+        asked, unknown = Asked.of(ask.requests, self.population)
+        if asked:
+            first = ask.request(asked.names[0])
+            if not wire.is_secure(first):
+                yield from self._clear(ask, decode_request(first), asked, len(first))
+            elif self.masked is None:
+                yield from map(Refused, asked.names)
+            else:
+                yield from self._masked(ask, asked, first, self.masked)
+        yield from map(Lost, unknown)
+
+    def _clear(self, ask: Ask, request: Request, asked: Asked, down: int) -> Iterator[Reply]:
+        """Train and add whole blocks."""
         mechanism = FixedPoint(request.plan)
-        answer = _HEADER + packed_size(mechanism.size, mechanism.bits)
-        there, lost = self._trained(ask, request, positions, answer)
-        blocks = self._blocks(there)
-        for added in self.workers.totals(request, [[there[name] for name in block] for block in blocks]):
-            asked = [name for number in added.blocks for name in blocks[number]]
-            answered = [name for name in asked if there[name] not in added.refused]
-            yield Partial(answered, added.total, answer * len(answered))
-            yield from (Refused(name) for name in asked if there[name] in added.refused)
-        yield from map(Lost, lost)
+        up = _HEADER + packed_size(mechanism.size, mechanism.bits)
+        fates = self._judge.training(ask, request.plan, asked, self.clock.now, down, up)
+        blocks = fates.answers.blocks(self.stack)
+        refused: set[int] = set()
+        for added in self.workers.totals(request, [block.positions.tolist() for block in blocks]):
+            clients = [name for number in added.blocks for name in blocks[number].split(added.refused)[0].names]
+            refused |= added.refused
+            if clients:
+                yield Partial(clients, added.total, up * len(clients))
+        answered, failed = fates.answers.split(refused)
+        yield from map(Refused, fates.refuses.names + failed.names)
+        yield from self._ended(request, fates, answered)
 
-    def _masked(self, ask: Ask, positions: Mapping[str, int]) -> Iterator[Reply]:
-        if self.masked is None:
-            yield from map(Refused, positions)
-            return
-        request = training_request(ask.request(next(iter(positions))), len(positions))
+    def _masked(self, ask: Ask, asked: Asked, first: bytes, masked: MaskedClients) -> Iterator[Reply]:
+        """Each client's own answer."""
+        request = training_request(first)
         if request is None:
-            down = max(len(own) for own in ask.requests.values()) + len(ask.common)
-            times = self.traces.light(list(positions.values()), down, 0)
-            self.clock.advance(min(float(times.max()), ask.deadline))
-            for name in positions:
-                yield Answered(name, self.masked.answer(name, ask.request(name)))
-            return
-        try:
-            admit(request.plan, self.policy, self.tasks)
-        except Refusal:
-            yield from map(Refused, positions)
+            yield from self._light(ask, asked, masked)
             return
         mechanism = FixedPoint(request.plan)
-        there, lost = self._trained(ask, request, positions, packed_size(mechanism.size, mechanism.bits))
-        blocks = self._blocks(there)
-        encoded = self.workers.rings(request, [[there[name] for name in block] for block in blocks])
+        up = packed_size(mechanism.size, mechanism.bits)
+        fates = self._judge.training(ask, request.plan, asked, self.clock.now, len(first), up)
+        blocks = fates.answers.blocks(self.stack)
+        refused: set[int] = set()
+        encoded = self.workers.rings(request, [block.positions.tolist() for block in blocks])
         for block, made in zip(blocks, encoded, strict=True):
-            rows = iter(made.rings)
-            for name in block:
-                trained = None if there[name] in made.refused else Trained(next(rows), mechanism.bits)
-                yield Answered(name, self.masked.answer(name, ask.request(name), trained))
-        yield from map(Lost, lost)
+            refused |= made.refused
+            for (name, position), ring in zip(block.split(made.refused)[0], made.rings, strict=True):
+                given = Trained(ring, mechanism.bits)
+                yield Answered(name, masked.answer(name, position, ask.request(name), given))
+        answered, failed = fates.answers.split(refused)
+        yield from self._answers(ask, fates.refuses, masked)
+        yield from self._answers(ask, failed, masked)
+        yield from self._ended(request, fates, answered)
 
-    def _blocks(self, there: Mapping[str, int]) -> list[Sequence[str]]:
-        return blocks_of(list(there), self.stack)
+    def _light(self, ask: Ask, asked: Asked, masked: MaskedClients) -> Iterator[Reply]:
+        """A phase without training: whoever is there answers, sooner or later."""
+        there, away, times = self._judge.light(ask, asked, self.clock.now)
+        yield from self._answers(ask, there, masked)
+        needed = [name not in ask.optional for name in there.names]
+        slowest = float(times[np.array(needed, dtype=np.bool_)].max(initial=0.0)) if any(needed) else 0.0
+        if not ask.optional.issuperset(away.names):
+            satisfied = ask.enough is not None and ask.enough()
+            slowest = slowest + ask.grace if satisfied else ask.deadline
+        self.clock.advance(min(slowest, ask.deadline))
+        yield from map(Lost, away.names)
 
-    def _trained(
-        self, ask: Ask, request: Request, positions: Mapping[str, int], answer: int
-    ) -> tuple[dict[str, int], list[str]]:
-        """Who answers in time, in the order of the request, and who does not; time passes."""
-        at = list(positions.values())
-        examples = self.population.sizes[at] * request.plan.training.local_epochs
-        down = len(ask.request(next(iter(positions))))
-        times = self.traces.training(at, request.plan.attempt, examples, down, answer)
-        in_time = times <= ask.deadline
-        self.clock.advance(float(times.max()) if in_time.all() else ask.deadline)
-        there = {name: at for (name, at), here in zip(positions.items(), in_time, strict=True) if here}
-        return there, [name for name in positions if name not in there]
+    @staticmethod
+    def _answers(ask: Ask, asked: Asked, masked: MaskedClients) -> Iterator[Reply]:
+        for name, position in asked:
+            yield Answered(name, masked.answer(name, position, ask.request(name)))
+
+    def _ended(self, request: Request, fates: Fates, answered: Asked) -> Iterator[Reply]:
+        """Time passes, and the attempt is noted."""
+        if self.note is not None:
+            available = self.traces.available(self.clock.now)
+            unavailable = 0 if available is None else len(self._names) - len(available)
+            self.note(fates.attempt(request.plan, self.clock.now, unavailable, answered))
+        self.clock.advance(fates.seconds)
+        yield from map(Lost, fates.lost.names)
+
+
+def fleet_of(
+    scenario: Scenario, config: RunConfig, population: Population, workers: Workers, stack: int, reference: str
+) -> SimulatedFleet:
+    """The fleet that a scenario describes, with a clock at 0.
+
+    Args:
+        config: the run, `fedsus_simulations.scenario.Scenario.run_config`.
+        stack: clients in a block.
+        reference: the task on every device, a built-in name or ``module:Class``.
+
+    Raises:
+        ConfigError: more clients than a roster lists, or shares of owners above 1.
+    """
+    seed, clients = scenario.seed, len(population.names)
+    masked = config.plan.exchange == "secure_sum"
+    secure = None
+    if scenario.plan.exchange == "secure_sum" and not masked:
+        with_masks = scenario.simulation.model_copy(update={"masks": "real"})
+        secure = scenario.model_copy(update={"simulation": with_masks}).run_config(clients)
+    tasks = {config.task.name: reference}
+    owners = Owners.of(scenario.owners, granting(secure or config), tasks, seed, clients, secure)
+    size = config.plan.cohort.size
+    return SimulatedFleet(
+        population,
+        workers,
+        owners,
+        traces_of(scenario.traces, seed, clients),
+        VirtualClock(),
+        stack,
+        MaskedClients(simulated_members(population.names, seed), owners, size, time.time) if masked else None,
+    )

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 from fedsus.errors import Refusal
 from fedsus.rounds.messages import Request, request_of
 from fedsus.secagg import wire
+from fedsus.secagg.session import MAX_COHORT
 from fedsus.secagg.wire import Kind
+from fedsus_simulations.owners import joining
 
 if TYPE_CHECKING:
     from fedsus.owner.policy import Policy
     from fedsus.rounds.sessions import Sessions
     from fedsus.types import Clock, Ring, Stop
     from fedsus_simulations.memory import Members
+    from fedsus_simulations.owners import Owners
 
 
 def _never() -> bool:
@@ -53,26 +56,27 @@ class MaskedClients:
 
     Args:
         members: roster and identities.
-        policy: of the owners; each of them names itself, so a cohort that the simulation chose is joined.
+        owners: their policies; each of them names itself, so a cohort that the simulation chose is joined.
+        cohort: clients of a cohort.
         clock: real seconds since the epoch.
     """
 
     members: Members
-    policy: Policy
+    owners: Owners
+    cohort: int
     clock: Clock
     _clients: dict[str, tuple[Sessions, Policy]] = field(default_factory=dict, init=False)
 
-    def answer(self, name: str, message: bytes, trained: Trained | None = None) -> bytes:
-        """One client's answer to a message."""
+    def answer(self, name: str, position: int, message: bytes, trained: Trained | None = None) -> bytes:
+        """One client's answer to a message; a request to train is refused where nothing was trained for it."""
         if name not in self._clients:
-            named = self.policy.secure_sum.model_copy(update={"named": [name], "named_minimum": 1})
-            policy = self.policy.model_copy(update={"secure_sum": named})
+            policy = joining(self.owners.policy(position), self.cohort, name)
             self._clients[name] = (self.members.sessions(name, self.clock), policy)
         sessions, policy = self._clients[name]
 
         def admit(request: Request) -> Trained:
             if trained is None:
-                raise Refusal(f"plan of round {request.plan.round}: nothing was trained for it")
+                raise Refusal(f"plan of round {request.plan.round}: its owner does not allow it")
             return trained
 
         answer = sessions.answer(message, policy, admit, _never)
@@ -80,14 +84,15 @@ class MaskedClients:
         return answer.body
 
 
-def training_request(message: bytes, cohort: int) -> Request | None:
-    """The plan and model that a message asks to train; None in a phase without training.
+def training_request(message: bytes) -> Request | None:
+    """The plan and model that a message asks to train; None in a phase without training. What else it says, its
+    client checks.
 
     Raises:
         ProtocolViolation: malformed.
     """
     for frame in wire.frames(message):
         if frame.kind == Kind.CONTRIBUTE:
-            _, raw_plan, raw_model = wire.decode_contribute(wire.split_sid(frame.body)[1], cohort)
+            _, raw_plan, raw_model = wire.decode_contribute(wire.split_sid(frame.body)[1], MAX_COHORT)
             return request_of(bytes(raw_plan), raw_model)
     return None

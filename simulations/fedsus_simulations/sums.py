@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from fedsus.rounds.secure import numbers
 from fedsus.secagg import thresholds
+from fedsus.secagg.cohort import SIGMA
+from fedsus.secagg.session import NO_SERVER, Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,14 +16,16 @@ if TYPE_CHECKING:
     from fedsus.config import PlanConfig, RunConfig
     from fedsus.secagg.roster import Roster
 
+_NOTHING: Final = "0" * 64
+
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
     """As much of a roster as its numbers need."""
 
     members: Sequence[int]
-    federation: str = "simulated"
-    number: int = 1
+    federation: ClassVar[str] = "simulated"
+    number: ClassVar[int] = 1
 
 
 def chosen(config: RunConfig, registered: int) -> RunConfig:
@@ -50,6 +54,37 @@ def without_masks(config: RunConfig, registered: int) -> RunConfig:
     found = numbers(asked, cast("Roster", _Registered(range(registered))))
     least = thresholds.floor(asked.cohort.size, found.colluders, found.dropouts, asked.cohort.minimum)
     return _with(config, exchange="clear_sum", cohort=asked.cohort.model_copy(update={"minimum": least}))
+
+
+def session_of(config: RunConfig, registered: int) -> Session:
+    """A session with the numbers of a secure run: what owners' policies judge of it.
+
+    Raises:
+        ConfigError: no secure sum of so many clients is safe with the asked numbers.
+    """
+    asked = config.plan
+    found = numbers(asked, cast("Roster", _Registered(range(registered))))
+    return Session(
+        federation=_Registered.federation,
+        roster=_NOTHING,
+        number=_Registered.number,
+        server=NO_SERVER,
+        nonce=_NOTHING,
+        run=config.name,
+        specification=_NOTHING,
+        round=1,
+        attempt=1,
+        cohort=tuple(range(asked.cohort.size)),
+        choice=found.choice,
+        colluders=found.colluders,
+        dropouts=found.dropouts,
+        rule=found.thresholds.rule,
+        neighbours=found.thresholds.neighbours,
+        threshold=found.thresholds.threshold,
+        sigma=SIGMA,
+        minimum=asked.cohort.minimum,
+        expires=0,
+    )
 
 
 def _with(config: RunConfig, **changes: object) -> RunConfig:
