@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from fedsus.config import RunConfig
 from fedsus.errors import ConfigError
 from fedsus.plan import Name, Positive, Scalar, Strict
+from fedsus_simulations.owners import OwnersConfig
+from fedsus_simulations.traces import TracesConfig
 
 
 class PopulationConfig(Strict):
@@ -102,6 +104,8 @@ class Scenario(RunConfig):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     population: PopulationConfig
     simulation: SimulationConfig = SimulationConfig()
+    traces: TracesConfig | None = None
+    owners: list[OwnersConfig] = Field(default=[])
     sweep: SweepConfig | None = None
 
     def run_config(self, registered: int) -> RunConfig:
