@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = ["NotStackable", "StackedTrainer", "best_stack"]
 
 _VALUES: Final = 1 << 19
 _MOST: Final = 64
+_FREED: Final = 31 << 20
 
 
 def best_stack(dimension: int) -> int:
@@ -60,6 +62,7 @@ class StackedTrainer:
         except NotStackable as error:
             raise self._refused(error) from None
         self._probed = False
+        keep_freed_memory()
         optimizers.preload(self._flat.values)
 
     def train(
@@ -149,9 +152,11 @@ class StackedTrainer:
             losses = self._task.loss(self._module, tuple(tensor.index_select(0, index) for tensor in examples))
             losses.backward(now.weights.to(losses))  # type: ignore[no-untyped-call]
             step.end(stack)
-        deltas = torch.empty_like(stack.values)
-        deltas[torch.tensor(order, device=self._device)] = stack.values - start
-        if not bool(torch.isfinite(deltas).all()):
+        deltas = stack.values - start
+        if order != sorted(order):
+            deltas = deltas[torch.tensor(np.argsort(order), device=self._device)]
+        # A sum is one quick pass, and not finite if any part of it is not.
+        if not math.isfinite(float(deltas.sum())) and not bool(torch.isfinite(deltas).all()):
             raise ConfigError(
                 f"optimizer.learning_rate = {settings.learning_rate:g}: training diverged to NaN or infinity; "
                 "lower it or set gradient_clip"
@@ -177,3 +182,12 @@ class StackedTrainer:
 
     def _refused(self, error: NotStackable) -> NotStackable:
         return NotStackable(f"task '{self._name}': the model cannot be stacked: {error}; use the loop trainer")
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep up to 64 MB that it would give back, and fault in again, at every step.
+
+    glibc raises its thresholds (mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD) to the largest block it saw freed,
+    if below 32 MB. Other libraries take no notice.
+    """
+    torch.empty(_FREED, dtype=torch.uint8)

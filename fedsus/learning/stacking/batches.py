@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -33,32 +35,38 @@ def by_steps(sizes: Sequence[int], batch: int) -> list[int]:
     return sorted(range(len(sizes)), key=lambda i: -(-sizes[i] // batch), reverse=True)
 
 
-def schedule(sizes: Sequence[int], seeds: Sequence[int], epochs: int, batch: int) -> list[Step]:
+def schedule(sizes: Sequence[int], seeds: Sequence[int], epochs: int, batch: int) -> Iterator[Step]:
     """All steps of local training; clients in the order of `by_steps`, as their examples are.
 
     Each client's batches are those of the loop trainer: one permutation an epoch, from its own seed.
     """
-    counts = [-(-size // batch) for size in sizes]
-    longest = epochs * max(counts)
-    widest = min(batch, max(sizes))
-    index = torch.zeros(longest, len(sizes), widest, dtype=torch.int64)
-    weights = torch.zeros(longest, len(sizes), widest)
-    first = 0
-    for i, (size, count, seed) in enumerate(zip(sizes, counts, seeds, strict=True)):
-        shuffle = torch.Generator().manual_seed(seed)
-        orders = torch.stack([torch.randperm(size, generator=shuffle) for _ in range(epochs)]) + first
+    size = np.array(sizes)
+    counts = -(-size // batch)
+    order = _orders(size, seeds, epochs, int(counts[0]) * batch)
+    place = np.arange(order.shape[2])
+    # Client, epoch, batch of the epoch, example. Past its size, a client repeats its last example at weight 0.
+    index = np.take_along_axis(order, np.minimum(place, size[:, None] - 1)[:, None], axis=2)
+    in_batch = np.minimum(batch, size[:, None] - place // batch * batch)
+    weights = np.where(place < size[:, None], 1 / np.maximum(in_batch, 1), 0.0).astype(np.float32)
+    index = index.reshape(len(size), epochs, -1, batch)
+    weights = weights.reshape(len(size), -1, batch)
+    for s in range(epochs * int(counts[0])):
+        live = int((epochs * counts > s).sum())
+        epoch, now = s // counts[:live], s % counts[:live]
+        chosen = weights[np.arange(live), now]
+        used = int((chosen > 0).sum(axis=1).max())
+        rows = index[np.arange(live), epoch, now, :used]
+        yield Step(live, torch.from_numpy(rows.reshape(-1)), torch.from_numpy(chosen[:, :used].reshape(-1)))
+
+
+def _orders(sizes: NDArray[np.int64], seeds: Sequence[int], epochs: int, longest: int) -> NDArray[np.int64]:
+    """(clients, epochs, longest): permuted positions of each client's examples; what is past its size is not set."""
+    orders = np.empty((len(sizes), epochs, longest), dtype=np.int64)
+    shuffle, first = torch.Generator(), 0
+    for i, (size, seed) in enumerate(zip(sizes.tolist(), seeds, strict=True)):
+        shuffle.manual_seed(seed)
+        for epoch in range(epochs):
+            orders[i, epoch, :size] = torch.randperm(size, generator=shuffle).numpy()
+        orders[i, :, :size] += first
         first += size
-        last = size - (count - 1) * batch
-        if size < count * batch:
-            orders = torch.cat([orders, orders[:, -1:].expand(-1, count * batch - size)], dim=1)
-        index[: epochs * count, i] = orders.view(epochs * count, batch)[:, :widest]
-        weights[: epochs * count, i] = 1 / min(batch, size)
-        weights[count - 1 : epochs * count : count, i] = 0.0
-        weights[count - 1 : epochs * count : count, i, :last] = 1 / last
-    return [_step(s, counts, epochs, index, weights) for s in range(longest)]
-
-
-def _step(s: int, counts: Sequence[int], epochs: int, index: Tensor, weights: Tensor) -> Step:
-    live = sum(s < epochs * count for count in counts)
-    used = int((weights[s, :live] > 0).sum(1).max())
-    return Step(live, index[s, :live, :used].reshape(-1), weights[s, :live, :used].reshape(-1))
+    return orders

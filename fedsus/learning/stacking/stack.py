@@ -99,7 +99,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs of all models."""
-        self.calls += 1
+        object.__setattr__(self, "calls", self.calls + 1)  # nn.Module's own way takes 10 microseconds
         output: Tensor = _Run.apply(x, self.stack.anchor, self)  # type: ignore[no-untyped-call]
         return output
 
@@ -173,4 +173,4 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, scale: float, keep:
 def forget_calls(layers: Iterable[Layer]) -> None:
     """Before a forward pass."""
     for layer in layers:
-        layer.calls = 0
+        object.__setattr__(layer, "calls", 0)
