@@ -7,6 +7,7 @@ at a time: each answer is added as it arrives and freed, so the server holds O(p
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -97,7 +98,7 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
     replies = yield Ask(dict.fromkeys(cohort, b""), plan.deadline, common=request)
     for reply in replies:
         if isinstance(reply, Partial):
-            if waiting.issuperset(reply.clients) and reply.total.shape == total.shape:
+            if _counts(reply, waiting, total):
                 waiting.difference_update(reply.clients)
                 np.add(total, reply.total, out=total)
                 survivors += len(reply.clients)
@@ -127,6 +128,13 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
             f"{'; the owners see why with: fedsus client status' if refused else ''}"
         )
     return Summed(total, survivors, refused, lost)
+
+
+def _counts(reply: Partial, waiting: AbstractSet[str], total: Ring) -> bool:
+    """Whether a sum is of clients that are waited for, each of them once, and as long as ``total``."""
+    clients = set(reply.clients)
+    once = 0 < len(clients) == len(reply.clients)
+    return once and clients <= waiting and reply.total.shape == total.shape
 
 
 def _add(total: Ring, answer: bytes, mechanism: Mechanism) -> bool:
