@@ -1,106 +1,172 @@
-"""The ``fedsus simulate`` command: a run in memory, watched like a deployed one."""
+"""The ``fedsus simulate`` command: a federation in memory, watched like a deployed one."""
 
 from __future__ import annotations
 
+import json
+import logging
 import secrets
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedsus.config import RunConfig, load
-from fedsus.errors import ConfigError
-from fedsus_simulations.memory import simulate
+import click
+
+from fedsus.cli import INTERRUPTED
+from fedsus.errors import ConfigError, RunFailed
+from fedsus_simulations import catalogue, saved
+from fedsus_simulations.options import Options, scenario_of
 
 if TYPE_CHECKING:
-    from fedsus.reporting import RunSummary
-    from fedsus.tasks.task import DataSource
-    from fedsus.types import Vector
+    from rich.console import Console
 
-_EXCHANGES: Final = {
+    from fedsus.journal import RoundReleased
+    from fedsus.types import Vector
+    from fedsus_simulations.outcome import Outcome
+    from fedsus_simulations.running import Loader, Simulation
+    from fedsus_simulations.saved import Origin
+    from fedsus_simulations.scenario import Scenario
+
+_WAYS: Final = {
     "secure_sum": "every client makes its keys, shares, masks and signatures, as a device does",
     "clear_sum": "no masks: in a deployment the server would see each client's update",
+    "none": "clients' integers are added without masks, to the same sum",
 }
 
 
-def main(run_toml: Path, clients: Sequence[str], reference: str | None, seed: int | None, runs: Path) -> None:
-    """Simulate ``run_toml``, show its progress, and leave a run folder with journal, model and picture."""
-    import logging
-
+def main(options: Options) -> None:
+    """Run or resume what was asked for, show its progress, and leave a run folder."""
     from rich.console import Console
 
     # Ours first: a library that finds no handler adds one of its own form.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    from fedsus.reporting import follow, summary
-    from fedsus_server.progress import show
+    console = Console(stderr=options.as_json, highlight=False)
+    if options.resume is not None:
+        options.check_resumed()
+        folder = options.resume
+        scenario, origin = saved.saved(folder)
+    else:
+        scenario, origin = scenario_of(options)
+        origin = replace(origin, run=run_name(scenario.name))
+        folder = options.runs / origin.run
+    try:
+        found = _single(options, folder.resolve(), scenario, origin, console)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; to go on: fedsus simulate --resume {folder}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    if options.as_json:
+        click.echo(json.dumps(found.plain(), indent=1))
+
+
+def run_name(name: str) -> str:
+    """A fresh identifier: the scenario's name, the time, six random digits."""
+    return f"{name[:38]}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def show_list() -> None:
+    """The shipped scenarios and what they are, a line each."""
+    known = catalogue.shipped()
+    width = max(map(len, known), default=0)
+    for name, file in known.items():
+        click.echo(f"{name:<{width}}  {catalogue.described(file)}")
+
+
+def _single(options: Options, folder: Path, scenario: Scenario, origin: Origin, console: Console) -> Outcome:
     from fedsus_simulations import curves
+    from fedsus_simulations.running import Loader
 
-    config = load(run_toml, RunConfig)
-    sources = _sources(config, clients)
-    model = _initial_model(run_toml, config, reference, seed)
-    run = f"{config.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    folder, console = runs.resolve() / run, Console()
-    exchange = config.plan.exchange
-    console.print(f"simulated run {run}: {len(sources)} clients in memory", highlight=False, soft_wrap=True)
-    console.print(f"exchange {exchange}: {_EXCHANGES[exchange]}", highlight=False, soft_wrap=True)
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(simulate, config, folder, run, model, sources, reference=reference, seed=seed)
-        show(follow(folder, job.done, poll=0.05), console)
-        job.result()
-    told = summary(folder)
-    drawn = curves.draw(told, folder)
-    picture = f", {drawn[0].name}" if drawn else ""
-    console.print(_moved(exchange, told), highlight=False, soft_wrap=True)
-    console.print(f"{told.status}: journal, blobs{picture} in {folder}", highlight=False, soft_wrap=True)
-    console.print(f"its model: fedsus model export {folder} -o model.safetensors", highlight=False, soft_wrap=True)
-
-
-def _moved(exchange: str, run: RunSummary) -> str:
-    """Which exchange ran, and the bytes that it would have put on the wire."""
-    from fedsus_server.progress import size
-
-    both = size(run.bytes_sent + run.bytes_received)
-    ways = f"{size(run.bytes_sent)} to the clients and {size(run.bytes_received)} from them"
-    return f"{exchange} ran {len(run.rounds)} times: {both}, {ways}, models included"
-
-
-def _sources(config: RunConfig, clients: Sequence[str]) -> dict[str, DataSource]:
-    """Client name -> data, from NAME=PATH options; the shipped hospitals without any."""
-    from fedsus.tasks.task import DataSource
-
-    if not clients:
-        if config.task.name != "heart":
-            raise ConfigError(f"task '{config.task.name}' needs data: give --client NAME=PATH for each client")
-        from fedsus.tasks.heart import HOSPITALS, shipped
-
-        return {hospital: DataSource(shipped(hospital)) for hospital in HOSPITALS}
-    found: dict[str, DataSource] = {}
-    for text in clients:
-        name, equals, path = text.partition("=")
-        if not equals or not name or not path:
-            raise ConfigError(f"--client {text!r}: expected NAME=PATH")
-        if name in found:
-            raise ConfigError(f"--client {text!r}: '{name}' is given twice")
-        if not Path(path).exists():
-            raise ConfigError(f"--client {text!r}: {path}: no such file or folder")
-        found[name] = DataSource(Path(path).resolve())
+    if options.workers is not None:
+        workers = scenario.simulation.model_copy(update={"workers": options.workers})
+        scenario = scenario.model_copy(update={"simulation": workers})
+    loader = Loader(options.root if options.data else Path(origin.data), origin.task or None)
+    say = Say(console, options.quiet)
+    found = run(folder, scenario, origin, loader, say, fresh=options.resume is None)
+    drawn = curves.draw(folder)
+    _closing(found, folder, drawn[0].name if drawn else None, say)
     return found
 
 
-def _initial_model(run_toml: Path, config: RunConfig, reference: str | None, seed: int | None) -> Vector:
-    """The model that run.toml names if the file is there, else a fresh one."""
-    file = run_toml.resolve().parent / config.server.model
-    if file.exists():
-        from fedsus.model_file import read_model, task_of
+class Say:
+    """Prints a line for people, unless it shall be quiet."""
 
-        vector, described = read_model(file)
-        if task_of(described) != config.task:
-            raise ConfigError(f"{file}: made for another task or other settings; make it again: fedsus model init")
-        return vector
-    from fedsus.learning.parameters import flatten
-    from fedsus.tasks import registry
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
 
-    task = registry.build(registry.resolve(reference or config.task.name), config.task.settings)
-    return flatten(task.model(seed if seed is not None else time.time_ns() % 2**31))
+    def __call__(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def run(folder: Path, scenario: Scenario, origin: Origin, loader: Loader, say: Say, fresh: bool) -> Outcome:
+    """Run one scenario in its folder, from the start or from where it stands; what came out.
+
+    Raises:
+        RunFailed: no attempts are left; says why the last was abandoned.
+    """
+    from fedsus_simulations.outcome import last_abandoned, outcome
+    from fedsus_simulations.running import Simulation
+
+    simulation = Simulation.of(scenario, loader.root, loader.reference, loader)
+    try:
+        start = _start(simulation, origin)
+        if fresh:
+            saved.save(folder, scenario, origin)
+        simulation.open(folder, origin.run, start)
+        _opening(simulation, origin.run, say)
+        _watched(simulation, folder, origin.run, start, say)
+    except RunFailed as error:
+        reason = last_abandoned(folder)
+        raise RunFailed(f"{error}; the last was abandoned: {reason}" if reason else str(error)) from None
+    finally:
+        simulation.close()
+    return outcome(folder, scenario.seed)
+
+
+def _watched(simulation: Simulation, folder: Path, run: str, start: Vector | None, say: Say) -> None:
+    from fedsus.reporting import read
+    from fedsus_simulations.watching import Watching
+
+    entries = read(folder)
+    with Watching(say.console, say.quiet) as watching:
+        watching.begin(entries)
+
+        def told(released: RoundReleased, model: Vector) -> None:
+            del model
+            watching.round(released, simulation.evaluated.get(released.round))
+
+        simulation.run(folder, run, told, start)
+
+
+def _start(simulation: Simulation, origin: Origin) -> Vector | None:
+    """The model of the file beside ``run.toml``, if it is there."""
+    if not origin.model:
+        return None
+    from fedsus.model_file import read_model, task_of
+
+    vector, described = read_model(Path(origin.model))
+    if task_of(described) != simulation.scenario.task:
+        raise ConfigError(f"{origin.model}: made for another task or other settings; make it again: fedsus model init")
+    return vector
+
+
+def _opening(simulation: Simulation, run: str, say: Say) -> None:
+    scenario = simulation.scenario
+    count, size = len(simulation.population.names), scenario.plan.cohort.size
+    say(f"simulated run {run}: {count} clients in memory, {size} a round, seed {scenario.seed}")
+    exchange = simulation.config.plan.exchange
+    way = "none" if scenario.plan.exchange == "secure_sum" != exchange else exchange
+    say(f"exchange {scenario.plan.exchange}: {_WAYS[way]}")
+
+
+def _closing(found: Outcome, folder: Path, picture: str | None, say: Say) -> None:
+    from fedsus_server.progress import metric_words, size
+
+    if found.central:
+        say(f"on the test part: {'  '.join(metric_words(found.central))}")
+    if found.epsilon is not None:
+        say(f"epsilon {found.epsilon:.2f} at delta {found.delta:g}: planned, for {found.attempts} attempts")
+    both = size(found.bytes_sent + found.bytes_received)
+    ways = f"{size(found.bytes_sent)} to the clients and {size(found.bytes_received)} from them"
+    say(f"{found.exchange} ran {found.asked} times: {both}, {ways}, models included; {found.seconds:.1f} s")
+    say(f"{found.status}: journal, blobs{', ' + picture if picture else ''} in {folder}")
+    say(f"its model: fedsus model export {folder} -o model.safetensors")

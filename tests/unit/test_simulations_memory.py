@@ -126,7 +126,7 @@ def test_wrong_clients_are_one_line(tmp_path: Path, options: list[str], message:
 
 def test_a_run_without_metrics_has_a_picture_too(tmp_path: Path) -> None:
     run(tmp_path, 1, 1)
-    drawn = curves.draw(summary(tmp_path), tmp_path)
+    drawn = curves.draw(tmp_path)
     assert drawn is not None
     assert drawn[1].read_text(encoding="utf-8").startswith("<?xml")
 
