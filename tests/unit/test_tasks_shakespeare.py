@@ -28,8 +28,8 @@ PLAY = """# A Play
 _Enter ANNA and
 BEN_
 
-**ANNA**  
-Good morrow,  
+**ANNA**@@
+Good morrow,@@
 good \\--Ben!
 
 _She sits_
@@ -43,9 +43,9 @@ Nay. _Aside_ O *Alarum* 9\u2014\u00e9.
 
 Nobody says this.
 
-**Old Ben.**  \r
+**Old Ben.**@@\r
 Ay.
-"""  # noqa: W291
+""".replace("@", " ")  # two blanks at the end of a line are a line break in Markdown
 
 
 def _said(pieces: Tensor) -> str:
