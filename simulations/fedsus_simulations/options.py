@@ -13,6 +13,7 @@ from fedsus.config import load, validate
 from fedsus.errors import ConfigError
 from fedsus_simulations import catalogue
 from fedsus_simulations.overriding import assignment, toml_values, with_changes
+from fedsus_simulations.owners import with_policies
 from fedsus_simulations.saved import Origin
 from fedsus_simulations.scenario import Scenario
 
@@ -95,7 +96,7 @@ def scenario_of(options: Options) -> tuple[Scenario, Origin]:
     data = _swept(with_changes(data, options.assignments()), options)
     if "seed" not in data:
         data["seed"] = secrets.randbelow(2**31)
-    scenario = validate(data, Scenario, where)
+    scenario = with_policies(validate(data, Scenario, where), path.resolve().parent)
     model = path.resolve().parent / scenario.server.model
     return scenario, Origin(
         run="", data=str(options.root), task=options.task or "", model=str(model) if model.exists() else ""
