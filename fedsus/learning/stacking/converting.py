@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor, nn
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 from fedsus.errors import ConfigError
 from fedsus.learning.stacking import layers
 from fedsus.learning.stacking.convolution import Flat1d, Grouped, Patches
+from fedsus.learning.stacking.recurrent import KINDS, Memory
 from fedsus.learning.stacking.stack import Slot, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Parts = tuple[dict[str, Slot], dict[str, Tensor]]
+_USUAL: Final = re.compile("weight|bias")
+_RECURRENT: Final = re.compile("(weight|bias)_(ih|hh)_l[0-9]+")
 _DROPOUT: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -77,10 +81,9 @@ def _layer(path: str, part: nn.Module, own: Mapping[str, nn.Parameter], slots: M
     make = _TABLE.get(type(part))
     if make is None:
         raise NotStackable(f"{where} has trainable parameters of its own and is none of {', '.join(sorted(_names()))}")
+    expected = _RECURRENT if type(part) in KINDS else _USUAL
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(part, name) for name in hooks) or not set(own) <= set(
-        _PARAMETERS.get(type(part), ("weight", "bias"))
-    ):
+    if any(getattr(part, name) for name in hooks) or not all(expected.fullmatch(name) for name in own):
         raise NotStackable(f"{where} has hooks or parameters that torch's own layer has not")
     mine = {name: slots[id(p)] for name, p in own.items() if p.requires_grad}
     frozen = {name: p.detach() for name, p in own.items() if not p.requires_grad}
@@ -115,6 +118,20 @@ def _layer_norm(_where: str, part: nn.LayerNorm, stack: Stack, parts: Parts) -> 
     return layers.Normalised(layers.layer_norm(part), layers.Scale(stack, *parts, channels=False))
 
 
+def _recurrent(where: str, part: nn.RNNBase, stack: Stack, parts: Parts) -> nn.Module:
+    if not part.batch_first or part.bidirectional or part.proj_size or getattr(part, "nonlinearity", "tanh") != "tanh":
+        raise NotStackable(f"{where} must be batch_first, of one direction, without projection and with tanh")
+
+    def named(of: str, number: int) -> Parts:
+        names = {"weight": f"weight_{of}_l{number}", "bias": f"bias_{of}_l{number}"}
+        slots, frozen = ({n: mine[own] for n, own in names.items() if own in mine} for mine in parts)
+        return slots, frozen  # type: ignore[return-value]
+
+    kind = KINDS[type(part)]
+    made = [(layers.Linear(stack, *named("ih", i)), kind(stack, *named("hh", i))) for i in range(part.num_layers)]
+    return Memory(made, isinstance(part, nn.LSTM))
+
+
 _TABLE: Final[Mapping[type[nn.Module], Callable[[str, Any, Stack, Parts], nn.Module]]] = {
     nn.Linear: _linear,
     nn.Embedding: _embedding,
@@ -122,8 +139,10 @@ _TABLE: Final[Mapping[type[nn.Module], Callable[[str, Any, Stack, Parts], nn.Mod
     nn.Conv2d: _convolution,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
+    nn.LSTM: _recurrent,
+    nn.GRU: _recurrent,
+    nn.RNN: _recurrent,
 }
-_PARAMETERS: Final[Mapping[type[nn.Module], tuple[str, ...]]] = {}
 
 
 def _names() -> list[str]:

@@ -111,6 +111,10 @@ class Layer(nn.Module):
     def pull(self, saved: Saved, grad: Tensor) -> Tensor:
         """Gradient with respect to the input."""
 
+    def through(self, saved: Saved, grad: Tensor, wanted: bool) -> tuple[Tensor | None, Saved, Tensor]:
+        """One backward pass: the gradient with respect to the input if ``wanted``, and what the sink receives."""
+        return (self.pull(saved, grad) if wanted else None), saved, grad
+
     @abstractmethod
     def add_gradient(self, saved: Saved, grad: Tensor, targets: Mapping[str, Tensor], scale: float, keep: bool) -> None:
         """``target = keep * target + scale * gradient``, for each trainable parameter; targets (m, *shape)."""
@@ -151,8 +155,8 @@ class _Run(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
-        layer, saved = ctx.layer, ctx.saved_tensors
-        before = layer.pull(saved, grad) if ctx.needs_input_grad[0] else None
+        layer: Layer = ctx.layer
+        before, saved, grad = layer.through(ctx.saved_tensors, grad, ctx.needs_input_grad[0])
         layer.stack.sink.take(layer, saved, grad)
         return before, None, None
 
