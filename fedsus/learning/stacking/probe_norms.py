@@ -1,0 +1,70 @@
+"""Whether the stack's clipped sums are those of single examples, found out on a few examples of two clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from fedsus.learning.stacking.converting import NotStackable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from fedsus.learning.parameters import Flat
+    from fedsus.learning.stacking.clipping import Clipping
+    from fedsus.learning.stacking.stack import Stack
+    from fedsus.tasks.task import Batch, Task
+
+_ROWS: Final = 3
+_ATTEMPTS: Final = 3
+_TOLERANCE: Final = 1e-4
+
+
+def probe_norms(
+    task: Task, flat: Flat, stack: Stack, module: nn.Module, clipping: Clipping, model: Tensor, batches: Sequence[Batch]
+) -> None:
+    """Compares norms and clipped sums with one backward pass an example; ``batches``: two, of real examples.
+
+    They must agree at one of several models: gradients are not continuous where a unit switches off.
+
+    Raises:
+        NotStackable: an example's gradient depends on the examples beside it, or is not what the stack makes of it.
+    """
+    rows = [tuple(t[torch.arange(_ROWS, device=t.device) % len(t)] for t in batch) for batch in batches]
+    together = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+    generator = torch.Generator().manual_seed(0)
+    for attempt in range(_ATTEMPTS):
+        noise = torch.randn(len(model), generator=generator).to(model.device)
+        values = model + attempt * 0.01 * model.abs().mean() * noise
+        each = torch.stack(
+            [_gradient(task, flat, values, tuple(t[i : i + 1] for t in together)) for i in range(2 * _ROWS)]
+        )
+        each = each.to(clipping.wide)
+        norms = torch.linalg.vector_norm(each, dim=1)
+        clip = float(norms.median())  # some are clipped, some are not
+        sums = (each * (clip / norms).clamp(max=1.0)[:, None]).unflatten(0, (2, _ROWS)).sum(1)
+        stack.start(values.expand(2, -1))
+        stack.sink = clipping
+        clipping.begin(stack, len(each))
+        task.loss(module, together).sum().backward()  # type: ignore[no-untyped-call]
+        found = torch.zeros_like(sums)
+        others = clipping.end(found, torch.ones(2, _ROWS, dtype=torch.bool, device=model.device), clip)
+        if _close(norms, others.view(-1)) and _close(sums, found):
+            return
+    raise NotStackable("its gradient for one example depends on the examples beside it, or on chance")
+
+
+def _gradient(task: Task, flat: Flat, values: Tensor, example: Batch) -> Tensor:
+    flat.load(values)
+    flat.module.train()
+    flat.gradient.zero_()
+    task.loss(flat.module, example).sum().backward()  # type: ignore[no-untyped-call]
+    return flat.gradient.clone()
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max()) + 1e-9
+    return torch.allclose(one, other, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True)
