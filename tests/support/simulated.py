@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,16 @@ from fedsus.config import RunConfig, validate
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.plan import Plan
 from fedsus.rounds.messages import Request, encode_request
-from fedsus.types import Ask, Ring
-from fedsus_simulations.fleet import SimulatedFleet
+from fedsus.rounds.server import RunLoop, Watch
+from fedsus.rounds.specification import open_run
+from fedsus.types import Ask, Ring, Vector
+from fedsus_simulations.attempts import AttemptFile
+from fedsus_simulations.fleet import SimulatedFleet, fleet_of
 from fedsus_simulations.memory import granting
 from fedsus_simulations.owners import Owners
 from fedsus_simulations.population import Numbered
+from fedsus_simulations.scenario import Scenario
+from fedsus_simulations.seeding import Drawn
 from fedsus_simulations.traces import TracesConfig, VirtualClock, traces_of
 from fedsus_simulations.workers import Added, Block, Encoded
 
@@ -50,7 +57,7 @@ class Crowd:
 
 @dataclass
 class Places:
-    """Workers whose client at position p sends p + 1, p + 2, ...; some fail, and all blocks are noted."""
+    """Workers whose clients send what follows from their position; some fail, and all blocks are noted."""
 
     failing: frozenset[int] = frozenset()
     trained: list[list[int]] = field(default_factory=list)
@@ -62,22 +69,56 @@ class Places:
     def rings(self, request: Request, blocks: Sequence[Block]) -> Iterator[Encoded]:
         for block in blocks:
             self.trained.append(list(block))
-            rings = [sent(request.plan, at) for at in block if at not in self.failing]
+            rings = [sent(request.plan, at, request.model) for at in block if at not in self.failing]
             size = FixedPoint(request.plan).size
             yield Encoded(np.array(rings, dtype=np.uint32).reshape(-1, size), self.failing.intersection(block))
 
     def close(self) -> None: ...
 
 
-def sent(plan: Plan, position: int) -> Ring:
-    """What a client of `Places` sends."""
-    return (position + 1 + np.arange(FixedPoint(plan).size)).astype(np.uint32)
+def sent(plan: Plan, position: int, model: Vector = MODEL) -> Ring:
+    """What a client of `Places` sends: of another model another update, and the weight 1."""
+    ring = np.zeros(FixedPoint(plan).size, dtype=np.uint32)
+    if plan.purpose == "train":
+        place = 1000 * position + np.frombuffer(model.tobytes(), dtype=np.uint8).sum()
+        ring[: plan.dimension] = place + np.arange(plan.dimension)
+        ring[plan.dimension] = 1
+    return ring
 
 
 def run_config(cohort: int, minimum: int = 3, exchange: str = "secure_sum", **plan: Any) -> RunConfig:
     """A run of heart disease."""
     asked = {"rounds": 3, "exchange": exchange, "cohort": {"size": cohort, "minimum": minimum}, "deadline": DEADLINE}
     return validate({"name": "r", "task": {"name": "heart"}, "plan": asked | plan}, RunConfig, "run")
+
+
+def scenario(cohort: int, masks: str = "none", **changes: Any) -> Scenario:
+    """A scenario of heart disease, for clients without data."""
+    plan = {"rounds": 5, "cohort": {"size": cohort, "minimum": 3}, "deadline": DEADLINE} | changes.pop("plan", {})
+    fields = {"task": {"name": "heart"}, "plan": plan, "population": {"data": "nowhere"}, "seed": 1}
+    return validate(fields | {"simulation": {"masks": masks}} | changes, Scenario, "scenario.toml")
+
+
+def run(
+    folder: Path, asked: Scenario, clients: int, workers: Places | None = None, watch: Watch | None = None
+) -> Vector:
+    """Run a scenario of clients without data to its end, from wherever it stands; the final model."""
+    config = asked.run_config(clients)
+    fleet = fleet_of(asked, config, Crowd(clients), workers or Places(), 4, "heart")
+    if not folder.exists():
+        open_run(folder, "r", config, MODEL, time.time, fleet.roster)
+    loop = RunLoop(
+        folder,
+        fleet,
+        clock=time.time,
+        sleep=fleet.clock.advance,
+        draw=Drawn(asked.seed),
+        virtual=fleet.clock,
+        watch=watch,
+    )
+    with AttemptFile(folder) as attempts:
+        fleet.note = attempts.append
+        return loop.run()
 
 
 def a_plan(size: int, **changes: Any) -> Plan:
