@@ -150,7 +150,9 @@ class MemoryFleet:
 
     def reply(self, name: str, request: bytes) -> Reply:
         """One client's reply to all that it is asked."""
-        client = self.clients[name]
+        client = self.clients.get(name)
+        if client is None:
+            return Lost(name)
         if name in self.gone or self.dropped(client.index, Kind(request[5])):
             self.gone.add(name)
             return Lost(name)
