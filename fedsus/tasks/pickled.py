@@ -60,11 +60,15 @@ class _Type(_Described):
     """Arguments: (code, ...); state: (version, byte order, ...)."""
 
 
-def _bytes(text: str, encoding: str) -> bytes:
-    """How protocol 2 writes bytes."""
-    if encoding != "latin1":
-        raise ValueError("bytes in an encoding other than latin1")
-    return text.encode("latin-1")
+class _Encode:
+    """How protocol 2 writes bytes. Without a dictionary, so that no pickle can change it."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise ValueError("bytes in an encoding other than latin1")
+        return text.encode("latin-1")
 
 
 _STAND_INS: Final[Mapping[str, Any]] = MappingProxyType(
@@ -73,7 +77,7 @@ _STAND_INS: Final[Mapping[str, Any]] = MappingProxyType(
         "numpy._core.multiarray._reconstruct": _Array,
         "numpy.ndarray": "numpy.ndarray",
         "numpy.dtype": _Type,
-        "_codecs.encode": _bytes,
+        "_codecs.encode": _Encode(),
     }
 )
 

@@ -25,7 +25,7 @@ from fedsus.errors import DataError
 from fedsus.plan import Strict
 from fedsus.tasks.checks import Findings, one_class, refuse, too_few
 from fedsus.tasks.groups import grouped, joined, picked
-from fedsus.tasks.pickled import numbers, read_pickled
+from fedsus.tasks.pickled import MAX_BYTES, numbers, read_pickled
 from fedsus.tasks.seeding import seeded
 from fedsus.tasks.split import known_options, number_option
 from fedsus.tasks.task import Batch, DataSource, Forward, Shard
@@ -177,9 +177,15 @@ def _fields(content: Mapping[str, Any]) -> tuple[list[NDArray[np.float64]], list
         raise ValueError(f"its channels are not {', '.join(CHANNELS)}")
     if not isinstance(content["X"], list):
         raise ValueError("'X' is no list of recordings")
-    recordings = [numbers(samples, 2) for samples in content["X"]]
-    if any(samples.shape[1] != len(CHANNELS) for samples in recordings):
-        raise ValueError(f"a recording has not {len(CHANNELS)} channels")
+    recordings: list[NDArray[np.float64]] = []
+    size = 0
+    for samples in content["X"]:
+        recordings.append(numbers(samples, 2))
+        if recordings[-1].shape[1] != len(CHANNELS):
+            raise ValueError(f"a recording has not {len(CHANNELS)} channels")
+        size += recordings[-1].nbytes
+        if size > MAX_BYTES:  # a pickle may hold one array many times
+            raise ValueError(f"the recordings are larger than {MAX_BYTES} bytes")
     labels, persons = (_codes(content, key, highest) for key, highest in (("y", CLASSES - 1), ("subject", 99)))
     if not len(recordings) == len(labels) == len(persons):
         raise ValueError(f"{len(recordings)} recordings, {len(labels)} exercises, {len(persons)} persons")

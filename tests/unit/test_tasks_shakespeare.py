@@ -123,14 +123,14 @@ def test_a_convolution_reaches_as_far_as_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("network", ["conv", "lstm"])
 def test_the_text_can_be_learnt(tmp_path: Path, network: str) -> None:
-    task = build(Shakespeare, {"network": network, "width": 32, "length": 20})
-    shard, model = task.load(DataSource(write_plays(tmp_path))), task.model(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(40):
+    task = build(Shakespeare, {"network": network, "width": 16, "length": 20})
+    shard, model = task.load(DataSource(write_plays(tmp_path, lines=15), {"least": 300})), task.model(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(25):
         optimizer.zero_grad()
         task.loss(model, shard.train).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert task.measure(model, shard.held_out)[:, 1].mean() > 0.6
+    assert task.measure(model, shard.held_out)[:, 1].mean() > 0.5
 
 
 def test_privacy_of_examples_takes_the_convolution_and_refuses_the_lstm() -> None:

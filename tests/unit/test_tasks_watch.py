@@ -14,6 +14,7 @@ from small_data import CHANNELS, pickled, recordings, write_watch
 
 from fedsus.errors import ConfigError, DataError
 from fedsus.tasks import pickled as reader
+from fedsus.tasks import watch
 from fedsus.tasks.pickled import numbers, read_pickled
 from fedsus.tasks.registry import build
 from fedsus.tasks.task import DataSource, Grouped
@@ -177,6 +178,8 @@ HEADER = pickled({})[:128]
         (b"\x80\x02cposix\nsystem\n.", r"it names posix\.system, which is no data"),
         (b"\x80\x02cnumpy\nndarray\n}b.", "not a pickled .npy file of plain data"),
         (b"\x80\x02cnumpy\ndtype\n}b.", "not a pickled .npy file of plain data"),
+        (b"\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00xK\x01sb.", "not a pickled .npy file of plain data"),
+        (b"\x80\x02c_codecs\nencode\nN}X\x01\x00\x00\x00xK\x01s\x86b.", "not a pickled .npy file of plain data"),
         (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00xX\x05\x00\x00\x00utf-7\x86R.", "an encoding other than latin1"),
         (b"\x80\x02(((((.", "not a pickled .npy file of plain data"),
         (b"\x80\x02}.trailing", "the object is no dictionary"),
@@ -216,6 +219,13 @@ def test_a_file_is_bounded_before_it_is_read(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(reader, "MAX_BYTES", 100)
     with pytest.raises(DataError, match="larger than 100 bytes"):
         TASK.load(DataSource(folder))
+
+
+def test_one_array_many_times_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = recordings(persons=1)
+    monkeypatch.setattr(watch, "MAX_BYTES", 3 * content["X"][0].nbytes)
+    with pytest.raises(DataError, match="the recordings are larger than 57600 bytes"):
+        TASK.load(DataSource(write_watch(tmp_path, {**content, "X": content["X"][:1] * 7})))
 
 
 def test_an_array_has_the_bytes_of_its_shape(tmp_path: Path) -> None:
