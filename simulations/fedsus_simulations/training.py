@@ -178,17 +178,22 @@ class BlockTrainer:
         ), refused
 
     def _trained(self, request: Request, shard: Shard, client: SeededClient) -> LocalUpdate:
+        plan = request.plan
+        trainer = self._loop(plan, client)
+        (update,) = trainer.train(request.model, [shard], _settings(plan), [client(plan)], self.stop)
+        return update
+
+    def _loop(self, plan: Plan, client: SeededClient) -> Trainer:
+        """The loop trainer for a plan, with the noise of a client."""
         from fedsus.learning import trainer_for
 
-        plan = request.plan
         unit = plan.privacy.unit
         if unit not in self._loops:
             speaking = _Speaking(client)
             self._loops[unit] = (trainer_for(self.task, plan.privacy, self.compute, speaking), speaking)
         trainer, speaking = self._loops[unit]
         speaking.client = client
-        (update,) = trainer.train(request.model, [shard], _settings(plan), [client(plan)], self.stop)
-        return update
+        return trainer
 
     def _evaluated(self, request: Request, shard: Shard, client: SeededClient) -> LocalUpdate:
         from fedsus.learning import evaluation

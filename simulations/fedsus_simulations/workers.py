@@ -204,6 +204,9 @@ class Recipe:
         Raises:
             ConfigError, DataError: as in the process that runs the rounds, unless this machine has other files.
         """
+        import torch
+
+        from fedsus.learning import optimizers
         from fedsus.learning.settings import Compute
         from fedsus.tasks import registry
         from fedsus_simulations.partitions import population_of
@@ -212,6 +215,7 @@ class Recipe:
         scenario, asked = self.scenario, self.scenario.simulation
         task = registry.build(registry.resolve(self.reference), scenario.task.settings)
         population = population_of(scenario, task, self.root)
+        optimizers.preload(torch.zeros(1, requires_grad=True))
         return Inline(BlockTrainer(task, population, Compute("cpu"), scenario.seed, asked.trainer), asked.threads)
 
 
