@@ -78,13 +78,13 @@ peers: $(STAMP) ## what only the peers of the benchmarks need: Flower's simulati
 	@echo "peers: installing what the benchmarks compare with"
 	@$(PY) -m pip install --quiet -c constraints.txt -e 'simulations[peers]'
 
-bench: peers ## every benchmark, quick sizes
+bench: peers ## every benchmark, quick sizes; JSON into runs/bench
 	@echo "bench: every benchmark, quick sizes"
-	@$(BIN)/fedsus bench all --quick $(ARGS)
+	@$(BIN)/fedsus bench all --quick --into runs/bench $(ARGS)
 
-bench-full: peers ## every benchmark, full sizes
+bench-full: peers ## every benchmark, full sizes; JSON into runs/bench
 	@echo "bench-full: every benchmark, full sizes"
-	@$(BIN)/fedsus bench all $(ARGS)
+	@$(BIN)/fedsus bench all --into runs/bench $(ARGS)
 
 wheels: $(STAMP) ## the four wheels and a constraints file for devices, into dist/
 	@echo "wheels: the four wheels and device-constraints.txt, into dist/"

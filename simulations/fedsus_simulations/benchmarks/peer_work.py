@@ -123,8 +123,8 @@ def score(model: nn.Module, folder: str) -> tuple[float, float] | None:
 
 
 def peak() -> float:
-    """Floating-point operations a second of the best of some products of 1536 x 1536 float32 matrices."""
-    side, best = 1536, float("inf")
+    """Floating-point operations a second of the best of some products of 1024 x 1024 float32 matrices."""
+    side, best = 1024, float("inf")
     left, right = torch.randn(side, side), torch.randn(side, side)
     for _ in range(12):
         start = time.perf_counter()
