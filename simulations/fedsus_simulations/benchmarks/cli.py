@@ -88,13 +88,13 @@ def list_all() -> None:
 )
 def table(files: tuple[Path, ...], docs: Path | None) -> None:
     """Print results as tables in Markdown, from the JSON that --into wrote."""
-    from fedsus_simulations.benchmarks import tables
+    from fedsus_simulations.benchmarks.tables import markdown, publish, read
 
-    results = [tables.read(file) for file in files]
+    results = [read(file) for file in files]
     if docs is None:
-        click.echo("\n".join(map(tables.markdown, results)))
+        click.echo("\n".join(map(markdown, results)))
         return
-    for path in tables.publish(results, docs):
+    for path in publish(results, docs):
         click.echo(f"wrote {path}")
 
 
