@@ -18,6 +18,7 @@ from fedsus.errors import Cancelled, ConfigError
 from fedsus.learning import optimizers
 from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.settings import resolve
+from fedsus.learning.stacked import keep_freed_memory
 from fedsus.learning.stacking import poisson, steps
 from fedsus.learning.stacking.clipping import Clipping
 from fedsus.learning.stacking.converting import NotStackable, stacked
@@ -75,6 +76,7 @@ class StackedDpSgdTrainer:
         except NotStackable as error:
             raise self._refused(error) from None
         self._probed = False
+        keep_freed_memory()
         optimizers.preload(self._flat.values)
 
     def train_stack(
@@ -145,7 +147,7 @@ class StackedDpSgdTrainer:
     ) -> NDArray[np.int64]:
         """Fills ``total`` (m, d): sums of the clipped gradients of the chosen examples; which client each row is of."""
         order = poisson.by_size(chosen)
-        self._stack.start(values[torch.from_numpy(order).to(self._device)])
+        self._stack.start(values.index_select(0, torch.from_numpy(order).to(self._device)))
         total.zero_()
         most = _CHUNK // max(self._clipping.made, _LEAST)
         for some in poisson.passes([chosen[i] for i in order], most):
@@ -169,7 +171,8 @@ class StackedDpSgdTrainer:
         sums, out = total.cpu().double().numpy(), gradient.numpy()
 
         def fill(row: int) -> None:
-            noised = privacy.noise_multiplier * privacy.clip * noises[order[row]].normal(sums.shape[1])
+            noised = noises[order[row]].normal(sums.shape[1])
+            noised *= privacy.noise_multiplier * privacy.clip
             noised += sums[row]
             noised /= privacy.denominator
             with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and the update counts as zero

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from fedsus.learning.loop import seeded
 from fedsus.learning.stacking.converting import NotStackable
 
 if TYPE_CHECKING:
@@ -39,18 +40,18 @@ def probe_norms(
     for attempt in range(_ATTEMPTS):
         noise = torch.randn(len(model), generator=generator).to(model.device)
         values = model + attempt * 0.01 * model.abs().mean() * noise
-        each = torch.stack(
-            [_gradient(task, flat, values, tuple(t[i : i + 1] for t in together)) for i in range(2 * _ROWS)]
-        )
-        each = each.to(clipping.wide)
-        norms = torch.linalg.vector_norm(each, dim=1)
+        with seeded(0, model.device):
+            each = [_gradient(task, flat, values, tuple(t[i : i + 1] for t in together)) for i in range(2 * _ROWS)]
+        expected = torch.stack(each).to(clipping.wide)
+        norms = torch.linalg.vector_norm(expected, dim=1)
         clip = float(norms.median())  # some are clipped, some are not
-        sums = (each * (clip / norms).clamp(max=1.0)[:, None]).unflatten(0, (2, _ROWS)).sum(1)
+        sums = (expected * (clip / norms).clamp(max=1.0)[:, None]).view(2, _ROWS, -1).sum(1)
+        found = torch.zeros_like(sums)
         stack.start(values.expand(2, -1))
         stack.sink = clipping
-        clipping.begin(stack, len(each))
-        task.loss(module, together).sum().backward()  # type: ignore[no-untyped-call]
-        found = torch.zeros_like(sums)
+        clipping.begin(stack, 2 * _ROWS)
+        with seeded(1, model.device):  # another seed: a model that draws must not agree by chance
+            task.loss(module, together).sum().backward()  # type: ignore[no-untyped-call]
         others = clipping.end(found, torch.ones(2, _ROWS, dtype=torch.bool, device=model.device), clip)
         if _close(norms, others.view(-1)) and _close(sums, found):
             return
