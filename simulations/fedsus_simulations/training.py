@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedsus.learning import Trainer
     from fedsus.learning.settings import Compute, TrainSettings
     from fedsus.learning.stacked import StackedTrainer
+    from fedsus.learning.stacked_dp import StackedDpSgdTrainer
     from fedsus.plan import Plan
     from fedsus.rounds.messages import Request
     from fedsus.tasks.task import Shard, Task
@@ -106,6 +107,7 @@ class BlockTrainer:
     choice: Choice = "auto"
     stop: Stop = never
     _stacked: StackedTrainer | None = field(default=None, init=False)
+    _private: StackedDpSgdTrainer | None = field(default=None, init=False)
     _loops: dict[str, tuple[Trainer, _Speaking]] = field(default_factory=dict, init=False)
     _note: str = field(default="", init=False)
 
@@ -138,22 +140,33 @@ class BlockTrainer:
         Raises:
             ConfigError: the stacked trainer was chosen by name, and cannot train this.
         """
-        if request.plan.purpose == "train":
-            stacked = self._stack(request.plan)
-            if stacked is not None:
-                try:
-                    return self._together(stacked, request, positions), {}
-                except Cancelled:
-                    raise
-                except Exception as error:  # one client's failure must not be its block's: who it is shows one by one
-                    self._give_up(error)
+        if request.plan.purpose == "train" and self.choice != "loop" and not self._note:
+            try:
+                return self._together(request, positions), {}
+            except Cancelled:
+                raise
+            except Exception as error:  # one client's failure must not be its block's: who it is shows one by one
+                self._stacked = self._private = None
+                self._give_up(error)
         return self._one_by_one(request, positions)
 
-    def _together(self, stacked: StackedTrainer, request: Request, positions: Sequence[int]) -> LocalUpdates:
-        plan = request.plan
+    def _together(self, request: Request, positions: Sequence[int]) -> LocalUpdates:
+        from fedsus.learning.stacked import StackedTrainer
+        from fedsus.learning.stacked_dp import StackedDpSgdTrainer
+
+        plan, settings = request.plan, _settings(request.plan)
         shards = [self.population.shard(position) for position in positions]
+        if plan.private:
+            if self._private is None:
+                self._private = StackedDpSgdTrainer(self.task, self.compute)
+            clients = [self._client(position) for position in positions]
+            for client in clients:
+                client(plan)
+            return self._private.train_stack(request.model, shards, settings, clients, self.stop)
+        if self._stacked is None:
+            self._stacked = StackedTrainer(self.task, self.compute)
         seeds = [seeded(self.seed, self.population.names[position])(plan) for position in positions]
-        return stacked.train_stack(request.model, shards, _settings(plan), seeds, self.stop, measure=bool(plan.metrics))
+        return self._stacked.train_stack(request.model, shards, settings, seeds, self.stop, measure=bool(plan.metrics))
 
     def _one_by_one(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates | None, dict[int, str]]:
         found: list[LocalUpdate] = []
@@ -205,22 +218,6 @@ class BlockTrainer:
         load_into(module, request.model)
         sums = evaluation.totals(self.task, module, shard.held_out)
         return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, sums, len(shard.held_out[0]), None)
-
-    def _stack(self, plan: Plan) -> StackedTrainer | None:
-        """The stacked trainer, if this model can be stacked and nobody chose the loop."""
-        if self.choice == "loop" or self._note:
-            return None
-        from fedsus.learning.stacked import NotStackable, StackedTrainer
-
-        try:
-            if plan.private:
-                raise NotStackable("with differential privacy clients are trained one by one")
-            if self._stacked is None:
-                self._stacked = StackedTrainer(self.task, self.compute)
-        except NotStackable as error:
-            self._give_up(error)
-            return None
-        return self._stacked
 
     def _give_up(self, error: Exception) -> None:
         """If the model cannot be stacked, the loop trainer trains from now on, and the user is told."""

@@ -1,0 +1,151 @@
+"""Blocks of clients: what their trainer does when one fails, and how large blocks are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from block_runs import BLOCKS, POSITIONS, REFERENCE, request, scenario, stacked, summed, trainer_of, workers_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.packing import unpack
+from fedsus.errors import ConfigError
+from fedsus.learning.settings import Compute
+from fedsus.learning.stacked import best_stack
+from fedsus.owner.ledger import Ledger
+from fedsus.rounds.device import Device
+from fedsus.rounds.messages import decode_answer, decode_request, encode_request
+from fedsus.tasks.task import DataSource
+from fedsus_simulations.memory import DATA_ID, granting
+from fedsus_simulations.population import Divided
+from fedsus_simulations.scenario import Scenario
+from fedsus_simulations.seeding import SeededClient
+from fedsus_simulations.training import stack_for
+from fedsus_simulations.workers import blocks_of
+
+EXAMPLE = {
+    "privacy": {"unit": "example", "epsilon": 30.0, "delta": 0.01, "sampling_rate": 0.5, "denominator": 3.0},
+    "encoding": {"value_range": 8.0},
+}
+
+
+def answers(asked: Scenario, raw: bytes, root: Path) -> list[np.ndarray | None]:  # type: ignore[type-arg]
+    """What each client's own device answers: its integers, or a refusal."""
+    population, config = trainer_of(asked, root).population, asked.run_config(20)
+    assert isinstance(population, Divided)
+    found: list[np.ndarray | None] = []  # type: ignore[type-arg]
+    for position in POSITIONS:
+        rows = " ".join(map(str, population.train[position].tolist()))
+        client = SeededClient(asked.seed, population.names[position])
+        device = Device(
+            policy=granting(config),
+            ledger=Ledger(None, lambda: 0.0),
+            tasks={"blocks": REFERENCE},
+            sources={DATA_ID: DataSource(root, {"rows": rows})},
+            compute=Compute("cpu"),
+            noise=client,
+            seeds=client,
+        )
+        mechanism = FixedPoint(decode_request(raw).plan)
+        body = decode_answer(device.answer(raw, lambda: False).body, (mechanism.size * mechanism.bits + 7) // 8)
+        found.append(None if body is None else unpack(body, mechanism.size, mechanism.bits))
+    return found
+
+
+def raw_request(asked: Scenario) -> bytes:
+    made = request(asked)
+    return encode_request(made.plan, made.model)
+
+
+def test_a_client_that_diverges_refuses_as_its_device_and_the_others_do_not_notice(tmp_path: Path) -> None:
+    asked = scenario(tmp_path, {"trainer": "loop"}, {"bad": 3})
+    expected = dict(zip(POSITIONS, answers(asked, raw_request(asked), tmp_path), strict=True))
+    refused = {position for position, ring in expected.items() if ring is None}
+    answered = [position for position in POSITIONS if position not in refused]
+    assert 0 < len(refused) <= 3
+    for trainer in ("loop", "stacked"):
+        workers = workers_of(scenario(tmp_path, {"trainer": trainer}, {"bad": 3}), tmp_path)
+        rings, said = stacked(workers, request(asked))
+        total, again = summed(workers, request(asked))
+        assert said == again == refused
+        assert (total == rings.sum(axis=0, dtype=np.uint32)).all()
+        whole = {position for block in BLOCKS if not refused.intersection(block) for position in block}
+        for position, ring in zip(answered, rings, strict=True):
+            # A block that fails is trained again one by one; the others are stacked, and round otherwise.
+            if trainer == "loop" or position not in whole:
+                assert (ring == expected[position]).all()
+
+
+def test_the_reasons_are_said_once_a_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    workers = workers_of(scenario(tmp_path, {}, {"bad": 120}), tmp_path)
+    asked = request(scenario(tmp_path, {}, {"bad": 120}))
+    with caplog.at_level(logging.WARNING, "fedsus.simulation"):
+        total, refused = summed(workers, asked)
+    assert refused == set(POSITIONS) and not total.any()
+    assert len(caplog.messages) == len(BLOCKS)
+    assert all("client(s) refused: optimizer.learning_rate = 0.1: training diverged" in m for m in caplog.messages)
+    rings, refused = stacked(workers, asked)
+    assert refused == set(POSITIONS) and rings.shape == (0, total.size)
+
+
+def test_a_model_that_cannot_be_stacked_is_trained_by_the_loop_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"stackable": False}
+    asked = request(scenario(tmp_path, {}, settings))
+    loop, _ = summed(workers_of(scenario(tmp_path, {"trainer": "loop"}, settings), tmp_path), asked)
+    with caplog.at_level(logging.WARNING, "fedsus.simulation"):
+        workers = workers_of(scenario(tmp_path, {"trainer": "auto", "threads": 2}, settings), tmp_path)
+        first, second = summed(workers, asked), summed(workers, asked)
+        workers.close()
+    assert (first[0] == loop).all() and (second[0] == loop).all()
+    (said,) = caplog.messages
+    assert "one after the other" in said and "Scaled" in said and "loop" in said
+    workers = workers_of(scenario(tmp_path, {"trainer": "stacked"}, settings), tmp_path)
+    with pytest.raises(ConfigError, match=r'simulation\.trainer = "stacked": .*choose "auto" or "loop"'):
+        summed(workers, asked)
+
+
+@pytest.mark.parametrize("plan", [{}, EXAMPLE])
+def test_a_stack_proposes_what_the_loop_does_up_to_rounding(tmp_path: Path, plan: dict[str, object]) -> None:
+    asked = scenario(tmp_path, {"trainer": "loop"}, **plan)
+    loop, many = trainer_of(asked, tmp_path), trainer_of(scenario(tmp_path, {"trainer": "stacked"}, **plan), tmp_path)
+    for block in BLOCKS:
+        expected, _ = loop.updates(request(asked), block)
+        found, refused = many.updates(request(asked), block)
+        assert expected is not None and found is not None and not refused
+        np.testing.assert_allclose(found.deltas, expected.deltas, atol=1e-6)
+        assert (found.weights == expected.weights).all()
+        assert found.event == expected.event
+
+
+def test_a_private_client_is_noised_alike_whatever_was_trained_before(tmp_path: Path) -> None:
+    asked = scenario(tmp_path, {"trainer": "auto"}, **EXAMPLE)
+    trainer = trainer_of(asked, tmp_path)
+    first, _ = trainer.total(request(asked), BLOCKS[0])
+    trainer.total(request(asked), BLOCKS[1])
+    again, _ = trainer.total(request(asked), BLOCKS[0])
+    later, _ = trainer.total(request(asked, 2), BLOCKS[0])
+    assert (first == again).all() and (first != later).any()
+
+
+@given(st.integers(1, 10**8), st.integers(1, 100_000))
+def test_blocks_are_quick_and_there_is_one_for_every_worker(dimension: int, cohort: int) -> None:
+    stack = stack_for(dimension, cohort)
+    assert 1 <= stack <= best_stack(dimension)
+    blocks = -(-cohort // stack)
+    assert blocks >= min(cohort, 5)
+
+
+@given(st.integers(1, 300), st.integers(1, 50))
+def test_a_cohort_is_cut_evenly_and_in_order(clients: int, stack: int) -> None:
+    blocks: Sequence[Sequence[int]] = blocks_of(range(clients), stack)
+    assert [at for block in blocks for at in block] == list(range(clients))
+    sizes = {len(block) for block in blocks}
+    assert max(sizes) <= stack and max(sizes) - min(sizes) <= 1
+    assert len(blocks) == -(-clients // stack)
