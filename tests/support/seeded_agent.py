@@ -2,7 +2,7 @@
 
     python seeded_agent.py --agent FILE --policy FILE
 
-The seeds are those of `fedsus_simulations.memory.simulate` for a client named like the folder of agent.toml.
+The seeds and the noise are those of a simulation's client that is named like the folder of agent.toml.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from fedsus.cli import explain
 from fedsus.errors import FedsusError
-from fedsus.rounds.device import seeded
+from fedsus.privacy import noise
 from fedsus_client.agent import run
 from fedsus_client.pace import Backoff
+from fedsus_simulations.seeding import SeededClient
 
 SEED = 7
 
@@ -26,8 +27,10 @@ def main() -> int:
     parser.add_argument("--agent", type=Path, required=True)
     parser.add_argument("--policy", type=Path, required=True)
     given = parser.parse_args()
+    client = SeededClient(SEED, given.agent.parent.name)
+    noise.SystemNoise = lambda: client  # type: ignore[assignment, misc]
     try:
-        run(given.agent, given.policy, seeds=seeded(SEED, given.agent.parent.name), backoff=Backoff(0.1, 0.5))
+        run(given.agent, given.policy, seeds=client, backoff=Backoff(0.1, 0.5))
     except FedsusError as error:
         message, code = explain(error)
         sys.stderr.write(f"error: {message}\n")
