@@ -7,7 +7,7 @@ away, who fell out and who was too slow, and whose answers were given, each of w
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
@@ -52,6 +52,10 @@ class Attempt:
     late: int
     answered: tuple[int, ...]
 
+    def line(self) -> bytes:
+        """Its line, without the line break."""
+        return json.dumps({one.name: getattr(self, one.name) for one in fields(self)}, separators=(",", ":")).encode()
+
     @classmethod
     def of(cls, line: bytes) -> Self:
         """The attempt of a line.
@@ -60,8 +64,8 @@ class Attempt:
             ValueError: it is none.
         """
         try:
-            fields = json.loads(line)
-            return cls(**fields | {"answered": tuple(fields["answered"])})
+            found = json.loads(line)
+            return cls(**found | {"answered": tuple(found["answered"])})
         except (TypeError, KeyError) as error:
             raise ValueError(str(error)) from None
 
@@ -89,7 +93,7 @@ class AttemptFile:
         if attempt.attempt <= self._last:
             return
         try:
-            self._file.write(json.dumps(asdict(attempt), separators=(",", ":")).encode() + b"\n")
+            self._file.write(attempt.line() + b"\n")
             self._file.flush()
         except OSError as error:
             raise fault(self._path, error) from None
