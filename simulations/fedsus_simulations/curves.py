@@ -28,6 +28,7 @@ _FEW: Final = 40
 """Up to so many points each has a mark."""
 _COLUMNS: Final = 3
 _EPSILONS: Final = 8
+_BINS: Final = 100
 
 
 def draw(folder: Path) -> tuple[Path, Path] | None:
@@ -41,9 +42,9 @@ def draw(folder: Path) -> tuple[Path, Path] | None:
         return None
     central = evaluation.read(folder)
     names = sorted({name for values in (*run.metrics.values(), *central.values()) for name in values})
-    spent = _epsilons(run)
+    spent = epsilons(run)
     count = len(names) + (spent is not None) + 3
-    figure, panels = _figure(count)
+    figure, panels = figure_of(count)
     for name in names:
         _metric(panels.pop(0), name, run, central)
     if spent is not None:
@@ -65,7 +66,7 @@ def save(figure: Figure, base: Path) -> tuple[Path, Path]:
     return paths
 
 
-def _figure(count: int) -> tuple[Figure, list[Axes]]:
+def figure_of(count: int) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels in rows of three."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -73,10 +74,11 @@ def _figure(count: int) -> tuple[Figure, list[Axes]]:
     from matplotlib.ticker import MaxNLocator
 
     mpl.rcParams["svg.hashsalt"] = "fedsus"
-    rows = -(-count // _COLUMNS)
-    figure = Figure(figsize=(4.0 * _COLUMNS, 2.9 * rows), layout="constrained")
+    columns = min(count, _COLUMNS)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.0 * columns, 2.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = [figure.add_subplot(rows, _COLUMNS, place + 1) for place in range(count)]
+    panels = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
     for axis in panels:
         axis.grid(alpha=0.3)
         axis.set_xlabel("round")
@@ -123,25 +125,27 @@ def _seconds(axis: Axes, run: RunSummary) -> None:
 
 
 def _clients(axis: Axes, run: RunSummary) -> None:
-    numbers = [entry.round for entry in run.rounds]
+    """Of thousands of rounds the mean of each few is shown: single ones would be a smear."""
+    several = -(-len(run.rounds) // _BINS)
+    bins = [run.rounds[start : start + several] for start in range(0, len(run.rounds), several)]
     parts = (
-        ([entry.survivors for entry in run.rounds], "in the sum", GREEN),
-        ([entry.lost for entry in run.rounds], "lost", ORANGE),
-        ([entry.refused for entry in run.rounds], "refused", GREY),
+        ([sum(entry.survivors for entry in some) / len(some) for some in bins], "in the sum", GREEN),
+        ([sum(entry.lost for entry in some) / len(some) for some in bins], "lost", ORANGE),
+        ([sum(entry.refused for entry in some) / len(some) for some in bins], "refused", GREY),
     )
     shown = [part for part in parts if part[1] == "in the sum" or any(part[0])]
     axis.stackplot(
-        [edge for number in numbers for edge in (number - 0.5, number + 0.5)],
+        [edge for some in bins for edge in (some[0].round - 0.5, some[-1].round + 0.5)],
         *([value for value in values for _ in range(2)] for values, _, _ in shown),
         labels=[label for _, label, _ in shown],
         colors=[colour for _, _, colour in shown],
         linewidth=0,
     )
     axis.set(title="clients asked", ylim=(0, None))
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.legend(fontsize=8, loc="lower right", framealpha=0.9)
 
 
-def _epsilons(run: RunSummary) -> tuple[list[int], list[float]] | None:
+def epsilons(run: RunSummary) -> tuple[list[int], list[float]] | None:
     """Planned epsilon after some of the rounds: each takes a fifth of a second. None without DP."""
     if run.opened is None:
         return None

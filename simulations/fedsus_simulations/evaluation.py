@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ from fedsus.errors import CorruptionError
 from fedsus.journal.disk import Disk, fault
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
@@ -37,7 +39,8 @@ class Central:
         batch: the test part; None where the data have none, and nothing is evaluated.
         folder: the run's.
         every: rounds between two evaluations; 0 for none.
-        rounds: of the run: the last is evaluated whatever ``every`` is.
+        rounds: of the run: the last is evaluated whatever ``every`` is, unless it is 0.
+        threads: of torch's.
     """
 
     task: Task
@@ -45,6 +48,7 @@ class Central:
     folder: Path
     every: int
     rounds: int
+    threads: int = 1
     found: dict[int, Metrics] = field(default_factory=dict)
     _module: nn.Module | None = field(default=None, init=False)
 
@@ -78,9 +82,10 @@ class Central:
         """
         if not self.due(round):
             return
-        self.found[round] = self._measured(model)
-        line = json.dumps({"round": round, "metrics": self.found[round]}, sort_keys=True).encode() + b"\n"
-        _append(self.folder / NAME, line)
+        with _threads(self.threads):
+            found = self._measured(model)
+        _append(self.folder / NAME, json.dumps({"round": round, "metrics": found}, sort_keys=True).encode() + b"\n")
+        self.found[round] = found
 
     def _measured(self, model: Vector) -> Metrics:
         from fedsus.learning import evaluation
@@ -114,6 +119,20 @@ def read(folder: Path) -> dict[int, Metrics]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CorruptionError(f"{path}: line {number}: not a round and its metrics") from None
     return found
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
 
 
 def _append(path: Path, line: bytes) -> None:

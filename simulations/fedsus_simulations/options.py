@@ -20,7 +20,7 @@ from fedsus_simulations.scenario import Scenario
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_OF_A_RESUMED_RUN: Final = ("seed", "rounds", "threads", "masks")
+_OF_A_RESUMED_RUN: Final = ("seed", "rounds", "masks", "task")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +96,20 @@ def scenario_of(options: Options) -> tuple[Scenario, Origin]:
     data = _swept(with_changes(data, options.assignments()), options)
     if "seed" not in data:
         data["seed"] = secrets.randbelow(2**31)
-    scenario = with_policies(validate(data, Scenario, where), path.resolve().parent)
+    scenario = with_policies(_absolute(validate(data, Scenario, where)), path.resolve().parent)
     model = path.resolve().parent / scenario.server.model
     return scenario, Origin(
         run="", data=str(options.root), task=options.task or "", model=str(model) if model.exists() else ""
     )
+
+
+def _absolute(scenario: Scenario) -> Scenario:
+    """The scenario with an absolute path where its data are named by a path: a run goes on from anywhere."""
+    asked = scenario.population
+    if "/" not in asked.data and asked.data not in (".", ".."):
+        return scenario
+    data = str(Path(asked.data).expanduser().resolve())
+    return scenario.model_copy(update={"population": asked.model_copy(update={"data": data})})
 
 
 def _swept(data: dict[str, Any], options: Options) -> dict[str, Any]:

@@ -89,12 +89,21 @@ class Simulation:
     evaluated: dict[int, Metrics] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, scenario: Scenario, root: Path, reference: str | None = None, loader: Loader | None = None) -> Self:
+    def of(
+        cls,
+        scenario: Scenario,
+        root: Path,
+        reference: str | None = None,
+        *,
+        loader: Loader | None = None,
+        ray: str | None = None,
+    ) -> Self:
         """Load the data, start the workers.
 
         Args:
             root, reference: as `Loader` has them.
             loader: keeps what it loaded from one simulation to the next; None: a fresh one.
+            ray: as `fedsus_simulations.workers.workers_for` has it.
 
         Raises:
             ConfigError: the scenario does not fit the task, the model or the data.
@@ -106,7 +115,7 @@ class Simulation:
         task, population = loader.load(scenario)
         config = scenario.run_config(len(population.names))
         trainer = BlockTrainer(task, population, Compute("cpu"), scenario.seed, scenario.simulation.trainer)
-        workers = workers_for(scenario, trainer, root, loader.named(scenario))
+        workers = workers_for(scenario, trainer, root, loader.named(scenario), ray)
         fleet = fleet_of(scenario, config, population, workers, stack_of(scenario, task), loader.named(scenario))
         return cls(scenario, task, population, workers, config, fleet)
 
@@ -165,9 +174,11 @@ class Simulation:
 
     def central(self, folder: Path) -> Central:
         """The central evaluation of a run in ``folder``."""
-        every = self.scenario.simulation.evaluate_every
+        asked, rounds = self.scenario.simulation, self.config.plan.rounds
         self.evaluated.clear()
-        return Central(self.task, self.population.central, folder, every, self.config.plan.rounds, self.evaluated)
+        return Central(
+            self.task, self.population.central, folder, asked.evaluate_every, rounds, asked.threads, self.evaluated
+        )
 
     def close(self) -> None:
         """Stop the workers."""

@@ -1,6 +1,6 @@
 """What a run folder holds beside journal and blobs, so that a run is resumed from its folder alone.
 
-``scenario.toml``: the scenario as run, options applied; it can be simulated again. ``simulation.json``: the rest.
+``scenario.toml``: the scenario as run, options applied; it can be simulated again. ``origin.json``: the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SCENARIO: Final = "scenario.toml"
-ORIGIN: Final = "simulation.json"
+ORIGIN: Final = "origin.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Origin:
 
 
 def save(folder: Path, scenario: Scenario, origin: Origin) -> None:
-    """Make a run's folder; complete once ``simulation.json`` is there.
+    """Make a run's folder; complete once ``origin.json`` is there.
 
     Raises:
         ConfigError: there is a run already.
