@@ -15,6 +15,7 @@ from fedsus_simulations.benchmarks.result import Result, comparison, complete, f
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "benchmarks.md"
 KEPT = sorted((DOCS / "benchmarks").glob("*.json"))
+SEEN = "<!-- simulate -->\n<!-- end of simulate -->\n"
 NAMES = ("simulate-mlp", "simulate-cnn", "simulate-trivial")
 
 
@@ -45,14 +46,14 @@ def test_a_table_says_what_was_measured_and_what_was_missed() -> None:
 def test_results_are_published_between_their_markers(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
-    page.write_text("before\n<!-- simulate-mlp -->\nold\n<!-- end of simulate-mlp -->\nafter\n")
+    page.write_text(f"{SEEN}before\n<!-- simulate-mlp -->\nold\n<!-- end of simulate-mlp -->\nafter\n")
     files = tables.publish([result()], page)
     assert [file.relative_to(tmp_path / "docs").as_posix() for file in files] == [
         "page/simulate-mlp.json", "page.md", "images/simulate.png", "images/simulate.svg",
     ]  # fmt: skip
     assert all(file.stat().st_size > 100 for file in files)
     text = page.read_text()
-    assert text.startswith("before\n<!-- simulate-mlp -->\n")
+    assert "images/simulate.png" in text.partition("<!-- end of simulate -->\nbefore\n<!-- simulate-mlp -->\n")[0]
     assert text.endswith("<!-- end of simulate-mlp -->\nafter\n")
     assert tables.markdown(result()) in text
     assert "old" not in text
@@ -68,12 +69,13 @@ def test_results_are_published_between_their_markers(tmp_path: Path) -> None:
         "<!-- simulate-mlp -->\n",
         "<!-- end of simulate-mlp -->\n<!-- simulate-mlp -->\n",
         2 * "<!-- simulate-mlp -->\n<!-- end of simulate-mlp -->\n",
+        "<!-- simulate-mlp -->\n<!-- end of simulate-mlp -->\n",
     ],
 )
 def test_a_page_without_its_markers_is_left_alone(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
-    with pytest.raises(ConfigError, match="needs one line '<!-- simulate-mlp -->'"):
+    with pytest.raises(ConfigError, match="needs one line '<!-- simulate"):
         tables.publish([result()], page)
     assert page.read_text() == text
     assert list(tmp_path.iterdir()) == [page]
@@ -94,7 +96,7 @@ def test_the_command_prints_or_publishes(tmp_path: Path) -> None:
     file.write_text(result().model_dump_json())
     done = CliRunner().invoke(cli.bench, ["table", str(file)], catch_exceptions=False)
     assert done.stdout == f"{tables.markdown(result())}\n"
-    page.write_text("<!-- simulate-mlp -->\n<!-- end of simulate-mlp -->\n")
+    page.write_text(f"{SEEN}<!-- simulate-mlp -->\n<!-- end of simulate-mlp -->\n")
     done = CliRunner().invoke(cli.bench, ["table", "--docs", str(page), str(file)], catch_exceptions=False)
     assert f"wrote {page}" in done.stdout
     assert "pfl-research" in page.read_text()
@@ -106,7 +108,7 @@ def test_the_picture_compares_whole_rounds_alone() -> None:
     assert rows["bare loop"].median == 0.25
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "simulate"])
 def test_the_page_has_a_place_for_each(name: str) -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert tables.replaced(text, name, "x", "page") != text

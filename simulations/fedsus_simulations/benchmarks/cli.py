@@ -182,7 +182,9 @@ def show(result: Result) -> None:
     table = Table(title=f"{result.name} ({sizes}), min / median / max", title_justify="left")
     for column in ("what", "ours", "peer", "ratio", "target"):
         table.add_column(column, overflow="fold")
-    rows: dict[str, Result | Comparison] = {result.ours.what or result.name: result, **result.figures}
+    # A row is named by what ours did, or, where that is always the same, by the peer.
+    first = (result.peer.what if result.ours.what == "fedsus" else result.ours.what) or result.name
+    rows: dict[str, Result | Comparison] = {first: result, **result.figures}
     for label, row in rows.items():
         table.add_row(label, _spread(row.ours), _spread(row.peer), f"{row.ratio:.3g}", row.target)
     console = Console()

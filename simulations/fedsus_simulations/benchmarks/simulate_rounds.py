@@ -121,8 +121,9 @@ class Sides:
 
     def notes(self, busy: tuple[float, float]) -> list[str]:
         """What holds for all of these benchmarks."""
+        turns = len(self.found[FEDSUS])
         notes = [
-            f"ours, the bare loop and pfl-research took {len(self.found[FEDSUS])} turns, each in a fresh process with "
+            f"ours, the bare loop and pfl-research took {turns} turn{'s' * (turns > 1)}, each in a fresh process with "
             f"{self.work.threads} threads; a round is from one model to the next",
             "ours: fixed-point encoding, the sum mod 2**32, journal and checkpoint of each round, on disk, included",
             f"load average: {busy[0]:.1f} before, {busy[1]:.1f} after",

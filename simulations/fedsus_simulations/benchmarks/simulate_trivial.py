@@ -47,7 +47,7 @@ def run(quick: bool, places: Places | None = None) -> dict[str, Any]:
         sides.turns(1 if quick else 2, lambda: ours(FEDSUS, sides, COHORT))
         sides.flower_once(2)
         body = sides.compared(_MOST)
-        body["figures"] |= registered(sides, 1 if quick else 3)
+        body["figures"] |= registered(sides, 1 if quick else 2)
         body["tables"] = [sides.by_turn()]
     notes = [
         *sides.notes((before, load())),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.result import Comparison, Figure, Table
 
 PICTURE: Final = "simulate"
+_SEEN: Final = (
+    f"![Seconds a round of a simulation: fedsus, a bare loop, pfl-research, Flower's engine](images/{PICTURE}.png)\n"
+)
 _REACHED: Final = {True: "yes", False: "**no**", None: ""}
 
 
@@ -59,7 +62,8 @@ def publish(results: Sequence[Result], docs: Path) -> list[Path]:
     """Write results into the documentation; the files.
 
     Args:
-        docs: a Markdown file with a line ``<!-- NAME -->`` before and ``<!-- end of NAME -->`` after each table.
+        docs: a Markdown file with a line ``<!-- NAME -->`` before and ``<!-- end of NAME -->`` after each table;
+            the picture, of all simulations whose JSON is there, goes between those of ``simulate``.
 
     Raises:
         ConfigError: the file or its markers are not there; nothing was written.
@@ -72,6 +76,8 @@ def publish(results: Sequence[Result], docs: Path) -> list[Path]:
         raise ConfigError(f"{docs}: cannot be read: {error.strerror}") from None
     for result in results:
         text = replaced(text, result.name, markdown(result), str(docs))
+    if any(result.name.startswith(f"{PICTURE}-") for result in results):
+        text = replaced(text, PICTURE, _SEEN, str(docs))
     folder = docs.with_suffix("")
     folder.mkdir(exist_ok=True)
     written = []
