@@ -30,13 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = ["NotStackable", "StackedTrainer", "best_stack"]
 
-_VALUES: Final = 1 << 19
-_MOST: Final = 64
+_VALUES: Final = 640_000
+"""Parameters of a block: below, the overhead of each step counts; above, the matrix leaves the processor's cache."""
+
+_MOST: Final = 256
 _FREED: Final = 31 << 20
 
 
 def best_stack(dimension: int) -> int:
-    """How many clients to train at once for a model of ``dimension`` parameters."""
+    """How many clients to train at once for a model of ``dimension`` parameters, on one thread.
+
+    Measured on two cores with 512 KB of second-level cache each, for models of 1,000 to 80,000 parameters.
+    """
     return max(1, min(_MOST, _VALUES // dimension))
 
 

@@ -31,7 +31,7 @@ class Linear(Layer):
     def add_gradient(self, saved: Saved, grad: Tensor, targets: Mapping[str, Tensor], scale: float, keep: bool) -> None:
         rows = self._rows(grad)
         if "weight" in targets:
-            add_product(targets["weight"], rows.transpose(1, 2), self._rows(saved[0]), scale, keep)
+            add_product(targets["weight"], rows, self._rows(saved[0]), scale, keep)
         if "bias" in targets:
             add(targets["bias"], rows.sum(1), scale, keep)
 

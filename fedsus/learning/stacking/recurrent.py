@@ -16,152 +16,146 @@ if TYPE_CHECKING:
 
     from fedsus.learning.stacking.stack import Saved
 
-_sigmoid_backward: Final = torch.ops.aten.sigmoid_backward
+_sigmoid_into: Final = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward: Final = torch.ops.aten.tanh_backward
+_tanh_into: Final = torch.ops.aten.tanh_backward.grad_input
 
 
 class Recurrence(Linear):
     """From the multiplied inputs (m * B, T, gates) to the states (m * B, T, H); its own weights multiply the states.
 
     Their gradient is that of a linear layer that saw the state before each time. The state before the first is zero.
+    Inside, time comes first: (T, m, B, ...).
     """
 
     def run(self, x: Tensor) -> tuple[Tensor, Saved]:
-        """Saves what `_steps` keeps and the states, (m * B, T, ...) each."""
-        times = [part.reshape(self.stack.live, -1, x.shape[2]) for part in x.unbind(1)]
-        states, kept = self._steps(times, self.weight().transpose(1, 2), self.own("bias"))
-        output = _rows(states)
-        return output, (output, *(_rows(parts) for parts in kept))
+        """Saves the states and what `_steps` keeps."""
+        weight, bias = self.weight(), self.own("bias")
+        gates = self._by_time(x)
+        if bias is not None:
+            gates += bias.unsqueeze(1)
+        saved = self._steps(gates, weight.transpose(1, 2), weight.shape[2])
+        return _by_example(saved[0]), saved
 
     def pull(self, saved: Saved, grad: Tensor) -> Tensor:
         """Gradient with respect to the multiplied inputs."""
-        return self.through(saved, grad, True)[0]  # type: ignore[return-value]
+        return _by_example(self._back(self._by_time(grad), saved, self.weight())[0])
 
     def through(self, saved: Saved, grad: Tensor, wanted: bool) -> tuple[Tensor | None, Saved, Tensor]:
         """Back through all times, once for the inputs and for the weights."""
-        live, count = self.stack.live, grad.shape[1]
-        parts = [[t.reshape(live, -1, t.shape[1]) for t in tensor.unbind(1)] for tensor in (grad, *saved)]
-        inputs, products = self._back(parts[0], parts[1], parts[2:], self.weight())
-        before = functional.pad(saved[0][:, : count - 1], (0, 0, 1, 0))
-        return (_rows(inputs) if wanted else None), (before,), _rows(products)
+        inputs, products = self._back(self._by_time(grad), saved, self.weight())
+        before = functional.pad(_by_example(saved[0][:-1]), (0, 0, 1, 0))
+        change = _by_example(products)
+        if inputs is products:
+            return change, (before,), change
+        return (_by_example(inputs) if wanted else None), (before,), change
 
     @abstractmethod
-    def _steps(
-        self, inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """States, and what `_back` needs beside them, time by time; each (m, B, ...)."""
+    def _steps(self, gates: Tensor, weight: Tensor, width: int) -> Saved:
+        """States (T, m, B, width), and what `_back` needs beside them; ``gates`` may be changed."""
 
     @abstractmethod
-    def _back(
-        self, grads: Sequence[Tensor], states: Sequence[Tensor], kept: Sequence[Sequence[Tensor]], weight: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Gradients with respect to the multiplied inputs and to the multiplied states, time by time."""
+    def _back(self, grad: Tensor, saved: Saved, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients with respect to the multiplied inputs and to the multiplied states, (T, m, B, gates)."""
+
+    def _by_time(self, x: Tensor) -> Tensor:
+        """A copy, (T, m, B, ...)."""
+        copy = x.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        return copy.view(x.shape[1], self.stack.live, -1, x.shape[2])
 
 
 class Lstm(Recurrence):
     """``nn.LSTM``: gates input, forget, cell, output."""
 
-    def _steps(
-        self, inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
-        states: list[Tensor] = []
-        gates: list[Tensor] = []
-        cells: list[Tensor] = []
-        for x in inputs:
-            all_four = _product(x, states, weight, bias)
-            i, f, g, o = all_four.chunk(4, dim=2)
-            for part in (i, f, o):
-                part.sigmoid_()
-            cell = i * g.tanh_()
-            if cells:
-                cell.addcmul_(f, cells[-1])
-            states.append(o * cell.tanh())
-            gates.append(all_four)
-            cells.append(cell)
-        return states, [gates, cells]
+    def _steps(self, gates: Tensor, weight: Tensor, width: int) -> Saved:
+        states, cells, tanhs = (gates.new_empty(*gates.shape[:3], width) for _ in range(3))
+        for t, gate in enumerate(gates):
+            if t:
+                torch.baddbmm(gate, states[t - 1], weight, out=gate)
+            i, f, g, o = gate.chunk(4, dim=2)
+            gate[..., : 2 * width].sigmoid_()
+            torch.mul(i, g.tanh_(), out=cells[t])
+            if t:
+                cells[t].addcmul_(f, cells[t - 1])
+            torch.tanh(cells[t], out=tanhs[t])
+            torch.mul(o.sigmoid_(), tanhs[t], out=states[t])
+        return states, gates, cells, tanhs
 
-    def _back(
-        self, grads: Sequence[Tensor], states: Sequence[Tensor], kept: Sequence[Sequence[Tensor]], weight: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        gates, cells = kept
-        result: list[Tensor] = []
-        d_cell = torch.zeros_like(cells[0])
-        for t in reversed(range(len(grads))):
-            d_state = torch.baddbmm(grads[t], result[-1], weight) if result else grads[t]
+    def _back(self, grad: Tensor, saved: Saved, weight: Tensor) -> tuple[Tensor, Tensor]:
+        states, gates, cells, tanhs = saved
+        change, d_cell = torch.empty_like(gates), torch.zeros_like(states[0])
+        for t in reversed(range(len(grad))):
+            d_state = torch.baddbmm(grad[t], change[t + 1], weight) if t + 1 < len(grad) else grad[t]
             i, f, g, o = gates[t].chunk(4, dim=2)
-            tanh = cells[t].tanh()
-            d_cell = d_cell + _tanh_backward(d_state * o, tanh)
-            before = cells[t - 1] if t else torch.zeros_like(d_cell)
-            parts = (
-                _sigmoid_backward(d_cell * g, i),
-                _sigmoid_backward(d_cell * before, f),
-                _tanh_backward(d_cell * i, g),
-                _sigmoid_backward(d_state * tanh, o),
-            )
-            result.append(torch.cat(parts, dim=2))
-            d_cell = d_cell * f
-        result.reverse()
-        return result, result
+            d_i, d_f, d_g, d_o = change[t].chunk(4, dim=2)
+            d_cell += _tanh_backward(d_state * o, tanhs[t])
+            _sigmoid_into(d_cell * g, i, grad_input=d_i)
+            _tanh_into(d_cell * i, g, grad_input=d_g)
+            _sigmoid_into(d_state * tanhs[t], o, grad_input=d_o)
+            if t:
+                _sigmoid_into(d_cell * cells[t - 1], f, grad_input=d_f)
+            else:
+                d_f.zero_()
+            d_cell *= f
+        return change, change
 
 
 class Gru(Recurrence):
-    """``nn.GRU``: gates reset, update, new."""
+    """``nn.GRU``: gates reset, update, new. Its bias is part of the new gate's product, which the reset gate scales."""
 
-    def _steps(
-        self, inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
-        states: list[Tensor] = []
-        gates: list[Tensor] = []
-        news: list[Tensor] = []
-        for x in inputs:
-            width = x.shape[2] // 3
-            product = _product(torch.zeros_like(x), states, weight, bias)
-            both = (x[..., : 2 * width] + product[..., : 2 * width]).sigmoid_()
-            reset, update = both.chunk(2, dim=2)
-            new = (x[..., 2 * width :] + reset * product[..., 2 * width :]).tanh_()
-            states.append(torch.lerp(new, states[-1], update) if states else new * (1 - update))
-            gates.append(torch.cat((both, new), dim=2))
-            news.append(product[..., 2 * width :])
-        return states, [gates, news]
+    def run(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """As of the others; the bias is added to the products."""
+        weight, bias = self.weight(), self.own("bias")
+        gates, width = self._by_time(x), weight.shape[2]
+        states, products = gates.new_empty(*gates.shape[:3], width), torch.empty_like(gates)
+        products.copy_(torch.zeros_like(gates[0]) if bias is None else bias.unsqueeze(1).expand_as(gates[0]))
+        for t, gate in enumerate(gates):
+            if t:
+                torch.baddbmm(products[t], states[t - 1], weight.transpose(1, 2), out=products[t])
+            reset, update, new = gate.chunk(3, dim=2)
+            gate[..., : 2 * width].add_(products[t][..., : 2 * width]).sigmoid_()
+            new.addcmul_(reset, products[t][..., 2 * width :]).tanh_()
+            before = states[t - 1] if t else torch.zeros_like(states[0])
+            torch.lerp(new, before, update, out=states[t])
+        return _by_example(states), (states, gates, products)
 
-    def _back(
-        self, grads: Sequence[Tensor], states: Sequence[Tensor], kept: Sequence[Sequence[Tensor]], weight: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        inputs: list[Tensor] = []
-        products: list[Tensor] = []
-        later = torch.zeros_like(grads[0])
-        for t in reversed(range(len(grads))):
-            d_state = grads[t] + later
-            reset, update, new = kept[0][t].chunk(3, dim=2)
+    def _steps(self, gates: Tensor, weight: Tensor, width: int) -> Saved:
+        raise RuntimeError("`run` takes the steps")
+
+    def _back(self, grad: Tensor, saved: Saved, weight: Tensor) -> tuple[Tensor, Tensor]:
+        states, gates, products = saved
+        width, of_inputs, of_products = states.shape[3], torch.empty_like(gates), torch.empty_like(gates)
+        d_state = torch.zeros_like(grad[0])
+        for t in reversed(range(len(grad))):
+            d_state = d_state + grad[t]
+            reset, update, new = gates[t].chunk(3, dim=2)
+            d_reset, d_update, d_new = of_inputs[t].chunk(3, dim=2)
             before = states[t - 1] if t else torch.zeros_like(d_state)
-            d_new = _tanh_backward(d_state * (1 - update), new)
-            d_update = _sigmoid_backward(d_state * (before - new), update)
-            d_reset = _sigmoid_backward(d_new * kept[1][t], reset)
-            inputs.append(torch.cat((d_reset, d_update, d_new), dim=2))
-            products.append(torch.cat((d_reset, d_update, d_new * reset), dim=2))
-            later = torch.baddbmm(d_state * update, products[-1], weight)
-        return inputs[::-1], products[::-1]
+            _tanh_into(d_state * (1 - update), new, grad_input=d_new)
+            _sigmoid_into(d_state * (before - new), update, grad_input=d_update)
+            _sigmoid_into(d_new * products[t][..., 2 * width :], reset, grad_input=d_reset)
+            of_products[t].copy_(of_inputs[t])[..., 2 * width :].mul_(reset)
+            d_state = torch.baddbmm(d_state * update, of_products[t], weight)
+        return of_inputs, of_products
 
 
 class Rnn(Recurrence):
     """``nn.RNN`` with tanh."""
 
-    def _steps(
-        self, inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
-        states: list[Tensor] = []
-        for x in inputs:
-            states.append(_product(x, states, weight, bias).tanh_())
-        return states, []
+    def _steps(self, gates: Tensor, weight: Tensor, width: int) -> Saved:
+        for t, gate in enumerate(gates):
+            if t:
+                torch.baddbmm(gate, gates[t - 1], weight, out=gate)
+            gate.tanh_()
+        return (gates,)
 
-    def _back(
-        self, grads: Sequence[Tensor], states: Sequence[Tensor], kept: Sequence[Sequence[Tensor]], weight: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        result: list[Tensor] = []
-        for grad, state in zip(reversed(grads), reversed(states), strict=True):
-            result.append(_tanh_backward(torch.baddbmm(grad, result[-1], weight) if result else grad, state))
-        result.reverse()
-        return result, result
+    def _back(self, grad: Tensor, saved: Saved, weight: Tensor) -> tuple[Tensor, Tensor]:
+        (states,) = saved
+        change = torch.empty_like(grad)
+        for t in reversed(range(len(grad))):
+            d_state = torch.baddbmm(grad[t], change[t + 1], weight) if t + 1 < len(grad) else grad[t]
+            _tanh_into(d_state, states[t], grad_input=change[t])
+        return change, change
 
 
 class Memory(nn.Module):
@@ -189,12 +183,6 @@ class Memory(nn.Module):
 KINDS: Final[Mapping[type[nn.Module], type[Recurrence]]] = {nn.LSTM: Lstm, nn.GRU: Gru, nn.RNN: Rnn}
 
 
-def _product(x: Tensor, states: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A new tensor: x + bias + the last state times the weights."""
-    first = x + bias.unsqueeze(1) if bias is not None else x.clone()
-    return torch.baddbmm(first, states[-1], weight, out=first) if states else first
-
-
-def _rows(parts: Sequence[Tensor]) -> Tensor:
-    """Time by time (m, B, n) -> (m * B, T, n)."""
-    return torch.stack([part.flatten(0, 1) for part in parts], dim=1)
+def _by_example(x: Tensor) -> Tensor:
+    """(T, m, B, n) -> (m * B, T, n), a copy."""
+    return x.flatten(1, 2).transpose(0, 1).contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Saved: TypeAlias = tuple[Tensor, ...]
 """What a layer keeps of its forward pass."""
+
+_NARROW: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,12 @@ def add(target: Tensor, change: Tensor, scale: float, keep: bool) -> None:
 
 
 def add_product(target: Tensor, left: Tensor, right: Tensor, scale: float, keep: bool) -> None:
-    """``target = keep * target + scale * left @ right``, for each model."""
-    torch.baddbmm(target, left, right, beta=int(keep), alpha=scale, out=target)
+    """``target = keep * target + scale * left^T @ right``, for each model; ``left`` and ``right`` (m, rows, ...)."""
+    if right.shape[2] < _NARROW <= left.shape[2]:
+        # Matrix libraries read a wide left side column by column: the other way round is up to ten times as quick.
+        add(target, torch.bmm(right.transpose(1, 2), left).transpose(1, 2), scale, keep)
+    else:
+        torch.baddbmm(target, left.transpose(1, 2), right, beta=int(keep), alpha=scale, out=target)
 
 
 def forget_calls(layers: Iterable[Layer]) -> None:
