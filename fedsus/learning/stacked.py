@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -35,6 +36,8 @@ _VALUES: Final = 640_000
 
 _MOST: Final = 256
 _FREED: Final = 31 << 20
+_PROBING: Final = Lock()
+"""A probe seeds torch's global generator, and puts it back: not while another thread does."""
 
 
 def best_stack(dimension: int) -> int:
@@ -125,15 +128,21 @@ class StackedTrainer:
             return
         two = [self._here(shards[0].train), self._here(shards[-1].train)]
         try:
-            try:
-                probe(self._task, self._flat, self._stack, self._module, start, two)
-            except NotStackable:
-                # A model may ask for torch's own memory order, by view() after a convolution.
-                self._stack.strided = False
-                probe(self._task, self._flat, self._stack, self._module, start, two)
+            with _PROBING:
+                self._probe(start, two)
         except NotStackable as error:
             raise self._refused(error) from error.__cause__
         self._probed = True
+
+    def _probe(self, start: Tensor, two: Sequence[Batch]) -> None:
+        try:
+            probe(self._task, self._flat, self._stack, self._module, start, two)
+        except NotStackable as error:
+            if error.__cause__ is None:
+                raise
+            # It failed: a model may ask for torch's own memory order, by view() after a convolution.
+            self._stack.strided = False
+            probe(self._task, self._flat, self._stack, self._module, start, two)
 
     def _fit(
         self, start: Tensor, shards: Sequence[Shard], settings: TrainSettings, seeds: Sequence[int], stop: Stop

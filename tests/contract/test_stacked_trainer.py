@@ -88,6 +88,10 @@ MODELS: dict[str, Any] = {
         *(nn.Conv2d(4, 6, 2, stride=(1, 2), padding=(0, 1)), nn.LayerNorm((6, 2, 3)), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(36, 3)),
     ),
+    "tiled": lambda: nn.Sequential(
+        *(nn.Conv2d(2, 4, 1, padding=1), nn.Tanh(), nn.Conv2d(4, 5, 2, stride=2), nn.Tanh()),
+        *(nn.Conv2d(5, 6, 1, stride=(1, 3)), nn.Flatten(), nn.Linear(48, 3)),
+    ),
     "grouped": lambda: nn.Sequential(
         *(nn.Conv2d(2, 4, 3, padding=2, dilation=2, groups=2), nn.ReLU()),
         *(nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Flatten(), nn.Linear(64, 3)),

@@ -49,23 +49,31 @@ class Patches(Layer):
         return (y if self.stack.strided else y.contiguous()), (x, patches)
 
     def pull(self, saved: Saved, grad: Tensor) -> Tensor:
-        (high, wide), (down, right), (above, left) = self._kernel, self._stride, self._padding
+        (high, wide), (above, left) = self._kernel, self._padding
         count, channels, height, width = saved[0].shape
-        rows, columns = grad.shape[2:]
-        parts = torch.bmm(self._last(grad), self._matrix()).view(count, rows, columns, high, wide, channels)
+        parts = torch.bmm(self._last(grad), self._matrix()).view(count, *grad.shape[2:], high, wide, channels)
+        padded = self._overlaid(parts)
+        missing = (above + height - padded.shape[1], left + width - padded.shape[2])
+        if max(missing) > 0:
+            padded = nn.functional.pad(padded, (0, 0, 0, max(missing[1], 0), 0, max(missing[0], 0)))
+        return padded[:, above : above + height, left : left + width].permute(0, 3, 1, 2)
+
+    def _overlaid(self, parts: Tensor) -> Tensor:
+        """Sum of patches (n, rows, columns, high, wide, channels), each where it was taken from."""
+        (high, wide), (down, right) = self._kernel, self._stride
+        count, rows, columns, _, _, channels = parts.shape
+        if self._kernel == self._stride:
+            return parts.transpose(2, 3).reshape(count, rows * down, columns * right, channels)
         # Whole strides of rows and columns: then each of the parts below is one addition without overlap.
-        blocks_high, blocks_wide = -(-high // down), -(-wide // right)
-        padded = grad.new_zeros(count, (rows + blocks_high) * down, (columns + blocks_wide) * right, channels)
+        more_rows, more_columns = -(-high // down) - 1, -(-wide // right) - 1
+        padded = parts.new_zeros(count, (rows + more_rows) * down, (columns + more_columns) * right, channels)
         for y in range(0, high, down):
             for x in range(0, wide, right):
                 part = parts[:, :, :, y : y + down, x : x + right]
                 target = padded[:, y : y + rows * down, x : x + columns * right]
                 target = target.view(count, rows, down, columns, right, channels)
                 target[:, :, : part.shape[3], :, : part.shape[4]].add_(part.transpose(2, 3))
-        missing = (above + height - padded.shape[1], left + width - padded.shape[2])
-        if max(missing) > 0:
-            padded = nn.functional.pad(padded, (0, 0, 0, max(missing[1], 0), 0, max(missing[0], 0)))
-        return padded[:, above : above + height, left : left + width].permute(0, 3, 1, 2)
+        return padded
 
     def add_gradient(self, saved: Saved, grad: Tensor, targets: Mapping[str, Tensor], scale: float, keep: bool) -> None:
         rows = self._last(grad)
