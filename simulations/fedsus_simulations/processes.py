@@ -94,11 +94,10 @@ class _Process:
 
     def end(self, dead: bool = False) -> None:
         """End it, whatever it does, and wait until it is gone; a ``dead`` one's number may be another's already."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
         if not dead:
             with suppress(BrokenExecutor, CancelledError, ProcessLookupError):
                 os.kill(self.pid.result(), signal.SIGKILL)
-        self.executor.shutdown(wait=True)
+        self.executor.shutdown(cancel_futures=True)
 
 
 @dataclass(slots=True)
