@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 
-from fedsus.tasks.groups import joined
 from fedsus.tasks.task import Shard
 from fedsus_simulations.seeding import generator
 
@@ -98,10 +97,12 @@ class Given:
     @classmethod
     def of(cls, shards: Mapping[str, Shard]) -> Given:
         """Clients by name. What all of them hold out is the central test set: the data have no other."""
+        import torch
+
         names = tuple(sorted(shards))
         ordered = tuple(shards[name] for name in names)
         sizes = np.array([shard.size for shard in ordered], dtype=np.int64)
-        held_out = joined(ordered).held_out
+        held_out = tuple(torch.cat(parts) for parts in zip(*(shard.held_out for shard in ordered), strict=True))
         positions = {name: position for position, name in enumerate(names)}
         return cls(ordered, names, sizes, held_out if len(held_out[0]) else None, positions)
 
