@@ -16,7 +16,7 @@ from fedsus.errors import CorruptionError
 from fedsus.journal.disk import fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -33,7 +33,8 @@ class Attempt:
         round, attempt: of the plan.
         virtual: the clock when training was asked for, in virtual seconds since the run's start.
         seconds: until the server had the answers, or gave up waiting; virtual.
-        unavailable: registered clients that were not there then.
+        registered: clients of the population.
+        unavailable: those of them that were not there then.
         asked: clients that were asked to train.
         away: of these, who left since they were drawn.
         dropped: who fell out while training.
@@ -45,6 +46,7 @@ class Attempt:
     attempt: int
     virtual: float
     seconds: float
+    registered: int
     unavailable: int
     asked: int
     away: int
@@ -130,9 +132,46 @@ def read(folder: Path) -> list[Attempt]:
     return found
 
 
-def participation(attempts: Iterable[Attempt], clients: int) -> NDArray[np.int64]:
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What happened to the clients of a run.
+
+    Attributes:
+        asked, away, dropped, late: as `Attempt`, over all attempts.
+        unavailable: mean share of the registered clients that were not there.
+        answered_least, answered_median, answered_most: attempts that a registered client answered.
+    """
+
+    asked: int
+    away: int
+    dropped: int
+    late: int
+    unavailable: float
+    answered_least: int
+    answered_median: float
+    answered_most: int
+
+    @classmethod
+    def of(cls, attempts: Sequence[Attempt]) -> Self | None:
+        """None before the first attempt."""
+        if not attempts:
+            return None
+        counts = participation(attempts)
+        return cls(
+            asked=sum(one.asked for one in attempts),
+            away=sum(one.away for one in attempts),
+            dropped=sum(one.dropped for one in attempts),
+            late=sum(one.late for one in attempts),
+            unavailable=sum(one.unavailable / one.registered for one in attempts) / len(attempts),
+            answered_least=int(counts.min()),
+            answered_median=float(np.median(counts)),
+            answered_most=int(counts.max()),
+        )
+
+
+def participation(attempts: Sequence[Attempt]) -> NDArray[np.int64]:
     """How many attempts each registered client answered, (clients,) int64: what its owner's ledger is charged for."""
-    counts = np.zeros(clients, dtype=np.int64)
+    counts = np.zeros(attempts[-1].registered if attempts else 0, dtype=np.int64)
     for one in attempts:
         counts[list(one.answered)] += 1
     return counts

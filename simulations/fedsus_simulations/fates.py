@@ -40,14 +40,20 @@ class Fates:
     late: int
     seconds: float
 
-    def attempt(self, plan: Plan, virtual: float, unavailable: int, answered: Asked) -> Attempt:
-        """What is noted of it; ``answered``: those of ``answers`` whose training did not fail."""
+    def attempt(self, plan: Plan, virtual: float, here: tuple[int, int], answered: Asked) -> Attempt:
+        """What is noted of it.
+
+        Args:
+            here: how many clients are registered, and how many of them are there.
+            answered: those of ``answers`` whose training did not fail.
+        """
         return Attempt(
             round=plan.round,
             attempt=plan.attempt,
             virtual=virtual,
             seconds=self.seconds,
-            unavailable=unavailable,
+            registered=here[0],
+            unavailable=here[0] - here[1],
             asked=len(self.answers) + len(self.refuses) + len(self.lost),
             away=self.away,
             dropped=self.dropped,

@@ -23,7 +23,6 @@ from fedsus_simulations.asked import Asked, Available
 from fedsus_simulations.fates import Fates, Judge
 from fedsus_simulations.identities import simulated_members
 from fedsus_simulations.masked import MaskedClients, Trained, training_request
-from fedsus_simulations.memory import granting
 from fedsus_simulations.owners import Owners
 from fedsus_simulations.traces import VirtualClock, traces_of
 
@@ -152,9 +151,8 @@ class SimulatedFleet:
     def _ended(self, request: Request, fates: Fates, answered: Asked) -> Iterator[Reply]:
         """Time passes, and the attempt is noted."""
         if self.note is not None:
-            available = self.traces.available(self.clock.now)
-            unavailable = 0 if available is None else len(self._names) - len(available)
-            self.note(fates.attempt(request.plan, self.clock.now, unavailable, answered))
+            here = len(self._names), len(self.members())
+            self.note(fates.attempt(request.plan, self.clock.now, here, answered))
         self.clock.advance(fates.seconds)
         yield from map(Lost, fates.lost.names)
 
@@ -174,12 +172,11 @@ def fleet_of(
     """
     seed, clients = scenario.seed, len(population.names)
     masked = config.plan.exchange == "secure_sum"
-    secure = None
+    with_masks = config
     if scenario.plan.exchange == "secure_sum" and not masked:
-        with_masks = scenario.simulation.model_copy(update={"masks": "real"})
-        secure = scenario.model_copy(update={"simulation": with_masks}).run_config(clients)
-    tasks = {config.task.name: reference}
-    owners = Owners.of(scenario.owners, granting(secure or config), tasks, seed, clients, secure)
+        real = scenario.simulation.model_copy(update={"masks": "real"})
+        with_masks = scenario.model_copy(update={"simulation": real}).run_config(clients)
+    owners = Owners.of(scenario.owners, with_masks, {config.task.name: reference}, seed, clients)
     size = config.plan.cohort.size
     return SimulatedFleet(
         population,

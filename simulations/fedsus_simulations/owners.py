@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar
@@ -19,6 +20,7 @@ from fedsus.rounds.specification import NO_SESSION
 from fedsus.secagg import thresholds
 from fedsus_simulations.device_classes import Share
 from fedsus_simulations.draws import divided
+from fedsus_simulations.memory import granting
 from fedsus_simulations.sums import session_of
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from fedsus.plan import Plan
     from fedsus.secagg.session import Session
     from fedsus_simulations.scenario import Scenario
+
+log = logging.getLogger("fedsus.simulation")
 
 _OFF = 1e-6
 S = TypeVar("S", bound="Scenario")
@@ -62,24 +66,6 @@ def _policy(one: OwnersConfig, folder: Path) -> Policy:
     return one.policy if isinstance(one.policy, Policy) else load(folder / one.policy, Policy)
 
 
-@dataclass(frozen=True, slots=True)
-class SecureTerms:
-    """A secure sum, as owners judge it where its masks are left out and the plan on the way is in clear.
-
-    Attributes:
-        config: the run with its masks.
-        session: its numbers; None where nobody has a policy that could mind them.
-    """
-
-    config: RunConfig
-    session: Session | None = None
-
-    def of(self, plan: Plan) -> Plan:
-        """The plan that devices would see."""
-        changes = {"exchange": "secure_sum", "session": NO_SESSION, "cohort": self.config.plan.cohort}
-        return plan.model_copy(update=changes)
-
-
 @dataclass(slots=True)
 class Owners:
     """The owners of a population.
@@ -88,30 +74,23 @@ class Owners:
         policies: the distinct ones.
         kinds: which of them each client's owner has, (clients,) int8.
         tasks: what is installed on every device, as ``[tasks]`` of agent.toml.
-        terms: what a run without masks stands for; None where plans are as devices see them.
+        config: the run as devices would see it: with its masks, where they are left out.
+        session: its numbers, where it has masks and somebody's policy could mind them.
     """
 
     policies: Sequence[Policy]
     kinds: NDArray[np.int8]
     tasks: Mapping[str, str]
-    terms: SecureTerms | None = None
+    config: RunConfig
+    session: Session | None = None
     _judged: tuple[Plan | None, dict[int, bool]] = field(default=(None, {}), init=False)
+    _told: set[str] = field(default_factory=set, init=False)
 
     @classmethod
     def of(
-        cls,
-        asked: Sequence[OwnersConfig],
-        granting: Policy,
-        tasks: Mapping[str, str],
-        seed: int,
-        clients: int,
-        secure: RunConfig | None = None,
+        cls, asked: Sequence[OwnersConfig], config: RunConfig, tasks: Mapping[str, str], seed: int, clients: int
     ) -> Self:
         """The owners that a scenario describes; paths of policies that are left start at the working directory.
-
-        Args:
-            granting: the policy of the rest.
-            secure: the run with its masks, where they are left out.
 
         Raises:
             ConfigError: a policy that cannot be read, or shares of more than all clients.
@@ -119,11 +98,13 @@ class Owners:
         shares = [one.share for one in asked]
         if sum(shares) > 1.0 + _OFF:
             raise ConfigError(f"owners: their shares add up to {sum(shares):g}; at most 1 is all clients")
-        policies = [*(_policy(one, Path()) for one in asked), granting]
-        terms = None
-        if secure is not None:
-            terms = SecureTerms(secure, session_of(secure, clients) if asked else None)
-        return cls(policies, divided(seed, shares, clients, "owners"), tasks, terms)
+        policies = [*(_policy(one, Path()) for one in asked), granting(config)]
+        secure = config.plan.exchange == "secure_sum" and bool(asked)
+        session = session_of(config, clients) if secure else None
+        found = cls(policies, divided(seed, shares, clients, "owners"), tasks, config, session)
+        for kind in range(len(asked)):  # with masks they refuse the session, and no plan ever comes to them
+            found._joins(kind)
+        return found
 
     def policy(self, position: int) -> Policy:
         """One client's."""
@@ -136,22 +117,42 @@ class Owners:
             self._judged = plan, {}
         judged, seen = self._judged[1], np.unique(kinds)
         for kind in seen[[int(kind) not in judged for kind in seen]]:
-            judged[int(kind)] = self._allows(self.policies[int(kind)], plan)
+            judged[int(kind)] = self._joins(int(kind)) and self._admits(int(kind), plan)
         allowed = np.zeros(len(self.policies), dtype=np.bool_)
         allowed[list(judged)] = list(judged.values())
         return allowed[kinds]
 
-    def _allows(self, policy: Policy, plan: Plan) -> bool:
+    def _joins(self, kind: int) -> bool:
+        """Whether a policy finds the numbers of the run's sessions strong enough."""
+        session = self.session
+        if session is None:
+            return True
         try:
-            if self.terms is not None:
-                plan = self.terms.of(plan)
-                if self.terms.session is not None:
-                    session = self.terms.session
-                    check_numbers(session, session.size, joining(policy, session.size))
-            admit(plan, policy, self.tasks)
-        except Refusal:
+            check_numbers(session, session.size, joining(self.policies[kind], session.size))
+        except Refusal as refusal:
+            self._tell(kind, refusal)
             return False
         return True
+
+    def _admits(self, kind: int, plan: Plan) -> bool:
+        """Whether a policy allows the plan, with the exchange and cohort that its device would see."""
+        meant = self.config.plan
+        if meant.exchange != plan.exchange:
+            changes = {"exchange": meant.exchange, "session": NO_SESSION, "cohort": meant.cohort}
+            plan = plan.model_copy(update=changes)
+        try:
+            admit(plan, self.policies[kind], self.tasks)
+        except Refusal as refusal:
+            self._tell(kind, refusal)
+            return False
+        return True
+
+    def _tell(self, kind: int, refusal: Refusal) -> None:
+        """Say once why some clients refuse: in a simulation there is no owner whose log could."""
+        text = f"the owners of {np.count_nonzero(self.kinds == kind)} of {len(self.kinds)} clients refuse: {refusal}"
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s", text)
 
 
 def joining(policy: Policy, cohort: int, name: str | None = None) -> Policy:

@@ -21,7 +21,6 @@ from fedsus.rounds.specification import open_run
 from fedsus.types import Ask, Ring, Vector
 from fedsus_simulations.attempts import AttemptFile
 from fedsus_simulations.fleet import SimulatedFleet, fleet_of
-from fedsus_simulations.memory import granting
 from fedsus_simulations.owners import Owners
 from fedsus_simulations.population import Numbered
 from fedsus_simulations.scenario import Scenario
@@ -143,6 +142,6 @@ def a_fleet(
 ) -> SimulatedFleet:
     """A fleet without masks, whose owners grant runs in clear."""
     tasks = {"heart": "heart"}
-    given = owners or Owners.of([], granting(run_config(3, 1, "clear_sum")), tasks, seed, count)
+    given = owners or Owners.of([], run_config(3, 1, "clear_sum"), tasks, seed, count)
     behaviour = traces_of(traces, seed, count)
     return SimulatedFleet(Crowd(count), workers or Places(), given, behaviour, VirtualClock(), stack)

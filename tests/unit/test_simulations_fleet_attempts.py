@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedsus.errors import CorruptionError, EnvironmentFault
-from fedsus_simulations.attempts import NAME, Attempt, AttemptFile, participation, read
+from fedsus_simulations.attempts import NAME, Attempt, AttemptFile, Behaviour, participation, read
 
-FIRST = Attempt(1, 1, 0.0, 1.5, 7, 4, 0, 1, 0, (3, 1, 2))
+FIRST = Attempt(1, 1, 0.0, 1.5, 5, 2, 4, 0, 1, 0, (3, 1, 2))
 SECOND = replace(FIRST, attempt=2, virtual=1.5, answered=(1,))
 THIRD = replace(FIRST, round=2, attempt=3, answered=())
 
@@ -59,5 +59,11 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_participation_counts_what_each_client_answered() -> None:
-    assert participation([FIRST, SECOND, THIRD], 5).tolist() == [0, 2, 1, 1, 0]
-    assert participation([], 2).tolist() == [0, 0]
+    assert participation([FIRST, SECOND, THIRD]).tolist() == [0, 2, 1, 1, 0]
+    assert participation([]).tolist() == []
+
+
+def test_a_run_in_a_few_numbers() -> None:
+    last = replace(THIRD, away=2, late=3, unavailable=0)
+    assert Behaviour.of([FIRST, SECOND, last]) == Behaviour(12, 2, 3, 3, pytest.approx(0.8 / 3), 0, 1.0, 2)
+    assert Behaviour.of([]) is None

@@ -17,7 +17,6 @@ from fedsus.plan import Plan
 from fedsus.types import Partial, Refused
 from fedsus_simulations import owners as module
 from fedsus_simulations.fleet import fleet_of
-from fedsus_simulations.memory import granting
 from fedsus_simulations.owners import Owners, OwnersConfig, with_policies
 from fedsus_simulations.scenario import Scenario
 from fedsus_simulations.sums import chosen, without_masks
@@ -43,8 +42,7 @@ def policy(text: str) -> Policy:
 def owners(*texts: str, share: float = 0.25, clients: int = 40, config: RunConfig | None = None) -> Owners:
     """A share of the clients each; of a run in clear, or of one with masks that are left out."""
     asked = [OwnersConfig(share=share, policy=policy(text)) for text in texts]
-    grants = granting(config or run_config(3, 1, "clear_sum"))
-    return Owners.of(asked, grants, TASKS, 1, clients, config)
+    return Owners.of(asked, config or run_config(3, 1, "clear_sum"), TASKS, 1, clients)
 
 
 def allowed(found: Owners, plan: Plan) -> list[bool]:
@@ -108,6 +106,21 @@ def test_numbers_of_the_secure_sum_count_without_masks() -> None:
     assert allowed(found, a_plan(10)) == [False, True, False, True]
 
 
+def test_why_clients_refuse_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    found = owners(STRICT, CLEAR)
+    for attempt in (1, 2):
+        found.grant(a_plan(40, attempt=attempt), np.arange(40))
+    reason = "rounds 3: the policy allows at most 2 ([limits] rounds)"
+    assert caplog.messages == [f"the owners of 10 of 40 clients refuse: {reason}"]
+    caplog.clear()
+    owners(
+        SECURE + "[secure_sum]\ncolluders = 4\n", config=run_config(10, secure_sum={"colluders": 3, "choice": "named"})
+    )
+    assert caplog.messages == [
+        "the owners of 10 of 40 clients refuse: 3 colluders: at least 4 are needed ([secure_sum] colluders)"
+    ]
+
+
 def test_a_run_in_clear_is_judged_as_it_is() -> None:
     assert allowed(owners(SECURE, CLEAR), a_plan(10)) == [False, True, True]
 
@@ -129,7 +142,7 @@ def test_masks_make_no_difference_to_the_terms_of_a_scenario() -> None:
     for exchange, expected in (("secure_sum", [False, True]), ("clear_sum", [False, True])):
         asked = given.model_copy(update={"plan": given.plan.model_copy(update={"exchange": exchange})})
         fleet = fleet_of(asked, asked.run_config(20), Crowd(20), Places(), 4, "heart")
-        assert (fleet.owners.terms is not None) == (exchange == "secure_sum")
+        assert fleet.owners.config.plan.exchange == exchange
         assert allowed(fleet.owners, a_plan(5, cohort={"size": 5, "minimum": 3})) == expected
 
 
