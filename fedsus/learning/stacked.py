@@ -101,7 +101,8 @@ class StackedTrainer:
         self._check(settings)
         if len(shards) != len(seeds):
             raise ValueError(f"{len(shards)} shards and {len(seeds)} seeds")
-        if any(shard.size == 0 for shard in shards):
+        sizes = [shard.size for shard in shards]
+        if not all(sizes):
             raise ConfigError(f"task '{self._name}': a shard has no training examples; leave this client out")
         if torch.get_num_threads() != self._compute.threads:
             torch.set_num_threads(self._compute.threads)
@@ -110,8 +111,8 @@ class StackedTrainer:
             self._try(start, shards)
         totals = self._totals(start, shards) if measure else np.zeros((len(shards), 0))
         held_out = np.array([len(shard.held_out[0]) if measure else 0 for shard in shards], dtype=np.int64)
-        deltas = self._fit(start, shards, settings, seeds, stop)
-        return LocalUpdates(deltas, np.array([float(shard.size) for shard in shards]), totals, held_out)
+        deltas = self._fit(start, [shard.train for shard in shards], sizes, settings, seeds, stop)
+        return LocalUpdates(deltas, np.array(sizes, dtype=np.float64), totals, held_out)
 
     def _check(self, settings: TrainSettings) -> None:
         if settings.privacy.unit != "none":
@@ -145,18 +146,24 @@ class StackedTrainer:
             probe(self._task, self._flat, self._stack, self._module, start, two)
 
     def _fit(
-        self, start: Tensor, shards: Sequence[Shard], settings: TrainSettings, seeds: Sequence[int], stop: Stop
+        self,
+        start: Tensor,
+        parts: Sequence[Batch],
+        sizes: Sequence[int],
+        settings: TrainSettings,
+        seeds: Sequence[int],
+        stop: Stop,
     ) -> NDArray[np.float32]:
         training, stack = settings.training, self._stack
-        order = batches.by_steps([shard.size for shard in shards], training.batch_size)
-        sizes = [shards[i].size for i in order]
-        if not sizes:
+        if not parts:
             return np.zeros((0, stack.dimension), dtype=np.float32)
-        examples = self._together([shards[i].train for i in order])
+        order = batches.by_steps(sizes, training.batch_size)
+        examples = self._together([parts[i] for i in order])
         stack.start(start.expand(len(order), -1))
         step = stack.sink = steps.make(stack, start, settings)
         self._module.train()
-        for now in batches.schedule(sizes, [seeds[i] for i in order], training.local_epochs, training.batch_size):
+        mine = [sizes[i] for i in order], [seeds[i] for i in order]
+        for now in batches.schedule(*mine, training.local_epochs, training.batch_size):
             if stop():
                 raise Cancelled("training stopped before it was complete")
             if now.live < stack.live:
@@ -166,7 +173,11 @@ class StackedTrainer:
             losses = self._task.loss(self._module, tuple(tensor.index_select(0, index) for tensor in examples))
             losses.backward(now.weights.to(losses))  # type: ignore[no-untyped-call]
             step.end(stack)
-        deltas = stack.values - start
+        return self._changes(start, order, settings)
+
+    def _changes(self, start: Tensor, order: Sequence[int], settings: TrainSettings) -> NDArray[np.float32]:
+        """(m, d), in the order of the shards; row i of the stack is of shard ``order[i]``."""
+        deltas = self._stack.values - start
         if order != sorted(order):
             deltas = deltas[torch.tensor(np.argsort(order), device=self._device)]
         # A sum is one quick pass, and not finite if any part of it is not.

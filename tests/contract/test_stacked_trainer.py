@@ -89,7 +89,13 @@ MODELS: dict[str, Any] = {
         *(nn.Flatten(), nn.Linear(36, 3)),
     ),
     "tiled": lambda: nn.Sequential(
-        *(nn.Conv2d(2, 4, 1, padding=1), nn.Tanh(), nn.Conv2d(4, 5, 2, stride=2), nn.Tanh()),
+        *(
+            nn.Conv2d(2, 2, 3, padding="same"),
+            nn.Conv2d(2, 4, 1, padding=1),
+            nn.Tanh(),
+            nn.Conv2d(4, 5, 2, stride=2),
+            nn.Tanh(),
+        ),
         *(nn.Conv2d(5, 6, 1, stride=(1, 3)), nn.Flatten(), nn.Linear(48, 3)),
     ),
     "grouped": lambda: nn.Sequential(

@@ -131,8 +131,9 @@ NEVER: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "hooks": (hooked, r"'model' \(Linear\) has hooks"),
     "other padding": (
         lambda: nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"),
-        r"'model' \(Conv1d\) has padding \(1,\) of mode 'circular'",
+        r"'model' \(Conv1d\) pads by 'circular'",
     ),
+    "unequal padding": (lambda: nn.Conv1d(2, 2, 4, padding="same"), r"'model' \(Conv1d\) pads one side by more"),
     "renormalised words": (lambda: nn.Embedding(3, 2, max_norm=1.0), r"'model' \(Embedding\) uses max_norm"),
     "bilinear": (lambda: nn.Bilinear(2, 2, 2), r"'model' \(Bilinear\) has trainable parameters of its own"),
 }

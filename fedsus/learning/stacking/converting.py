@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedsus.errors import ConfigError
 from fedsus.learning.stacking import layers
-from fedsus.learning.stacking.convolution import Flat1d, Grouped, Patches
+from fedsus.learning.stacking.convolution import Flat1d, Grouped, Patches, edges
 from fedsus.learning.stacking.recurrent import KINDS, Memory
 from fedsus.learning.stacking.stack import Slot, Stack
 
@@ -101,10 +101,12 @@ def _embedding(where: str, part: nn.Embedding, stack: Stack, parts: Parts) -> nn
 
 
 def _convolution(where: str, part: nn.Conv1d | nn.Conv2d, stack: Stack, parts: Parts) -> nn.Module:
-    if part.padding_mode != "zeros" or isinstance(part.padding, str):
-        raise NotStackable(
-            f"{where} has padding {part.padding!r} of mode '{part.padding_mode}'; give numbers and 'zeros'"
-        )
+    if part.padding_mode != "zeros":
+        raise NotStackable(f"{where} pads by '{part.padding_mode}', not by 'zeros'")
+    try:
+        edges(part)
+    except ValueError:
+        raise NotStackable(f"{where} pads one side by more than the other: its kernel is even") from None
     plain = part.groups == 1 and set(part.dilation) == {1}
     layer = (Patches if plain else Grouped)(stack, *parts, part)
     return Flat1d(layer) if isinstance(part, nn.Conv1d) else layer

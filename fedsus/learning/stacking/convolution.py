@@ -28,7 +28,7 @@ class Patches(Layer):
     ) -> None:
         super().__init__(stack, slots, frozen)
         self._kernel = pair(module.kernel_size, 1)
-        self._stride, self._padding = pair(module.stride, 1), pair(module.padding, 0)
+        self._stride, self._padding = pair(module.stride, 1), pair(edges(module), 0)
 
     def run(self, x: Tensor) -> tuple[Tensor, Saved]:
         padded = self._padded(x)
@@ -115,7 +115,7 @@ class Grouped(Layer):
     ) -> None:
         super().__init__(stack, slots, frozen)
         self._kernel, self._groups = pair(module.kernel_size, 1), module.groups
-        self._stride, self._padding = pair(module.stride, 1), pair(module.padding, 0)
+        self._stride, self._padding = pair(module.stride, 1), pair(edges(module), 0)
         self._dilation = pair(module.dilation, 1)
 
     def run(self, x: Tensor) -> tuple[Tensor, Saved]:
@@ -171,8 +171,23 @@ class Flat1d(nn.Module):
         return result.squeeze(2)
 
 
-def pair(numbers: tuple[int, ...] | str, lacking: int) -> tuple[int, int]:
+def edges(module: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:
+    """Zeros on each side, for height and width.
+
+    Raises:
+        ValueError: more on one side than on the other.
+    """
+    if isinstance(module.padding, str):
+        both = [
+            d * (k - 1) if module.padding == "same" else 0
+            for d, k in zip(module.dilation, module.kernel_size, strict=True)
+        ]
+        if any(total % 2 for total in both):
+            raise ValueError("unequal sides")
+        return tuple(total // 2 for total in both)
+    return module.padding
+
+
+def pair(numbers: tuple[int, ...], lacking: int) -> tuple[int, int]:
     """Of height and width; a convolution over one dimension has height 1."""
-    if isinstance(numbers, str):
-        raise TypeError(numbers)
     return (lacking, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
