@@ -45,8 +45,10 @@ _RETRIES: Final = 3
 _AHEAD: Final = 2
 """Tasks that are handed over for each one that can run."""
 
-# All of a cluster that is started here stays here: nothing is reported, and nothing listens but on loopback.
-_ALONE: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+ALONE: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Environment of a cluster that is started here: nothing is reported, and nothing listens but on loopback."""
+QUIET: Final = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Tasks that ask for no GPU keep CUDA_VISIBLE_DEVICES, as in later versions of Ray, which else warns of the change."""
 
 
 @dataclass(slots=True)
@@ -192,10 +194,10 @@ class OnRay:
 def _imported(address: str) -> Any:
     """Ray, told to stay alone if it starts a cluster."""
     if address == "auto" and not os.environ.get("RAY_ADDRESS"):
-        for name, value in _ALONE.items():
+        for name, value in ALONE.items():
             os.environ.setdefault(name, value)
-    # Ray sets CUDA_VISIBLE_DEVICES of tasks that ask for no GPU, and warns that it will not in future.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         return importlib.import_module("ray")
     except ImportError:
