@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from fedsus.journal import AttemptAbandoned
 from fedsus.reporting import read, summary
 from fedsus.rounds.specification import specification_of
-from fedsus_simulations import evaluation
+from fedsus_simulations import attempts, evaluation
+from fedsus_simulations.attempts import Behaviour
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,7 @@ class Outcome:
         bytes_sent, bytes_received: from and to the server, released rounds.
         seconds: of released rounds together, without evaluation.
         virtual: seconds of simulated time; 0 without traces.
+        clients: who was away, fell out or was too slow, and how many attempts a client answered; None before the first.
     """
 
     run: str
@@ -49,6 +51,7 @@ class Outcome:
     bytes_received: int
     seconds: float
     virtual: float
+    clients: Behaviour | None
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -94,6 +97,7 @@ def outcome(folder: Path, seed: int) -> Outcome:
         bytes_received=told.bytes_received,
         seconds=told.seconds,
         virtual=max((entry.virtual or 0.0 for entry in told.rounds), default=0.0),
+        clients=Behaviour.of(attempts.read(folder)),
     )
 
 
