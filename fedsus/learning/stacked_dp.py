@@ -39,13 +39,25 @@ if TYPE_CHECKING:
     from fedsus.tasks.task import Batch, Shard, Task
     from fedsus.types import Noise, Stop, Vector
 
-__all__ = ["NotStackable", "StackedDpSgdTrainer"]
+__all__ = ["NotStackable", "StackedDpSgdTrainer", "best_stack"]
 
 _CHUNK: Final = 1 << 22
 """Per-example gradient values held at once, as in `fedsus.learning.dp_sgd`."""
 
 _LEAST: Final = 1024
 """An example counts as at least so many values: its activations take memory too."""
+
+
+_VALUES: Final = 1 << 22
+_MOST: Final = 64
+
+
+def best_stack(dimension: int) -> int:
+    """How many clients to train at once for a model of ``dimension`` parameters, which take 24 bytes each.
+
+    More than without privacy: a Poisson batch has few examples, and the noise of a client costs the same in any stack.
+    """
+    return max(1, min(_MOST, _VALUES // dimension))
 
 
 class StackedDpSgdTrainer:
