@@ -17,6 +17,7 @@ from fedsus_simulations.benchmarks.simulate_flops import operations
 from fedsus_simulations.benchmarks.simulate_ours import ENCODING, Asked, Run
 from fedsus_simulations.benchmarks.simulate_peers import Places
 from fedsus_simulations.benchmarks.simulate_rounds import FEDSUS, LOOP, REREAD, Sides, parts_table
+from fedsus_simulations.benchmarks.speed_plot import LIMIT
 
 CLIENTS, COHORT, SAMPLES, BATCH = 1200, 50, 50, 10
 THREADS: Final = 2
@@ -95,7 +96,7 @@ def ours(
 
 def _more(case: Case, sides: Sides, parts: Run, files: Path, network: nn.Module) -> dict[str, Any]:
     """Comparisons that are not with a peer: the arithmetic limit, the encoding, the masks."""
-    found = {"arithmetic limit": limit(sides, operations(network, (1, 28, 28)))}
+    found = {LIMIT: limit(sides, operations(network, (1, 28, 28)))}
     rounds = len(parts.seconds) - 1
     encoding = figure([parts.parts[ENCODING] / rounds], "s", "encoding and the sum", warm_up=1)
     others = sum(spent for name, spent in parts.parts.items() if name != ENCODING)

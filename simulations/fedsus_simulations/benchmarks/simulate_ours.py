@@ -126,12 +126,13 @@ def main(asked: Asked) -> None:
     spent = parts()
     if spent:
         spent[REST] = sum(seconds[1:]) - sum(spent.values())
+    memory = processes.memory("self", "VmHWM")  # before the test part is looked at
     run = Run(
         seconds=seconds,
         parameters=model.size,
         steps=steps,
         score=_score(asked, model),
-        memory=processes.memory("self", "VmHWM"),
+        memory=memory,
         start=first - asked.started,
         parts=spent,
     )

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.result import Figure, Result
 
 NAME: Final = "simulate"
+LIMIT: Final = "arithmetic limit"
 _OURS, _PEER, _LIMIT = "#0072B2", "#999999", "#E69F00"
 
 
 def sides(result: Result) -> dict[str, Figure]:
     """Whose seconds a round a result compares: fedsus first, then all that it was measured against as a whole."""
-    others = [result, *result.figures.values()]
-    same = {row.peer.what: row.peer for row in others if row.ours == result.ours}
-    return {result.ours.what: result.ours, **same}
+    same = {label: row.peer for label, row in result.figures.items() if row.ours == result.ours}
+    return {result.ours.what: result.ours, result.peer.what: result.peer, **same}
 
 
 def draw(results: Sequence[Result], folder: Path) -> tuple[Path, Path]:
@@ -51,7 +51,7 @@ def draw(results: Sequence[Result], folder: Path) -> tuple[Path, Path]:
 def _panel(axis: Any, result: Result) -> None:
     rows = sides(result)
     for at, (name, row) in enumerate(rows.items()):
-        colour = _OURS if row == result.ours else _LIMIT if "GFLOP" in name else _PEER
+        colour = _OURS if row == result.ours else _LIMIT if name == LIMIT else _PEER
         axis.barh(at, row.median, color=colour, height=0.65)
         axis.plot([row.min, row.max], [at, at], color="black", linewidth=1)
         axis.annotate(f"{row.median:.3g} s", (row.max, at), (4, 0), textcoords="offset points", va="center", fontsize=8)
