@@ -96,9 +96,8 @@ def test_a_run_can_be_opened(file: Path, tmp_path: Path) -> None:
 def test_metrics_are_the_tasks(file: Path) -> None:
     asked = scenario_of(file)
     task = registry.build(registry.resolve(asked.task.name), asked.task.settings)
-    assert {metric.name: (metric.low, metric.high) for metric in asked.plan.metrics}.items() <= dict(
-        task.bounds
-    ).items()
+    metrics = {metric.name: (metric.low, metric.high) for metric in asked.plan.metrics}
+    assert metrics in ({}, dict(task.bounds))  # a device refuses others
 
 
 def test_an_unknown_field_is_one_line(tmp_path: Path) -> None:
