@@ -10,8 +10,6 @@ import numpy as np
 from fedsus_simulations.attempts import Attempt
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from fedsus.plan import Plan
     from fedsus.types import Ask
     from fedsus_simulations.asked import Asked
@@ -63,6 +61,30 @@ class Fates:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """A phase without training.
+
+    Attributes:
+        there: who answers.
+        away: who has left.
+        slowest: seconds until all answers are there that are needed.
+        complete: whether nobody who is needed has left.
+    """
+
+    there: Asked
+    away: Asked
+    slowest: float
+    complete: bool
+
+    def seconds(self, ask: Ask) -> float:
+        """How long the phase takes; to be asked once the answers were taken."""
+        if self.complete:
+            return min(self.slowest, ask.deadline)
+        satisfied = ask.enough is not None and ask.enough()
+        return min(self.slowest + ask.grace, ask.deadline) if satisfied else ask.deadline
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """Says what becomes of clients."""
 
@@ -95,9 +117,12 @@ class Judge:
             seconds=float(times.max(initial=0.0)) if in_time.all() else ask.deadline,
         )
 
-    def light(self, ask: Ask, asked: Asked, now: float) -> tuple[Asked, Asked, NDArray[np.float64]]:
-        """Of clients in a phase without training: who answers, who has left, and the seconds of each answer."""
+    def light(self, ask: Ask, asked: Asked, now: float) -> Answers:
+        """Of clients in a phase without training: whoever is there answers, sooner or later."""
         down = max(map(len, ask.requests.values())) + len(ask.common)
         reached = self.traces.reached(now, asked.positions)
-        there = asked.where(reached)
-        return there, asked.where(~reached), self.traces.light(there.positions, down)
+        there, away = asked.where(reached), asked.where(~reached)
+        times = self.traces.light(there.positions, down)
+        optional = frozenset[str]() if ask.optional.issuperset(ask.requests) else ask.optional
+        needed = np.array([name not in optional for name in there.names], dtype=np.bool_)
+        return Answers(there, away, float(times[needed].max(initial=0.0)), optional.issuperset(away.names))

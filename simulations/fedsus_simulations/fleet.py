@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import packed_size
 from fedsus.rounds.messages import Request, decode_request, encode_answer
@@ -132,16 +130,11 @@ class SimulatedFleet:
         yield from self._ended(request, fates, answered)
 
     def _light(self, ask: Ask, asked: Asked, masked: MaskedClients) -> Iterator[Reply]:
-        """A phase without training: whoever is there answers, sooner or later."""
-        there, away, times = self._judge.light(ask, asked, self.clock.now)
-        yield from self._answers(ask, there, masked)
-        needed = [name not in ask.optional for name in there.names]
-        slowest = float(times[np.array(needed, dtype=np.bool_)].max(initial=0.0)) if any(needed) else 0.0
-        if not ask.optional.issuperset(away.names):
-            satisfied = ask.enough is not None and ask.enough()
-            slowest = slowest + ask.grace if satisfied else ask.deadline
-        self.clock.advance(min(slowest, ask.deadline))
-        yield from map(Lost, away.names)
+        """A phase without training."""
+        answers = self._judge.light(ask, asked, self.clock.now)
+        yield from self._answers(ask, answers.there, masked)
+        self.clock.advance(answers.seconds(ask))
+        yield from map(Lost, answers.away.names)
 
     @staticmethod
     def _answers(ask: Ask, asked: Asked, masked: MaskedClients) -> Iterator[Reply]:
