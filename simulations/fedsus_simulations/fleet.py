@@ -170,7 +170,7 @@ def fleet_of(
         real = scenario.simulation.model_copy(update={"masks": "real"})
         with_masks = scenario.model_copy(update={"simulation": real}).run_config(clients)
     owners = Owners.of(scenario.owners, with_masks, {config.task.name: reference}, seed, clients)
-    size = config.plan.cohort.size
+    size, began = config.plan.cohort.size, time.time()  # clients' own clocks stand: no session ends while they train
     return SimulatedFleet(
         population,
         workers,
@@ -178,5 +178,5 @@ def fleet_of(
         traces_of(scenario.traces, seed, clients),
         VirtualClock(),
         stack,
-        MaskedClients(simulated_members(population.names, seed), owners, size, time.time) if masked else None,
+        MaskedClients(simulated_members(population.names, seed), owners, size, lambda: began) if masked else None,
     )

@@ -58,7 +58,7 @@ class MaskedClients:
         members: roster and identities.
         owners: their policies; each of them names itself, so a cohort that the simulation chose is joined.
         cohort: clients of a cohort.
-        clock: real seconds since the epoch.
+        clock: seconds since the epoch, by which sessions end.
     """
 
     members: Members

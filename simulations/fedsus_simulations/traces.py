@@ -45,6 +45,9 @@ def _as_tuple(value: object) -> object:
 class TracesConfig(Strict):
     """``[traces]``: how devices behave. Without it everybody is there, and nothing takes time.
 
+    The phases that masks need take no virtual time where masks are left out. With masks, a round's cohort is drawn as
+    the round before begins, as in a deployment; so near an hour at which others become available it may be another.
+
     Attributes:
         dropout: chance that a client falls out while it trains; the server waits for it until the plan's deadline.
         spread: of the clients' speeds, which differ for the whole run: standard deviation of their logarithm.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from simulated import Places, run, scenario
 from fedsus.errors import ConfigError
 from fedsus.journal.entries import AttemptAbandoned, RoundReleased
 from fedsus.reporting import read
+from fedsus.rounds.messages import Request
 from fedsus.secagg.keys import Identity
 from fedsus_simulations import attempts
 from fedsus_simulations.identities import simulated_members
 from fedsus_simulations.memory import Members
+from fedsus_simulations.traces import VirtualClock
+from fedsus_simulations.workers import Block, Encoded
 
 NAMES = ("whole", "stopped")
 STRICT = {"privacy": {"without_dp": True}, "limits": {"rounds": 1}, "tasks": {"heart": {"data": "patients"}}}
@@ -88,6 +92,28 @@ def test_the_same_owners_refuse_with_masks_and_without(tmp_path: Path) -> None:
 def test_clients_whose_training_fails_refuse_alike(tmp_path: Path) -> None:
     ends = both(tmp_path, 8, 8, Places(frozenset({2, 5})), plan={"secure_sum": {"colluders": 1, "dropouts": 2}})
     assert all(isinstance(end, RoundReleased) and (end.survivors, end.refused) == (6, 2) for end in ends)
+
+
+class Slow(Places):
+    """Each block takes longer to train here than a session lives."""
+
+    def rings(self, request: Request, blocks: Sequence[Block]) -> Iterator[Encoded]:
+        for encoded in super().rings(request, blocks):
+            HERE.advance(5000.0)
+            yield encoded
+
+
+HERE = VirtualClock(1e9)
+
+
+def test_training_may_take_longer_than_a_session_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadline is in virtual time; a slow machine must not change who survives."""
+    monkeypatch.setattr(time, "time", HERE)
+    run(tmp_path / "slow", scenario(5, "real"), 5, Slow())
+    monkeypatch.undo()
+    ends = [entry for entry in read(tmp_path / "slow") if isinstance(entry, RoundReleased)]
+    assert [(end.round, end.attempt, end.survivors) for end in ends] == [(n, n, 5) for n in range(1, 6)]
+    assert ends[0].seconds > 5000
 
 
 def test_who_is_away_is_asked_by_neither(tmp_path: Path) -> None:
