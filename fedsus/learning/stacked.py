@@ -51,7 +51,8 @@ def best_stack(dimension: int) -> int:
 class StackedTrainer:
     """Trains without differential privacy. Repeatable bit for bit for the same shards in one call, on one CPU thread.
 
-    Not for use from two threads at once: make one for each.
+    Not for use from two threads at once: make one for each, before they start, for models are drawn from torch's
+    global generator.
 
     Raises:
         NotStackable: this model needs the loop trainer.
