@@ -11,7 +11,7 @@ from fedsus.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_WORD: Final = re.compile(r"[A-Za-z][\w.+/-]*", re.ASCII)
+_WORD: Final = re.compile(r"[A-Za-z./~][\w.+/~-]*", re.ASCII)
 
 
 def assignment(option: str, text: str) -> tuple[str, Any]:

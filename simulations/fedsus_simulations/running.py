@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fedsus.errors import ConfigError
 from fedsus.journal import NAME, Journal, RoundReleased, get
+from fedsus.journal.disk import fault
 from fedsus.reporting import read
 from fedsus.rounds.server import RunLoop
 from fedsus.rounds.specification import open_run, specification_of
@@ -114,6 +116,7 @@ class Simulation:
         loader = loader or Loader(root, reference)
         task, population = loader.load(scenario)
         config = scenario.run_config(len(population.names))
+        _check_metrics(scenario, task)
         trainer = BlockTrainer(task, population, Compute("cpu"), scenario.seed, scenario.simulation.trainer)
         workers = workers_for(scenario, trainer, root, loader.named(scenario), ray)
         fleet = fleet_of(scenario, config, population, workers, stack_of(scenario, task), loader.named(scenario))
@@ -126,10 +129,20 @@ class Simulation:
         return flatten(self.task.model(number(self.scenario.seed, "model") % 2**31))
 
     def open(self, folder: Path, run: str, start: Vector | None = None) -> None:
-        """Open the run, unless the journal in the folder is: one that a crash left empty is begun again."""
+        """Open the run, or take up the one in the folder.
+
+        A journal that a crash left empty is begun again, and an attempt that it cut off is forgotten: in a simulation
+        nobody was asked. In a deployment it counts as spent, and the run goes on with another draw.
+
+        Raises:
+            EnvironmentFault: another process runs it, or the disk is full.
+            CorruptionError: the journal was changed.
+        """
         if (folder / NAME).exists():
             with Journal.open(folder, time.time) as journal:
                 if journal.state.opened is not None:
+                    if journal.state.attempt is not None:
+                        _without_last_line(folder / NAME)
                     return
                 (folder / NAME).unlink()
         start = self.start_model() if start is None else start
@@ -196,6 +209,27 @@ class Simulation:
         round = min(progress.next_round - 1, self.config.plan.rounds)
         if progress.checkpoint is not None and central.due(round):
             central(round, get(folder, progress.checkpoint)["model"])
+
+
+def _check_metrics(scenario: Scenario, task: Task) -> None:
+    """Refuse at once what every client would refuse, attempt after attempt."""
+    asked = {metric.name: (metric.low, metric.high) for metric in scenario.plan.metrics}
+    if asked and asked != dict(task.bounds):
+        right = ", ".join(
+            f'{{ name = "{name}", low = {float(low)}, high = {float(high)} }}'
+            for name, (low, high) in task.bounds.items()
+        )
+        raise ConfigError(f"plan.metrics: they are not those of task '{scenario.task.name}'; write [{right}], or none")
+
+
+def _without_last_line(path: Path) -> None:
+    data = path.read_bytes()
+    try:
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n", 0, len(data) - 1) + 1)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise fault(path, error) from error
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Runner:
 
         before = None if fresh else _status(folder)
         if before == "completed":
+            self.say(f"{folder}: finished before")
             return outcome(folder, scenario.seed)
         simulation = Simulation.of(scenario, self.loader.root, loader=self.loader, ray=self.ray)
         try:

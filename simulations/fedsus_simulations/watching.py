@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from fedsus.journal import Entry, RoundReleased
 
-_LINE_SECONDS: Final = 2.0
+LINE_SECONDS = 2.0
+"""Between two lines where there is no terminal."""
 _REFRESHES: Final = 2.0
 _EPSILON_SHARE: Final = 100
 
@@ -114,7 +115,7 @@ class Watching:
         if self.quiet or self._live is not None:
             return
         now, last = self.clock(), released.round >= self.progress.rounds
-        if last or now - self._said >= _LINE_SECONDS:
+        if last or now - self._said >= LINE_SECONDS:
             self._said = now
             self.epsilon.ask(self.progress)
             self.console.print(self.line(central), soft_wrap=True, markup=False, highlight=False)
