@@ -10,14 +10,13 @@ from typing import Final
 from fedsus.errors import ConfigError
 
 _HERE: Final = Path(__file__).resolve().parent
-_FOLDERS: Final = (_HERE / "scenarios", _HERE.parent / "scenarios")
-"""In an installed package; in the repository."""
 
 
-def shipped(folders: tuple[Path, ...] = _FOLDERS) -> dict[str, Path]:
-    """Name -> file, sorted."""
-    found = {file.stem: file for folder in folders for file in folder.glob("*.toml")}
-    return dict(sorted(found.items()))
+def shipped(package: Path = _HERE) -> dict[str, Path]:
+    """Name -> file, sorted: of an installed package, or of the repository that it lies in."""
+    inside, beside = package / "scenarios", package.parent / "scenarios"
+    folder = beside if not inside.is_dir() and (package.parent / "pyproject.toml").is_file() else inside
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
 
 
 def find(asked: str) -> Path:

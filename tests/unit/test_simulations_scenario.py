@@ -182,8 +182,13 @@ def test_a_second_run_does_not_take_a_folder(tmp_path: Path) -> None:
 
 
 def test_shipped_scenarios_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "fashion-iid.toml").write_text("# Fashion, evenly\n", encoding="utf-8")
-    known = catalogue.shipped((tmp_path, tmp_path / "nowhere"))
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+    (folder / "fashion-iid.toml").write_text("# Fashion, evenly\n", encoding="utf-8")
+    assert catalogue.shipped(tmp_path / "package") == {}  # a folder of somebody else's
+    (tmp_path / "pyproject.toml").touch()
+    assert catalogue.shipped(tmp_path / "package") == catalogue.shipped(tmp_path)
+    known = catalogue.shipped(tmp_path)
     assert list(known) == ["fashion-iid"]
     assert catalogue.described(known["fashion-iid"]) == "Fashion, evenly"
     monkeypatch.setattr(catalogue, "shipped", lambda: known)
