@@ -105,7 +105,7 @@ class Scenario(RunConfig):
     population: PopulationConfig
     simulation: SimulationConfig = SimulationConfig()
     traces: TracesConfig | None = None
-    owners: list[OwnersConfig] = Field(default=[])
+    owners: Annotated[list[OwnersConfig], Field(max_length=100)] = Field(default=[])
     sweep: SweepConfig | None = None
 
     def run_config(self, registered: int) -> RunConfig:
