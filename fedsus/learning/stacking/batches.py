@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+_TOGETHER: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +42,38 @@ def schedule(sizes: Sequence[int], seeds: Sequence[int], epochs: int, batch: int
 
     Each client's batches are those of the loop trainer: one permutation an epoch, from its own seed.
     """
-    size = np.array(sizes)
-    counts = -(-size // batch)
-    order = _orders(size, seeds, epochs, int(counts[0]) * batch)
-    place = np.arange(order.shape[2])
-    # Client, epoch, batch of the epoch, example. Past its size, a client repeats its last example at weight 0.
-    index = np.take_along_axis(order, np.minimum(place, size[:, None] - 1)[:, None], axis=2)
-    in_batch = np.minimum(batch, size[:, None] - place // batch * batch)
-    weights = np.where(place < size[:, None], 1 / np.maximum(in_batch, 1), 0.0).astype(np.float32)
-    index = index.reshape(len(size), epochs, -1, batch)
-    weights = weights.reshape(len(size), -1, batch)
-    for s in range(epochs * int(counts[0])):
-        live = int((epochs * counts > s).sum())
-        epoch, now = s // counts[:live], s % counts[:live]
-        chosen = weights[np.arange(live), now]
-        used = int((chosen > 0).sum(axis=1).max())
-        rows = index[np.arange(live), epoch, now, :used]
-        yield Step(live, torch.from_numpy(rows.reshape(-1)), torch.from_numpy(chosen[:, :used].reshape(-1)))
+    orders = _orders(sizes, seeds, epochs, batch)
+    for first in range(0, epochs * orders.shape[2], _TOGETHER):
+        yield from _steps(first, np.array(sizes), orders)
 
 
-def _orders(sizes: NDArray[np.int64], seeds: Sequence[int], epochs: int, longest: int) -> NDArray[np.int64]:
-    """(clients, epochs, longest): permuted positions of each client's examples; what is past its size is not set."""
+def _orders(sizes: Sequence[int], seeds: Sequence[int], epochs: int, batch: int) -> NDArray[np.int64]:
+    """(clients, epochs, batches, batch): rows of the examples; short batches repeat their last, the rest is unset."""
+    longest = -(-sizes[0] // batch) * batch
     orders = np.empty((len(sizes), epochs, longest), dtype=np.int64)
     shuffle, first = torch.Generator(), 0
-    for i, (size, seed) in enumerate(zip(sizes.tolist(), seeds, strict=True)):
+    for i, (size, seed) in enumerate(zip(sizes, seeds, strict=True)):
         shuffle.manual_seed(seed)
         for epoch in range(epochs):
             orders[i, epoch, :size] = torch.randperm(size, generator=shuffle).numpy()
-        orders[i, :, :size] += first
+        orders[i, :, size : -(-size // batch) * batch] = orders[i, :, size - 1 : size]
+        orders[i, :, : -(-size // batch) * batch] += first
         first += size
-    return orders
+    return orders.reshape(len(sizes), epochs, -1, batch)
+
+
+def _steps(first: int, sizes: NDArray[np.int64], orders: NDArray[np.int64]) -> Iterator[Step]:
+    """Steps from number ``first`` on, laid out at once: one alone costs as much as many."""
+    _, epochs, longest, batch = orders.shape
+    counts = -(-sizes // batch)
+    number = np.arange(first, min(first + _TOGETHER, epochs * longest))[:, None]
+    alive = number < epochs * counts
+    epoch, now = np.minimum(number // counts, epochs - 1), number % counts
+    rows = orders[np.arange(len(sizes)), epoch, now]
+    filled = np.minimum(batch, sizes - now * batch)
+    place = np.arange(batch)
+    weights = ((place < filled[:, :, None]) / filled[:, :, None]).astype(np.float32)
+    used = (filled * alive).max(axis=1).tolist()
+    for i, live in enumerate(alive.sum(axis=1).tolist()):
+        chosen = slice(live), slice(used[i])
+        yield Step(live, *(torch.from_numpy(part[i][chosen].reshape(-1)) for part in (rows, weights)))
