@@ -74,7 +74,7 @@ class SimulationConfig(Strict):
         trainer: "stacked": many clients at once; "loop": one after the other; "auto": stacked where the model can be.
         stack: clients that are trained at once; 0 chooses by the size of the model. Another stack rounds differently.
         workers: processes that train.
-        threads: of each worker.
+        threads: blocks that each worker trains at the same time; the loop trainer takes turns: give it workers.
         evaluate_every: rounds between evaluations on the data's own test part; 0 for none.
     """
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
@@ -29,9 +31,14 @@ if TYPE_CHECKING:
     from fedsus_simulations.scenario import Scenario
 
 Choice = Literal["auto", "stacked", "loop"]
-DEFAULT_STACK: Final = 32
-_TOGETHER: Final = 8
-"""Blocks of a cohort come in multiples of this, so that two, four or eight workers have the same to do."""
+_WORKERS: Final = 4
+"""Blocks of a cohort come in multiples of this where it is large enough, so that two or four workers have the same to
+do."""
+_WORTHWHILE: Final = 8
+"""Clients of a block that is made smaller for the sake of more workers: each block costs milliseconds of its own."""
+_GENERATOR: Final = Lock()
+"""Held by who may seed torch's one generator: the loop trainer does, and whoever makes or tries a model; a stack that
+was tried draws nothing from it."""
 
 
 def never() -> bool:
@@ -47,14 +54,19 @@ def stack_of(scenario: Scenario, task: Task) -> int:
 
 
 def stack_for(dimension: int, cohort: int) -> int:
-    """Clients in a block, for a model of ``dimension`` parameters: as many as are quick, in blocks for all workers.
+    """Clients in a block, for a model of ``dimension`` parameters: as many as are quick, in blocks for several workers.
 
-    It knows nothing of the workers, for another block rounds differently.
+    It knows nothing of how many workers there are, for another block rounds differently.
     """
     from fedsus.learning.stacked import best_stack
 
-    blocks = -(-cohort // best_stack(dimension))
-    return -(-cohort // (-(-blocks // _TOGETHER) * _TOGETHER))
+    best = best_stack(dimension)
+    together = max(1, min(_WORKERS, cohort // _WORTHWHILE))
+    blocks = -(-cohort // best)
+    fewer = blocks // together * together
+    if fewer and 2 * -(-cohort // fewer) <= 3 * best:
+        return -(-cohort // fewer)
+    return -(-cohort // (-(-blocks // together) * together))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,7 @@ class BlockTrainer:
     _stacked: StackedTrainer | None = field(default=None, init=False)
     _private: StackedDpSgdTrainer | None = field(default=None, init=False)
     _loops: dict[str, tuple[Trainer, _Speaking]] = field(default_factory=dict, init=False)
+    _tried: bool = field(default=False, init=False)
     _note: str = field(default="", init=False)
 
     def twin(self, stop: Stop) -> Self:
@@ -142,13 +155,17 @@ class BlockTrainer:
         """
         if request.plan.purpose == "train" and self.choice != "loop" and not self._note:
             try:
-                return self._together(request, positions), {}
+                with nullcontext() if self._tried else _GENERATOR:
+                    updates = self._together(request, positions)
+                self._tried = True
+                return updates, {}
             except Cancelled:
                 raise
             except Exception as error:  # one client's failure must not be its block's: who it is shows one by one
-                self._stacked = self._private = None
+                self._stacked, self._private, self._tried = None, None, False
                 self._give_up(error)
-        return self._one_by_one(request, positions)
+        with _GENERATOR:
+            return self._one_by_one(request, positions)
 
     def _together(self, request: Request, positions: Sequence[int]) -> LocalUpdates:
         from fedsus.learning.stacked import StackedTrainer

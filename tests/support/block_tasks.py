@@ -28,11 +28,13 @@ class BlockSettings(Strict):
             "always": each. Nothing where it is not there.
         bad: rows whose loss is not finite; row r belongs to whom the partition says.
         stackable: whether the model can be.
+        dropout: of the hidden layer; not stackable either.
     """
 
     orders: str = ""
     bad: int = 0
     stackable: bool = True
+    dropout: float = 0.0
 
 
 class Scaled(nn.Module):
@@ -59,7 +61,8 @@ class Blocks:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             last = [] if self.settings.stackable else [Scaled()]
-            return nn.Sequential(nn.Linear(INPUTS, 8), nn.ReLU(), nn.Linear(8, CLASSES), *last)
+            hidden = [nn.Linear(INPUTS, 8), nn.ReLU(), nn.Dropout(self.settings.dropout)]
+            return nn.Sequential(*hidden, nn.Linear(8, CLASSES), *last)
 
     def load(self, source: DataSource) -> Shard:
         generator = torch.Generator().manual_seed(7)

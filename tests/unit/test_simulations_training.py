@@ -137,9 +137,15 @@ def test_a_private_client_is_noised_alike_whatever_was_trained_before(tmp_path: 
 @given(st.integers(1, 10**8), st.integers(1, 100_000))
 def test_blocks_are_quick_and_there_is_one_for_every_worker(dimension: int, cohort: int) -> None:
     stack = stack_for(dimension, cohort)
-    assert 1 <= stack <= best_stack(dimension)
+    assert 1 <= stack <= 1.5 * best_stack(dimension)
     blocks = -(-cohort // stack)
-    assert blocks >= min(cohort, 5)
+    assert blocks >= min(4, cohort // 8)
+    assert len(blocks_of(range(cohort), stack)) == blocks
+
+
+@pytest.mark.parametrize(("dimension", "cohort", "stack"), [(26_010, 50, 13), (50_890, 50, 13), (10**7, 50, 1)])
+def test_common_cohorts_come_in_four_blocks_unless_the_model_is_large(dimension: int, cohort: int, stack: int) -> None:
+    assert stack_for(dimension, cohort) == stack
 
 
 @given(st.integers(1, 300), st.integers(1, 50))

@@ -94,6 +94,17 @@ def test_threads_give_the_integers_of_one(two: tuple[Processes, Path]) -> None:
     threads.close()
 
 
+def test_threads_do_not_draw_each_others_dropout(tmp_path: Path) -> None:
+    asked = scenario(tmp_path, {"trainer": "auto"}, {"dropout": 0.5})
+    one, four = (
+        workers_of(scenario(tmp_path, {"trainer": "auto", "threads": n}, {"dropout": 0.5}), tmp_path) for n in (1, 4)
+    )
+    expected = stacked(one, request(asked))[0]
+    for _ in range(3):
+        assert (stacked(four, request(asked))[0] == expected).all()
+    four.close()
+
+
 def test_a_killed_process_costs_its_blocks_a_second_try(
     two: tuple[Processes, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
