@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from simulated_sides import SAMPLES, spent, work
 
-from fedsus.errors import RunFailed
+from fedsus.errors import EnvironmentFault, RunFailed
 from fedsus_simulations.benchmarks import (
     cli,
     registry,
@@ -61,6 +61,14 @@ def test_a_missed_number_is_missed(sides: Sides) -> None:
     assert result.figures[FLOWER].reached is False
     assert result.figures[LOOP].reached is None
     assert simulate_peers.NO_FLOWER not in sides.notes((1.0, 2.0))
+
+
+def test_flower_is_left_out_where_it_is_not_and_refused_a_path_that_ray_cannot_use(sides: Sides) -> None:
+    sides.flower_once(2)
+    assert FLOWER not in sides.found
+    sides.flower, sides.folder = Path("python"), Path("/", "long" * 12)
+    with pytest.raises(EnvironmentFault, match="52 characters; Ray's sockets need at most 42: set TMPDIR=/tmp"):
+        sides.flower_once(2)
 
 
 def test_ours_must_have_learned_as_much_as_the_bare_loop(sides: Sides) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fedsus.errors import RunFailed
+from fedsus.errors import EnvironmentFault, RunFailed
 from fedsus_simulations.benchmarks import simulate_peers
 from fedsus_simulations.benchmarks.result import comparison, figure, versions
 from fedsus_simulations.benchmarks.simulate_peers import PFL, Places, Spent
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FEDSUS, LOOP = "fedsus", "bare loop"
 FLOWER, REREAD = "Flower's simulation", "Flower's simulation, data read for each message"
+LONGEST: Final = 42
+"""Of a path in which Ray makes sockets: it adds 64 characters, and 107 are allowed."""
 LEAST_PROGRESS: Final = 0.8
 """How much of the bare loop's fall of the loss ours must make: whoever trains less is quicker."""
 
@@ -60,12 +62,20 @@ class Sides:
             self._add(PFL, self._peer(PFL, self.pfl, "peer_pfl", self.work))
 
     def flower_once(self, rounds: int, label: str = FLOWER, files: str = "") -> None:
-        """Flower's engine, where it is."""
+        """Flower's engine, where it is.
+
+        Raises:
+            EnvironmentFault: temporary folders have too long a path for Ray, which would wait for ever.
+        """
         if self.flower is None:
             return
+        temporary = str(self.folder / f"r{len(self.found)}")
+        if len(temporary) > LONGEST:
+            raise EnvironmentFault(
+                f"{temporary}: {len(temporary)} characters; Ray's sockets need at most {LONGEST}: set TMPDIR=/tmp"
+            )
         work = dataclasses.replace(self.work, rounds=rounds, files=files)
-        temporary = self.folder / f"r{len(self.found)}"
-        self._add(label, self._peer(label, self.flower, "peer_flower", work, str(temporary)))
+        self._add(label, self._peer(label, self.flower, "peer_flower", work, temporary))
 
     def _add(self, label: str, spent: Spent) -> None:
         self.found.setdefault(label, []).append(spent)
