@@ -25,14 +25,23 @@ from fedsus.config import RunConfig, loads
 from fedsus.owner.policy import Policy
 from fedsus.plan import Cohort, Encoding, Metric, Optimizer
 from fedsus_client.config import AgentConfig
+from fedsus_simulations.availability import CURVES
+from fedsus_simulations.scenario import Scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = [file for name in ("fedsus", "client", "server", "simulations") for file in (ROOT / name).rglob("*.py")]
-FILES: Mapping[str, type[BaseModel]] = {"run.toml": RunConfig, "policy.toml": Policy, "agent.toml": AgentConfig}
+FILES: Mapping[str, type[BaseModel]] = {
+    "run.toml": RunConfig,
+    "policy.toml": Policy,
+    "agent.toml": AgentConfig,
+    "scenario.toml": Scenario,
+}
 LEAST: Mapping[str, str] = {
     "run.toml": 'task = { name = "heart" }\nplan = { rounds = 2, cohort = { size = 3, minimum = 3 } }\n',
     "policy.toml": "",
+    "scenario.toml": "plan = { rounds = 2, cohort = { size = 3, minimum = 3 } }\n"
+    '[task]\nname = "heart"\n[population]\ndata = "heart"\n',
     "agent.toml": '[server]\naddress = "localhost:8443"\n[tasks]\n[data]\n',
 }
 FORMS = {
@@ -221,11 +230,15 @@ def described(kind: Any, metadata: typing.Iterable[Any] = ()) -> tuple[str, str]
         return " or ".join(dict.fromkeys(name for name, _ in inner)), inner[0][1]
     if origin is typing.Literal:
         return "text", " ".join(f"`{value}`" for value in arguments)
-    if origin is list:
+    if origin is list or (origin is tuple and not is_model(arguments[0])):
+        if is_model(arguments[0]):
+            return "list of tables", limits(metadata)
         name, allowed = described(arguments[0])
         return f"list of {name}", allowed
     if origin is tuple:
         return "list of tables", limits(metadata)
+    if is_model(kind):
+        return "table", ""
     if origin is dict:
         return "table", ""
     names = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
@@ -247,7 +260,7 @@ def sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, dict
         if typing.get_origin(kind) is dict and is_model(values[1]):
             nested.append((f"{below}.<name>", values[1]))
             continue
-        if typing.get_origin(kind) is tuple and is_model(values[0]):
+        if typing.get_origin(kind) in (list, tuple) and is_model(values[0]):
             nested.append((f"[{below}]", values[0]))
         kind_said, allowed = described(kind, info.metadata)
         default = "required" if info.is_required() else said(info.get_default(call_default_factory=True))
@@ -265,6 +278,8 @@ def said(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return f"{value:,g}".replace(",", " ") if abs(value) >= 1 or value == 0 else f"{value:g}"
+    if value in CURVES.values():
+        return next(name for name, curve in CURVES.items() if curve == value)
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "empty"
     return "empty" if value == {} else str(value)
@@ -287,8 +302,22 @@ def documented(page: str) -> dict[str, dict[str, dict[str, tuple[str, str, str]]
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_page_of_settings_has_each_with_its_type_range_and_default(file: str) -> None:
+    if file == "scenario.toml":
+        page = documented((ROOT / "docs" / "simulation.md").read_text(encoding="utf-8"))
+        assert page[file] == beyond(Scenario, RunConfig)
+        return
     page = documented((ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"))
     assert page[file] == dict(sections(FILES[file]))
+
+
+def beyond(model: type[BaseModel], base: type[BaseModel]) -> dict[str, dict[str, tuple[str, str, str]]]:
+    """The settings that a file has, and the one that it builds on has not."""
+    known = dict(sections(base))
+    found = {
+        heading: {name: told for name, told in fields.items() if known.get(heading, {}).get(name) != told}
+        for heading, fields in sections(model)
+    }
+    return {heading: fields for heading, fields in found.items() if fields}
 
 
 def test_the_settings_are_really_read_from_the_models() -> None:
