@@ -63,12 +63,20 @@ def test_a_missed_number_is_missed(sides: Sides) -> None:
     assert simulate_peers.NO_FLOWER not in sides.notes((1.0, 2.0))
 
 
-def test_flower_is_left_out_where_it_is_not_and_refused_a_path_that_ray_cannot_use(sides: Sides) -> None:
+def test_flower_is_left_out_where_it_is_not(sides: Sides) -> None:
     sides.flower_once(2)
     assert FLOWER not in sides.found
-    sides.flower, sides.folder = Path("python"), Path("/", "long" * 12)
-    with pytest.raises(EnvironmentFault, match="52 characters; Ray's sockets need at most 42: set TMPDIR=/tmp"):
-        sides.flower_once(2)
+
+
+def test_a_path_that_ray_cannot_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate_peers, "pfl", lambda _: Path("python"))
+    monkeypatch.setattr(simulate_peers, "flower", lambda _: Path("python"))
+    long, short = Path("/", "long" * 12), Path("/", "tmp")
+    with pytest.raises(EnvironmentFault, match="49 characters; Ray's sockets need at most 40: set TMPDIR=/tmp"):
+        Sides.of(long, work(long), 1, Places())
+    assert Sides.of(short, work(short), 1, Places()).flower is not None
+    monkeypatch.setattr(simulate_peers, "flower", lambda _: None)
+    assert Sides.of(long, work(long), 1, Places()).flower is None
 
 
 def test_ours_must_have_learned_as_much_as_the_bare_loop(sides: Sides) -> None:

@@ -26,13 +26,16 @@ from fedsus_simulations.benchmarks import (
     peer_loop,
     peer_work,
     simulate_data,
+    simulate_images,
     simulate_ours,
     simulate_peers,
+    tables,
 )
 from fedsus_simulations.benchmarks.peer_work import network
+from fedsus_simulations.benchmarks.result import complete
 from fedsus_simulations.benchmarks.simulate_flops import operations
 from fedsus_simulations.benchmarks.simulate_ours import ENCODING, REST, TRAINING, Asked, Run
-from fedsus_simulations.benchmarks.simulate_peers import Spent
+from fedsus_simulations.benchmarks.simulate_peers import Places, Spent
 
 PARAMETERS = {"mlp": 50_890, "cnn": 26_010, "trivial": 1_000}
 
@@ -251,3 +254,22 @@ def test_the_peers_do_the_same_work(files: Path, tmp_path: Path, name: str) -> N
     with tempfile.TemporaryDirectory(prefix="fs-") as short:  # Ray's sockets need a short path
         found = simulate_peers.rounds(name, python, name, tmp_path, asked, 50_890, str(Path(short) / "r"))
     assert found.score is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_whole_comparison_with_all_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(environment: Path) -> Path:
+        pytest.skip(f"{environment}: not there, and no environment is built in tests")
+
+    monkeypatch.setattr(simulate_peers, "build", refuse)
+    sizes = {"CLIENTS": CLIENTS, "COHORT": 6, "SAMPLES": SAMPLES, "BATCH": 5, "THREADS": 1}
+    for name, value in sizes.items():
+        monkeypatch.setattr(simulate_images, name, value)
+    files = simulate_data.generated(tmp_path / "images", (CLIENTS * SAMPLES, 50))
+    case = simulate_images.Case(network="mlp", rounds=2, most=10.0, times=0.001, masked=6)
+    result = complete("simulate-mlp", False, simulate_images.measure(case, False, Places(data=files)))
+    assert result.reached
+    assert {"bare loop", "arithmetic limit"} < result.figures.keys()
+    assert [len(table.rows) >= 2 for table in result.tables] == [True, True, True]
+    assert "| bare loop |" in tables.markdown(result)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 FEDSUS, LOOP = "fedsus", "bare loop"
 FLOWER, REREAD = "Flower's simulation", "Flower's simulation, data read for each message"
-LONGEST: Final = 42
-"""Of a path in which Ray makes sockets: it adds 64 characters, and 107 are allowed."""
+LONGEST: Final = 40
+"""Of a path below which Ray makes sockets: it adds some 66 characters, and 107 are allowed."""
 LEAST_PROGRESS: Final = 0.8
 """How much of the bare loop's fall of the loss ours must make: whoever trains less is quicker."""
 
@@ -50,9 +50,14 @@ class Sides:
         """With the peers where they are; pfl-research is built if it is nowhere.
 
         Raises:
-            EnvironmentFault: it cannot be.
+            EnvironmentFault: it cannot be; or the folder's path is too long for Ray, which would wait for ever.
         """
-        return cls(folder, work, parameters, simulate_peers.pfl(places), simulate_peers.flower(places))
+        flower = simulate_peers.flower(places)
+        if flower is not None and len(str(folder)) > LONGEST:
+            raise EnvironmentFault(
+                f"{folder}: {len(str(folder))} characters; Ray's sockets need at most {LONGEST}: set TMPDIR=/tmp"
+            )
+        return cls(folder, work, parameters, simulate_peers.pfl(places), flower)
 
     def turns(self, number: int, ours: Callable[[], Spent]) -> None:
         """Ours, the bare loop and pfl-research one after the other, ``number`` times."""
@@ -62,18 +67,10 @@ class Sides:
             self._add(PFL, self._peer(PFL, self.pfl, "peer_pfl", self.work))
 
     def flower_once(self, rounds: int, label: str = FLOWER, files: str = "") -> None:
-        """Flower's engine, where it is.
-
-        Raises:
-            EnvironmentFault: temporary folders have too long a path for Ray, which would wait for ever.
-        """
+        """Flower's engine, where it is."""
         if self.flower is None:
             return
         temporary = str(self.folder / f"r{len(self.found)}")
-        if len(temporary) > LONGEST:
-            raise EnvironmentFault(
-                f"{temporary}: {len(temporary)} characters; Ray's sockets need at most {LONGEST}: set TMPDIR=/tmp"
-            )
         work = dataclasses.replace(self.work, rounds=rounds, files=files)
         self._add(label, self._peer(label, self.flower, "peer_flower", work, temporary))
 
