@@ -88,6 +88,7 @@ def scenario(task: dict[str, Any], population: dict[str, Any], recipe: Recipe, s
                 "batch_size": recipe.batch,
                 "local_epochs": recipe.epochs,
                 "optimizer": {"learning_rate": recipe.rate},
+                "proximal": recipe.proximal,
             },
             "strategy": {"name": recipe.server, "learning_rate": recipe.server_rate},
         },
