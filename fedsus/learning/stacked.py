@@ -65,6 +65,7 @@ class StackedTrainer:
         module = task.model(0)
         check_model(module, self._name)
         self._flat = Flat(module, self._device)
+        self._initial = self._flat.values.detach().clone()
         self._stack = Stack(self._flat.gradient.numel(), self._device, steps.Gradients())
         try:
             self._module = stacked(module, self._stack)
@@ -109,8 +110,9 @@ class StackedTrainer:
             torch.set_num_threads(self._compute.threads)
         start = torch.tensor(model, device=self._device)
         if shards:
-            self._try(start, shards)
-        totals = self._totals(start, shards) if measure else np.zeros((len(shards), 0))
+            self._try(shards)
+        self._flat.load(start)
+        totals = self._totals(shards) if measure else np.zeros((len(shards), 0))
         held_out = np.array([len(shard.held_out[0]) if measure else 0 for shard in shards], dtype=np.int64)
         deltas = self._fit(start, [shard.train for shard in shards], sizes, settings, seeds, stop)
         return LocalUpdates(deltas, np.array(sizes, dtype=np.float64), totals, held_out)
@@ -124,27 +126,27 @@ class StackedTrainer:
                 "use the loop trainer"
             )
 
-    def _try(self, start: Tensor, shards: Sequence[Shard]) -> None:
+    def _try(self, shards: Sequence[Shard]) -> None:
         """The first shards that come show whether the model can be stacked."""
         if self._probed:
             return
         two = [self._here(shards[0].train), self._here(shards[-1].train)]
         try:
             with _PROBING:
-                self._probe(start, two)
+                self._probe(two)
         except NotStackable as error:
             raise self._refused(error) from error.__cause__
         self._probed = True
 
-    def _probe(self, start: Tensor, two: Sequence[Batch]) -> None:
+    def _probe(self, two: Sequence[Batch]) -> None:
         try:
-            probe(self._task, self._flat, self._stack, self._module, start, two)
+            probe(self._task, self._flat, self._stack, self._module, self._initial, two)
         except NotStackable as error:
             if error.__cause__ is None:
                 raise
             # It failed: a model may ask for torch's own memory order, by view() after a convolution.
             self._stack.strided = False
-            probe(self._task, self._flat, self._stack, self._module, start, two)
+            probe(self._task, self._flat, self._stack, self._module, self._initial, two)
 
     def _fit(
         self,
@@ -190,12 +192,11 @@ class StackedTrainer:
         result: NDArray[np.float32] = deltas.cpu().numpy()
         return result
 
-    def _totals(self, start: Tensor, shards: Sequence[Shard]) -> NDArray[np.float64]:
+    def _totals(self, shards: Sequence[Shard]) -> NDArray[np.float64]:
         """Sums of the received model's metrics for each client, (m, metrics)."""
         sums = np.zeros((len(shards), len(self._task.bounds)))
         owners = np.repeat(np.arange(len(shards)), [len(shard.held_out[0]) for shard in shards])
         if len(owners):
-            self._flat.load(start)
             examples = self._together([shard.held_out for shard in shards])
             np.add.at(sums, owners, evaluation.each(self._task, self._flat.module, examples))
         return sums

@@ -76,6 +76,12 @@ def test_one_update_after_the_other() -> None:
     np.testing.assert_array_equal(model, received)
 
 
+def test_a_model_of_another_size_is_refused() -> None:
+    trainer = StackedTrainer(Points(mlp), Compute("cpu"))
+    with pytest.raises(ConfigError, match=r"27 trainable parameters, the vector has shape \(3,\)"):
+        trainer.train_stack(np.zeros(3, dtype=np.float32), shards(3), settings(), [1], lambda: False)
+
+
 def test_without_metrics_and_without_clients() -> None:
     trainer, model = StackedTrainer(Points(mlp), Compute("cpu")), flatten(mlp())
     found = trainer.train_stack(model, shards(3, 2), settings(), [1, 2], lambda: False, measure=False)

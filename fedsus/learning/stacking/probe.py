@@ -27,6 +27,7 @@ _TOLERANCE: Final = 1e-4
 def probe(task: Task, flat: Flat, stack: Stack, module: nn.Module, model: Tensor, batches: Sequence[Batch]) -> None:
     """Compares losses and gradients of two clients with different parameters; ``batches``: two, of real examples.
 
+    ``model`` (d,) is best an untrained one: where the loss is near zero, rounding is all that is left of a gradient.
     Losses must agree each time. Gradients must agree once: they are not continuous where a unit switches off.
 
     Raises:
