@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedsus.config import load
-from fedsus.errors import ConfigError
+from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.journal.disk import fault
 from fedsus_simulations.scenario import Scenario
 
@@ -60,6 +61,11 @@ def save(folder: Path, scenario: Scenario, origin: Origin) -> None:
         whole(folder / ORIGIN, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
     except OSError as error:
         raise fault(folder, error) from error
+    except EnvironmentFault:
+        with suppress(OSError):
+            (folder / SCENARIO).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
 
 
 def saved(folder: Path) -> tuple[Scenario, Origin]:

@@ -77,7 +77,7 @@ class Runner:
                 saved.save(folder, scenario, origin)
             simulation.open(folder, origin.run, start)
             if not part:
-                self._opening(simulation, origin.run)
+                self._opening(simulation, origin.run, folder, fresh)
             if before == "failed":
                 raise RunFailed(f"{folder}: the run has failed, and does not go on")
             self._watched(simulation, folder, origin.run, start)
@@ -102,13 +102,15 @@ class Runner:
 
             simulation.run(folder, run, told, start)
 
-    def _opening(self, simulation: Simulation, run: str) -> None:
-        from fedsus_simulations.description import describe
+    def _opening(self, simulation: Simulation, run: str, folder: Path, fresh: bool) -> None:
+        from fedsus_simulations import description
 
         scenario = simulation.scenario
         count, size = len(simulation.population.names), scenario.plan.cohort.size
         self.say(f"simulated run {run}: {count} clients in memory, {size} a round, seed {scenario.seed}")
-        self.say(str(describe(simulation.population)))
+        self.say(str(description.describe(simulation.population)))
+        if fresh:
+            description.draw(simulation.population, folder)
         exchange = simulation.config.plan.exchange
         way = "none" if scenario.plan.exchange == "secure_sum" != exchange else exchange
         self.say(f"exchange {scenario.plan.exchange}: {_WAYS[way]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 
 from fedsus import cli
 from fedsus.reporting import released_model
-from fedsus_simulations import curves, evaluation, watching
+from fedsus_simulations import curves, description, evaluation, watching
 from fedsus_simulations.running import Simulation
 
 ROUNDS = 30
@@ -43,6 +44,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of one's own with a scenario; no pictures, which take a second each."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(curves, "draw", lambda folder: None)
+    monkeypatch.setattr(description, "draw", lambda population, folder: None)
     (tmp_path / "small.toml").write_text(TOML, encoding="utf-8")
     return tmp_path
 
@@ -188,6 +190,20 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(home: Path, capsys:
     whole = only(home / "whole")
     assert released_model(run).tobytes() == released_model(whole).tobytes(), f"killed after round {moment}"
     assert (run / evaluation.NAME).read_bytes() == (whole / evaluation.NAME).read_bytes()
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fedsus_simulations.saved._synced", full)
+    code, _, err = told(capsys, ["small.toml"])
+    assert code == 2
+    assert "the disk is full" in err
+    assert list((home / "runs").iterdir()) == []
 
 
 def test_the_list_of_scenarios(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
