@@ -155,7 +155,8 @@ class OnRay:
             while groups and len(running) < _AHEAD * self.slots:
                 running.append(self._encode.remote(self._key, [self.recipe], asked, groups.popleft()))
             for rings, outcome in self._got(running.popleft()):
-                yield Encoded(rings, self._heard(request, outcome))
+                # What comes out of the object store cannot be written; masks are added in place.
+                yield Encoded(rings.copy(), self._heard(request, outcome))
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

@@ -14,6 +14,7 @@ from fedsus.rounds.messages import Request
 from fedsus.rounds.specification import Specification, calibrated
 from fedsus.tasks import registry
 from fedsus_simulations.partitions import population_of
+from fedsus_simulations.running import Simulation
 from fedsus_simulations.scenario import Scenario
 from fedsus_simulations.training import BlockTrainer
 from fedsus_simulations.workers import Workers, blocks_of, workers_for
@@ -64,6 +65,14 @@ def trainer_of(asked: Scenario, root: Path) -> BlockTrainer:
 
 def workers_of(asked: Scenario, root: Path, ray: str | None = None) -> Workers:
     return workers_for(asked, trainer_of(asked, root), root, REFERENCE, ray)
+
+
+def released(asked: Scenario, root: Path, folder: Path, workers: Workers | None = None) -> bytes:
+    """The model of a whole run, its blocks trained by other workers of the same scenario where some are given."""
+    simulation = Simulation.of(asked, root, REFERENCE)
+    if workers is not None:
+        simulation.fleet.workers = workers
+    return simulation.run(folder, "blocks").tobytes()
 
 
 def summed(workers: Workers, asked: Request) -> tuple[NDArray[np.uint32], set[int]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from block_runs import BLOCKS, REFERENCE, request, scenario, stacked, summed, workers_of
+from block_runs import BLOCKS, REFERENCE, released, request, scenario, stacked, summed, workers_of
 from packaging.requirements import Requirement
 
 from fedsus.errors import ConfigError, DataError, RunFailed
@@ -73,6 +73,17 @@ def test_ray_gives_the_integers_of_one_worker(there: tuple[OnRay, Path], monkeyp
     assert (summed(workers, asked)[0] == total).all()
     assert (stacked(workers, asked)[0] == rings).all()
     assert total.any()
+
+
+def test_a_run_on_ray_releases_the_model_of_one_worker_with_masks_and_without(
+    there: tuple[OnRay, Path], tmp_path: Path
+) -> None:
+    workers, orders = there
+    secure = {"exchange": "secure_sum"}
+    alone = released(scenario(orders.parent, {"trainer": "stacked"}, **secure), tmp_path, tmp_path / "alone")
+    for masks in ("none", "real"):
+        asked = scenario(orders.parent, {"trainer": "stacked", "masks": masks}, **secure)
+        assert released(asked, tmp_path, tmp_path / masks, workers) == alone
 
 
 def test_a_worker_that_is_killed_in_a_round_changes_no_integer(there: tuple[OnRay, Path]) -> None:

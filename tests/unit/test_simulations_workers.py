@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from block_runs import BLOCKS, REFERENCE, request, scenario, stacked, summed, workers_of
+from block_runs import BLOCKS, REFERENCE, released, request, scenario, stacked, summed, workers_of
 
 from fedsus.errors import DataError, RunFailed
 from fedsus.rounds.messages import Request
@@ -71,6 +71,17 @@ def test_two_processes_give_the_integers_of_one(two: tuple[Processes, Path]) -> 
     assert (summed(two[0], asked)[0] == total).all()
     assert (stacked(two[0], asked)[0] == rings).all()
     assert (rings.sum(axis=0, dtype=np.uint32) == total).all() and total.any()
+
+
+def test_a_run_on_two_processes_releases_the_model_of_one_with_masks_and_without(
+    two: tuple[Processes, Path], tmp_path: Path
+) -> None:
+    workers, orders = two
+    secure = {"exchange": "secure_sum"}
+    alone = released(scenario(orders.parent, {"trainer": "stacked"}, **secure), tmp_path, tmp_path / "alone")
+    for masks in ("none", "real"):
+        asked = scenario(orders.parent, {"trainer": "stacked", "masks": masks}, **secure)
+        assert released(asked, tmp_path, tmp_path / masks, workers) == alone
 
 
 def test_the_loop_trainer_gives_the_integers_of_one_on_two_processes_with_two_threads_each(tmp_path: Path) -> None:
