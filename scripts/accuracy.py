@@ -55,7 +55,7 @@ def kept() -> Curves:
 def keep(name: str, seed: int, curve: list[float]) -> None:
     """Add one run; two processes may share the work."""
     KEPT.parent.mkdir(exist_ok=True)
-    with KEPT.with_suffix(".lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / "fedsus-accuracy.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         curves = kept()
         curves.setdefault(name, {})[str(seed)] = curve
@@ -139,6 +139,7 @@ def draw(curves: Curves, kind: str, file: str) -> None:
         axis.plot(rounds, values.mean(axis=0), style, color=colour, label=name.partition(": ")[2])
         axis.fill_between(rounds, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel="round", ylabel="accuracy, test images")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower right")
     figure.savefig(IMAGES / f"{file}.png", dpi=110)

@@ -1,7 +1,9 @@
 """Fashion-MNIST over 100 clients: the runs whose curves docs/simulation-data.md shows; scripts/accuracy.py makes them.
 
-All numbers were chosen before any of these runs, and none was changed after. The proximal term is one of the four that
-Li et al. 2020 (https://arxiv.org/abs/1812.06127) try.
+Those of the reference were chosen before any of the runs. Under skew, rates were chosen on seed 101, which is not among
+those shown: for FedAvg of 0.05, 0.1 and 0.2, for FedAdam of the pairs 0.03, 0.03 and 0.1, 0.01 (clients, server). The
+pair of the reference, 0.03 and 0.01, had been run before on the seeds that are shown, and is shown too. The proximal
+term, 0.1, is one of the four that Li et al. 2020 (https://arxiv.org/abs/1812.06127) try.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ SERIES: Final = {
     "reference: FedAdam, plain loop": Series(0.5, FEDADAM, FEDADAM, MORE),
     "skew: FedAvg": Series(0.1, _SKEWED),
     "skew: FedProx": Series(0.1, replace(_SKEWED, proximal=0.1)),
-    "skew: FedAdam": Series(0.1, replace(FEDADAM, rounds=30)),
+    "skew: FedAdam, clients at 0.03": Series(0.1, replace(FEDADAM, rounds=30)),
+    "skew: FedAdam": Series(0.1, replace(_SKEWED, server="fedadam", server_rate=0.01)),
     "control: FedAvg, plain loop at half the server's rate": Series(0.5, FEDAVG, replace(FEDAVG, server_rate=0.5)),
     "control: FedAdam, plain loop at half the server's rate": Series(0.5, FEDADAM, replace(FEDADAM, server_rate=0.005)),
 }
