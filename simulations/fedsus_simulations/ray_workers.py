@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import secrets
+import socket
 import sys
 import time
 from collections import deque
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fedsus.simulation")
 
+_SECONDS: Final = 10.0
+"""That a cluster's address has to answer."""
 FAN_IN: Final = 8
 """Sums that are added at once."""
 _RETRIES: Final = 3
@@ -95,7 +98,7 @@ class OnRay:
         ray = _imported(address)
         owned = not ray.is_initialized()
         if owned:
-            _join(ray, None if address == "auto" else address)
+            join(ray, None if address == "auto" else address)
         threads = recipe.scenario.simulation.threads
         machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
         slots = sum(int(processors // threads) for processors in machines)
@@ -208,7 +211,15 @@ def _imported(address: str) -> Any:
         ) from None
 
 
-def _join(ray: Any, address: str | None) -> None:
+def join(ray: Any, address: str | None) -> None:
+    """Join the cluster at an address; None: the one that this machine is part of, else a new one.
+
+    Raises:
+        ConfigError: this is no address.
+        EnvironmentFault: no cluster answers.
+    """
+    if address is not None:
+        _answers(address)
     try:
         ray.init(
             address, include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR
@@ -217,6 +228,20 @@ def _join(ray: Any, address: str | None) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         where = address or "auto"
         raise EnvironmentFault(f"--ray {where}: no Ray cluster answers: {reason}") from error
+
+
+def _answers(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"--ray {address}: expected 'auto' or HOST:PORT, as `ray start --head` says it")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
+    except OSError as error:
+        raise EnvironmentFault(
+            f"--ray {address}: nothing answers there ({error.strerror or error}); start a cluster with "
+            "`ray start --head`, or use --ray auto"
+        ) from error
 
 
 # On the cluster:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from block_runs import BLOCKS, REFERENCE, released, request, scenario, stacked, summed, workers_of
 from packaging.requirements import Requirement
 
-from fedsus.errors import ConfigError, DataError, RunFailed
+from fedsus.errors import ConfigError, DataError, EnvironmentFault, RunFailed
 from fedsus.rounds.messages import Request
 from fedsus_simulations import ray_workers
 from fedsus_simulations.ray_workers import OnRay
@@ -144,6 +145,17 @@ def test_processes_and_ray_are_not_asked_for_together(tmp_path: Path) -> None:
         ConfigError, match=r"--ray: the cluster has workers of its own; set simulation\.workers = 2 to 1"
     ):
         workers_of(scenario(tmp_path, {"workers": 2}), tmp_path, "auto")
+
+
+def test_an_address_where_no_cluster_is_fails_at_once() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(EnvironmentFault, match=rf"^--ray {address}: nothing answers there \(Connection refused\)"):
+            ray_workers.join(None, address)
+    for address in ("nonsense", "host:", ":1", "host:70000"):
+        with pytest.raises(ConfigError, match=rf"^--ray {address}: expected 'auto' or HOST:PORT"):
+            ray_workers.join(None, address)
 
 
 def test_without_ray_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
