@@ -76,7 +76,6 @@ def outcome(folder: Path, seed: int) -> Outcome:
             from fedsus_server.progress import planned_epsilon
 
             delta, epsilon = specification.privacy.delta, planned_epsilon(specification, told.attempts)
-    metrics = told.metrics
     accuracies = {round: values["accuracy"] for round, values in central.items() if "accuracy" in values}
     best = max(accuracies, key=lambda round: (accuracies[round], -round)) if accuracies else None
     return Outcome(
@@ -88,7 +87,7 @@ def outcome(folder: Path, seed: int) -> Outcome:
         exchange=exchange,
         asked=len(told.rounds),
         attempts=told.attempts,
-        metrics=metrics[max(metrics)] if metrics else {},
+        metrics=told.metrics[max(told.metrics)] if told.metrics else {},
         central=central[max(central)] if central else {},
         best=None if best is None else {"round": best, "accuracy": accuracies[best]},
         epsilon=epsilon,

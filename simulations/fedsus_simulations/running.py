@@ -66,7 +66,9 @@ class Loader:
         """
         from fedsus.tasks import registry
 
-        key = (scenario.task, scenario.population, scenario.seed)
+        plan = scenario.plan
+        measured = bool(plan.metrics) and plan.privacy.unit == "none"  # refused where nobody could measure
+        key = (scenario.task, scenario.population, scenario.seed, measured)
         if self._found is None or self._key != key:
             task = registry.build(registry.resolve(self.named(scenario)), scenario.task.settings)
             self._key, self._found = key, (task, population_of(scenario, task, self.root))

@@ -73,6 +73,23 @@ def test_json_alone_is_on_standard_output(home: Path, capsys: pytest.CaptureFixt
     assert "round 4/4" in err and "central loss" in err
 
 
+def test_a_run_toml_with_clients_of_ones_own(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fedsus.tasks.heart import HOSPITALS, shipped
+
+    text = TOML.partition("[population]")[0].replace("seed = 3\n", "")
+    (home / "run.toml").write_text(text, encoding="utf-8")
+    clients = [word for name in HOSPITALS for word in ("--client", f"{name}={shipped(name)}")]
+    task = ["--task", "fedsus.tasks.heart:HeartDisease"]
+    given = ["run.toml", *clients, *task, "--rounds", "3", "--seed", "3", "--runs", "given", "--json"]
+    code, out, _ = told(capsys, given)
+    assert code == 0
+    told(capsys, ["small.toml", "--rounds", "3", "--masks", "real", "--runs", "scenario"])
+    run = only(home / "given")
+    assert released_model(run).tobytes() == released_model(only(home / "scenario")).tobytes()
+    assert json.loads(out)["exchange"] == "secure_sum"
+    assert told(capsys, ["--resume", str(run), "--quiet"]) == (0, "", "")
+
+
 def test_quiet_says_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, ["small.toml", "--quiet", "--rounds", "2"]) == (0, "", "")
 
@@ -106,6 +123,7 @@ def test_a_private_run_tells_its_epsilon(home: Path, capsys: pytest.CaptureFixtu
         (["--resume", "nowhere"], "is nowhere the folder of a simulation?"),
         (["small.toml", "--resume", "r", "--seed", "1"], "leave out --seed, SCENARIO"),
         ([], "Missing argument"),
+        (["small.toml", "--ray", "auto", "--workers", "2"], "--ray: the cluster has workers of its own"),
         (["small.toml", "--sweep", "plan.rounds"], "expected NAME=VALUE,VALUE"),
         (["small.toml", "--sweep", "plan.rounds=1,0"], "sweep plan.rounds=0: 'plan.rounds' = 0"),
     ],
