@@ -132,40 +132,41 @@ class BlockTrainer:
         """The sum of a block's integers mod 2**bits, (size,) uint32."""
         mechanism = FixedPoint(request.plan)
         total = np.zeros(mechanism.size, dtype=np.uint32)
-        updates, refused = self.updates(request, positions)
+        updates, outcome = self.updates(request, positions)
         if updates is not None:
             mechanism.add_to(total, updates)
-        return total, Outcome(refused, self._note)
+        return total, outcome
 
     def rings(self, request: Request, positions: Sequence[int]) -> tuple[NDArray[np.uint32], Outcome]:
         """The integers of each client of a block that did not refuse, (m, size) uint32, in order."""
         mechanism = FixedPoint(request.plan)
-        updates, refused = self.updates(request, positions)
+        updates, outcome = self.updates(request, positions)
         if updates is None:
-            return np.zeros((0, mechanism.size), dtype=np.uint32), Outcome(refused, self._note)
-        return mechanism.encode_all(updates, self._client(positions[0])), Outcome(refused, self._note)
+            return np.zeros((0, mechanism.size), dtype=np.uint32), outcome
+        return mechanism.encode_all(updates, self._client(positions[0])), outcome
 
-    def updates(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates | None, dict[int, str]]:
-        """What a block's clients propose, in the order of ``positions``, and why the others refuse.
-
-        None where all refuse.
+    def updates(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates | None, Outcome]:
+        """What a block's clients propose, in the order of ``positions``, and who refuses; None where all do.
 
         Raises:
             ConfigError: the stacked trainer was chosen by name, and cannot train this.
         """
+        failed = ""
         if request.plan.purpose == "train" and self.choice != "loop" and not self._note:
             try:
                 with nullcontext() if self._tried else _GENERATOR:
                     updates = self._together(request, positions)
                 self._tried = True
-                return updates, {}
+                return updates, Outcome({})
             except Cancelled:
                 raise
             except Exception as error:  # one client's failure must not be its block's: who it is shows one by one
                 self._stacked, self._private, self._tried = None, None, False
                 self._give_up(error)
+                failed = f"a block was trained one client after the other, because its stack failed: {_line(error)}"
         with _GENERATOR:
-            return self._one_by_one(request, positions)
+            found, refused = self._one_by_one(request, positions)
+        return found, Outcome(refused, self._note or ("" if refused else failed))
 
     def _together(self, request: Request, positions: Sequence[int]) -> LocalUpdates:
         from fedsus.learning.stacked import StackedTrainer
@@ -195,7 +196,7 @@ class BlockTrainer:
             except Cancelled:
                 raise
             except Exception as error:  # as a device: the task is the user's code
-                refused[position] = (str(error).splitlines() or [type(error).__name__])[0]
+                refused[position] = _line(error)
         if not found:
             return None, refused
         measured = len(request.plan.metrics)
@@ -248,6 +249,10 @@ class BlockTrainer:
 
     def _client(self, position: int) -> SeededClient:
         return SeededClient(self.seed, self.population.names[position])
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _settings(plan: Plan) -> TrainSettings:

@@ -25,7 +25,7 @@ from fedsus_simulations.memory import DATA_ID, granting
 from fedsus_simulations.population import Divided
 from fedsus_simulations.scenario import Scenario
 from fedsus_simulations.seeding import SeededClient
-from fedsus_simulations.training import stack_for
+from fedsus_simulations.training import Outcome, stack_for
 from fedsus_simulations.workers import blocks_of
 
 EXAMPLE = {
@@ -111,14 +111,30 @@ def test_a_model_that_cannot_be_stacked_is_trained_by_the_loop_and_that_is_said_
         summed(workers, asked)
 
 
+def test_a_stack_that_fails_though_its_clients_do_not_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot allocate memory\nsecond line")
+
+    monkeypatch.setattr("fedsus.learning.stacked.StackedTrainer.train_stack", full)
+    asked = request(scenario(tmp_path, {}))
+    loop, _ = summed(workers_of(scenario(tmp_path, {"trainer": "loop"}), tmp_path), asked)
+    with caplog.at_level(logging.WARNING, "fedsus.simulation"):
+        total, refused = summed(workers_of(scenario(tmp_path, {"trainer": "stacked"}), tmp_path), asked)
+    assert (total == loop).all() and not refused
+    (said,) = caplog.messages
+    assert said.endswith("one client after the other, because its stack failed: cannot allocate memory")
+
+
 @pytest.mark.parametrize("plan", [{}, EXAMPLE])
 def test_a_stack_proposes_what_the_loop_does_up_to_rounding(tmp_path: Path, plan: dict[str, object]) -> None:
     asked = scenario(tmp_path, {"trainer": "loop"}, **plan)
     loop, many = trainer_of(asked, tmp_path), trainer_of(scenario(tmp_path, {"trainer": "stacked"}, **plan), tmp_path)
     for block in BLOCKS:
         expected, _ = loop.updates(request(asked), block)
-        found, refused = many.updates(request(asked), block)
-        assert expected is not None and found is not None and not refused
+        found, outcome = many.updates(request(asked), block)
+        assert expected is not None and found is not None and outcome == Outcome({})
         np.testing.assert_allclose(found.deltas, expected.deltas, atol=1e-6)
         assert (found.weights == expected.weights).all()
         assert found.event == expected.event
