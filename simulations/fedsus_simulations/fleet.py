@@ -78,7 +78,7 @@ class SimulatedFleet:
         """Let the clients of a phase answer; replies block by block, and last who is lost.
 
         Raises:
-            RunFailed: a worker failed more often than it may.
+            EnvironmentFault: a worker failed more often than it may; the run stays open.
         """
         asked, unknown = Asked.of(ask.requests, self.population)
         if asked:

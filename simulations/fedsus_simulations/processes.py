@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
-from fedsus.errors import RunFailed
+from fedsus.errors import EnvironmentFault
 from fedsus_simulations import process_worker
 from fedsus_simulations.workers import Added, Encoded, Heard
 
@@ -68,13 +68,13 @@ class _Process:
         """Wait until it can train.
 
         Raises:
-            RunFailed: it ended before.
+            EnvironmentFault: it ended before.
             ConfigError, DataError: what it found instead of its data.
         """
         try:
             return self.starting.result()
         except BrokenExecutor:
-            raise RunFailed(
+            raise EnvironmentFault(
                 f"worker process {self.number + 1} ended while it started; is there enough memory for "
                 "simulation.workers?"
             ) from None
@@ -119,7 +119,7 @@ class Processes:
         """Start as many as the scenario says, all at once.
 
         Raises:
-            RunFailed: one ended while it started.
+            EnvironmentFault: one ended while it started.
             ConfigError, DataError: what one found instead of its data.
         """
         asked = recipe.scenario.simulation
@@ -205,7 +205,9 @@ class Processes:
         """Start another in the place of a process that died."""
         where = f"round {request.plan.round}: worker process {process.number + 1} ended (killed, or out of memory?)"
         if tries >= _TRIES:
-            raise RunFailed(f"{where} on blocks that were lost before; resume the run with fewer simulation.workers")
+            raise EnvironmentFault(
+                f"{where} on blocks that were lost before; resume the run with fewer simulation.workers"
+            )
         at = process.number
         if self.processes[at] is not process:
             return

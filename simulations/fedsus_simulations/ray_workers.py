@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fedsus.errors import ConfigError, EnvironmentFault, FedsusError, RunFailed
+from fedsus.errors import ConfigError, EnvironmentFault, FedsusError
 from fedsus_simulations.process_worker import added, peak_memory
 from fedsus_simulations.workers import Added, Encoded, Heard
 
@@ -178,7 +178,7 @@ class OnRay:
         """What a task returned.
 
         Raises:
-            RunFailed: it was lost more often than it is repeated.
+            EnvironmentFault: it was lost more often than it is repeated.
             FedsusError: as the task raised it.
         """
         try:
@@ -189,7 +189,7 @@ class OnRay:
             raise
         except self.ray.exceptions.RayError as error:
             reason = (str(error).splitlines() or [""])[0]
-            raise RunFailed(
+            raise EnvironmentFault(
                 f"Ray lost the same blocks {_RETRIES + 1} times ({type(error).__name__}: {reason}); resume the run "
                 "when the cluster is well"
             ) from error

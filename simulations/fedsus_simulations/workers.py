@@ -72,7 +72,7 @@ class Workers(Protocol):
         """Sums of blocks as they come; each block is in one of them.
 
         Raises:
-            RunFailed: a worker failed more often than it may.
+            EnvironmentFault: a worker failed more often than it may; the run stays open, and can be resumed.
         """
         ...
 
@@ -80,7 +80,7 @@ class Workers(Protocol):
         """The integers of each block's clients, in the order of the blocks.
 
         Raises:
-            RunFailed: as `totals`.
+            EnvironmentFault: as `totals`.
         """
         ...
 

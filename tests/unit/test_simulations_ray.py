@@ -16,7 +16,7 @@ import pytest
 from block_runs import BLOCKS, REFERENCE, released, request, scenario, stacked, summed, workers_of
 from packaging.requirements import Requirement
 
-from fedsus.errors import ConfigError, DataError, EnvironmentFault, RunFailed
+from fedsus.errors import ConfigError, DataError, EnvironmentFault
 from fedsus.rounds.messages import Request
 from fedsus_simulations import ray_workers
 from fedsus_simulations.ray_workers import OnRay
@@ -133,7 +133,7 @@ def test_blocks_that_are_lost_again_and_again_end_the_run(there: tuple[OnRay, Pa
     workers, orders = there
     orders.write_text("always", encoding="utf-8")
     with pytest.raises(
-        RunFailed, match=r"^Ray lost the same blocks 4 times \(WorkerCrashedError.*resume the run"
+        EnvironmentFault, match=r"^Ray lost the same blocks 4 times \(WorkerCrashedError.*resume the run"
     ) as failed:
         summed(workers, request(scenario(orders.parent, {"trainer": "stacked"})))
     assert "\n" not in str(failed.value)

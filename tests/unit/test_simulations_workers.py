@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from block_runs import BLOCKS, REFERENCE, released, request, scenario, stacked, summed, workers_of
 
-from fedsus.errors import DataError, RunFailed
+from fedsus.errors import DataError, EnvironmentFault
 from fedsus.rounds.messages import Request
 from fedsus_simulations.processes import Processes
 from fedsus_simulations.workers import Inline, Recipe
@@ -135,16 +135,22 @@ def test_a_killed_process_costs_its_blocks_a_second_try(
     assert (stacked(workers, asked)[0] == stacked(inline, asked)[0]).all()
 
 
-def test_blocks_that_are_lost_again_end_the_run(two: tuple[Processes, Path]) -> None:
+def test_blocks_that_are_lost_again_stop_the_run_which_can_be_resumed(
+    two: tuple[Processes, Path], tmp_path: Path
+) -> None:
     workers, orders = two
-    _, asked = here(two)
+    asked = scenario(orders.parent, {"trainer": "stacked"})
+    alone = released(asked, tmp_path, tmp_path / "alone")
     orders.write_text("always", encoding="utf-8")
-    with pytest.raises(RunFailed, match=r"^round 1: worker process \d ended .* resume the run with fewer") as failed:
-        summed(workers, asked)
+    said = r"^round 1: worker process \d ended .* resume the run with fewer"
+    with pytest.raises(EnvironmentFault, match=said) as failed:
+        released(asked, tmp_path, tmp_path / "run", workers)
     assert "\n" not in str(failed.value)
+    orders.unlink()
     pids = [process.pid.result() for process in workers.processes]
     workers.close()
     assert not any(map(alive, pids))
+    assert released(asked, tmp_path, tmp_path / "run") == alone
 
 
 def test_a_process_that_finds_no_data_says_so(tmp_path: Path) -> None:
