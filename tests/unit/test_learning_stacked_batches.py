@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given
@@ -35,3 +37,12 @@ def test_batches_are_those_of_the_loop_trainer(sizes: list[int], epochs: int, ba
         shuffle = torch.Generator().manual_seed(5 + client)
         orders = [torch.randperm(size, generator=shuffle) for _ in range(epochs)]
         assert found[client] == [part.tolist() for order in orders for part in torch.split(order, batch)]
+
+
+def test_a_batch_larger_than_every_shard_takes_no_room() -> None:
+    tracemalloc.start()
+    (step,) = schedule([7, 9], [1, 2], 1, 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (step.live, step.index.numel()) == (2, 18)
+    assert peak < 1_000_000

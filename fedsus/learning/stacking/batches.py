@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TOGETHER: Final = 64
+_LAID_OUT: Final = 1 << 20
+"""Rows laid out at once, at about 30 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,11 @@ def schedule(sizes: Sequence[int], seeds: Sequence[int], epochs: int, batch: int
 
     Each client's batches are those of the loop trainer: one permutation an epoch, from its own seed.
     """
+    batch = min(batch, max(sizes))  # the plan's may be a million: room is made for whole batches
     orders = _orders(sizes, seeds, epochs, batch)
-    for first in range(0, epochs * orders.shape[2], _TOGETHER):
-        yield from _steps(first, np.array(sizes), orders)
+    together = max(1, min(_TOGETHER, _LAID_OUT // (len(sizes) * batch)))
+    for first in range(0, epochs * orders.shape[2], together):
+        yield from _steps(first, together, np.array(sizes), orders)
 
 
 def _orders(sizes: Sequence[int], seeds: Sequence[int], epochs: int, batch: int) -> NDArray[np.int64]:
@@ -62,11 +66,11 @@ def _orders(sizes: Sequence[int], seeds: Sequence[int], epochs: int, batch: int)
     return orders.reshape(len(sizes), epochs, -1, batch)
 
 
-def _steps(first: int, sizes: NDArray[np.int64], orders: NDArray[np.int64]) -> Iterator[Step]:
-    """Steps from number ``first`` on, laid out at once: one alone costs as much as many."""
+def _steps(first: int, together: int, sizes: NDArray[np.int64], orders: NDArray[np.int64]) -> Iterator[Step]:
+    """The ``together`` steps from number ``first`` on, laid out at once: one alone costs as much as many."""
     _, epochs, longest, batch = orders.shape
     counts = -(-sizes // batch)
-    number = np.arange(first, min(first + _TOGETHER, epochs * longest))[:, None]
+    number = np.arange(first, min(first + together, epochs * longest))[:, None]
     alive = number < epochs * counts
     epoch, now = np.minimum(number // counts, epochs - 1), number % counts
     rows = orders[np.arange(len(sizes)), epoch, now]
