@@ -15,7 +15,7 @@ from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.settings import resolve
 from fedsus.learning.stacking import batches, steps
 from fedsus.learning.stacking.converting import NotStackable, stacked
-from fedsus.learning.stacking.probe import probe
+from fedsus.learning.stacking.probe import Probed, probe
 from fedsus.learning.stacking.stack import Stack
 from fedsus.types import LocalUpdates
 
@@ -36,6 +36,10 @@ _VALUES: Final = 640_000
 
 _MOST: Final = 256
 _FREED: Final = 31 << 20
+_MEASURED: Final = 1e-4
+_FLIPPED: Final = 0.1
+"""Part of a client's examples whose class may change by rounding."""
+
 _PROBING: Final = Lock()
 """A probe seeds torch's global generator, and puts it back: not while another thread does."""
 
@@ -71,7 +75,7 @@ class StackedTrainer:
             self._module = stacked(module, self._stack)
         except NotStackable as error:
             raise self._refused(error) from None
-        self._probed = False
+        self._probed = self._measured = False
         keep_freed_memory()
         optimizers.preload(self._flat.values)
 
@@ -110,7 +114,7 @@ class StackedTrainer:
             torch.set_num_threads(self._compute.threads)
         start = torch.tensor(model, device=self._device)
         if shards:
-            self._try(shards)
+            self._try(shards, settings.training.batch_size)
         self._flat.load(start)
         totals = self._totals(shards) if measure else np.zeros((len(shards), 0))
         held_out = np.array([len(shard.held_out[0]) if measure else 0 for shard in shards], dtype=np.int64)
@@ -126,27 +130,28 @@ class StackedTrainer:
                 "use the loop trainer"
             )
 
-    def _try(self, shards: Sequence[Shard]) -> None:
+    def _try(self, shards: Sequence[Shard], batch_size: int) -> None:
         """The first shards that come show whether the model can be stacked."""
         if self._probed:
             return
-        two = [self._here(shards[0].train), self._here(shards[-1].train)]
+        trains = [self._here(shard.train) for shard in shards]
         try:
             with _PROBING:
-                self._probe(two)
+                self._probe(trains, min(batch_size, max(shard.size for shard in shards)))
         except NotStackable as error:
             raise self._refused(error) from error.__cause__
         self._probed = True
 
-    def _probe(self, two: Sequence[Batch]) -> None:
+    def _probe(self, trains: Sequence[Batch], size: int) -> None:
+        of = Probed(self._task, self._flat, self._stack, self._module)
         try:
-            probe(self._task, self._flat, self._stack, self._module, self._initial, two)
+            probe(of, self._initial, trains, size)
         except NotStackable as error:
             if error.__cause__ is None:
                 raise
             # It failed: a model may ask for torch's own memory order, by view() after a convolution.
             self._stack.strided = False
-            probe(self._task, self._flat, self._stack, self._module, self._initial, two)
+            probe(of, self._initial, trains, size)
 
     def _fit(
         self,
@@ -198,8 +203,22 @@ class StackedTrainer:
         owners = np.repeat(np.arange(len(shards)), [len(shard.held_out[0]) for shard in shards])
         if len(owners):
             examples = self._together([shard.held_out for shard in shards])
-            np.add.at(sums, owners, evaluation.each(self._task, self._flat.module, examples))
+            values = evaluation.each(self._task, self._flat.module, examples)
+            self._try_measure([shard.held_out for shard in shards], owners, values)
+            np.add.at(sums, owners, values)
         return sums
+
+    def _try_measure(self, parts: Sequence[Batch], owners: NDArray[np.intp], values: NDArray[np.float64]) -> None:
+        """The first clients with held-out examples, measured together, are as each alone."""
+        two = sorted(range(len(parts)), key=lambda i: len(parts[i][0]))[-2:]
+        if self._measured or len(two) < 2 or not len(parts[two[0]][0]):
+            return
+        for i in two:
+            alone = evaluation.each(self._task, self._flat.module, self._here(parts[i]))
+            wrong = np.abs(alone - values[owners == i]) > _MEASURED * (np.abs(alone).max(axis=0, initial=0.0) + 1e-6)
+            if (wrong.mean(axis=0) > _FLIPPED).any():
+                raise self._refused(NotStackable("its measure for one client depends on the examples of others"))
+        self._measured = True
 
     def _together(self, parts: Sequence[Batch]) -> Batch:
         return tuple(torch.cat(tensors).to(self._device) for tensors in zip(*parts, strict=True))

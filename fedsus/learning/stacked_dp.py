@@ -7,6 +7,7 @@ many others are in its batch.
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,7 @@ from fedsus.learning.stacked import keep_freed_memory
 from fedsus.learning.stacking import poisson, steps
 from fedsus.learning.stacking.clipping import Clipping
 from fedsus.learning.stacking.converting import NotStackable, stacked
-from fedsus.learning.stacking.probe import probe
+from fedsus.learning.stacking.probe import Probed, probe
 from fedsus.learning.stacking.probe_norms import probe_norms
 from fedsus.learning.stacking.stack import Stack
 from fedsus.plan import ExamplePrivacy
@@ -111,7 +112,7 @@ class StackedDpSgdTrainer:
         if torch.get_num_threads() != self._compute.threads:
             torch.set_num_threads(self._compute.threads)
         start = torch.tensor(model, device=self._device)
-        self._try(start, shards)
+        self._try(start, shards, privacy.sampling_rate)
         deltas = self._fit(start, shards, settings, privacy, noises, stop)
         deltas[~np.isfinite(deltas).all(axis=1)] = 0.0
         m = len(shards)
@@ -197,26 +198,27 @@ class StackedDpSgdTrainer:
             with ThreadPoolExecutor(self._compute.threads) as pool:
                 list(pool.map(fill, range(len(order))))
 
-    def _try(self, start: Tensor, shards: Sequence[Shard]) -> None:
+    def _try(self, start: Tensor, shards: Sequence[Shard], sampling_rate: float) -> None:
         """The first shards that come with examples show whether the model can be stacked."""
-        batches = [shard.train for shard in shards if shard.size]
+        batches = [tuple(t.to(self._device) for t in shard.train) for shard in shards if shard.size]
         if self._probed or not batches:
             return
-        two = [_finite(tuple(t.to(self._device) for t in batch)) for batch in (batches[0], batches[-1])]
+        expected = math.ceil(sampling_rate * max(len(batch[0]) for batch in batches))
         try:
             try:
-                self._probe(start, two)
+                self._probe(start, batches, expected)
             except NotStackable:
                 # A model may ask for torch's own memory order, by view() after a convolution.
                 self._stack.strided = False
-                self._probe(start, two)
+                self._probe(start, batches, expected)
         except NotStackable as error:
             raise self._refused(error) from error.__cause__
         self._probed = True
 
-    def _probe(self, start: Tensor, two: Sequence[Batch]) -> None:
-        probe(self._task, self._flat, self._stack, self._module, start, two)
-        probe_norms(self._task, self._flat, self._stack, self._module, self._clipping, start, two)
+    def _probe(self, start: Tensor, batches: Sequence[Batch], size: int) -> None:
+        of = Probed(self._task, self._flat, self._stack, self._module)
+        probe(of, start, batches, size)
+        probe_norms(of, self._clipping, start, [batches[0], batches[-1]])
 
     def _refused(self, error: NotStackable) -> NotStackable:
         return NotStackable(f"task '{self._name}': the model cannot be stacked: {error}; use the loop trainer")
@@ -235,11 +237,3 @@ def _check_padding(module: nn.Module) -> None:
     for path, part in module.named_modules():
         if isinstance(part, nn.Embedding) and part.padding_idx is not None:
             raise NotStackable(f"'{path}' (Embedding) has a padding_idx, which Opacus trains and torch does not")
-
-
-def _finite(batch: Batch) -> Batch:
-    """The examples without NaN or infinity; all, if each has one: what is broken shows nothing about the model."""
-    good = torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
-    for tensor in batch:
-        good &= tensor.reshape(len(tensor), -1).isfinite().all(dim=1)
-    return tuple(tensor[good] for tensor in batch) if bool(good.any()) else batch

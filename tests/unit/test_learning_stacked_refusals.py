@@ -99,7 +99,7 @@ PROBED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Around(lambda _, x: x + (x.mean(0) - x.mean(0).detach())),
         "gradients for one client depend on the examples of others",
     ),
-    "random": (lambda: Around(lambda self, x: functional.dropout(x, 0.5, self.training)), "or on chance"),
+    "random": (lambda: Around(lambda self, x: functional.dropout(x, 0.5, self.training)), "draws at random"),
     "reads a weight": (lambda: Around(lambda self, x: x @ self.inner.weight), "fails on the examples of two clients"),
     "a hidden layer": (hidden, "depends on the examples of others"),
     "a fixed batch": (lambda: Around(lambda _, x: x.view(3, 2)), "fails on the examples|has shape"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Parts = tuple[dict[str, Slot], dict[str, Tensor]]
 _USUAL: Final = re.compile("weight|bias")
 _RECURRENT: Final = re.compile("(weight|bias)_(ih|hh)_l[0-9]+")
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DROPOUT: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -33,6 +34,9 @@ def stacked(module: nn.Module, stack: Stack) -> nn.Module:
     Raises:
         NotStackable: names the part of the model and what is not possible.
     """
+    for path, p in module.named_parameters():  # a copy has no hooks
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise NotStackable(f"parameter '{path}' has hooks")
     module = copy.deepcopy(module)
     slots = _slots(module)
     _check_alone(module)
@@ -45,10 +49,17 @@ def stacked(module: nn.Module, stack: Stack) -> nn.Module:
         if id(part) not in made:
             made[id(part)] = _layer(path, part, own, slots, stack)
         if part is module:
-            return made[id(part)]
+            module = made[id(part)]
+            break
         parent, _, name = path.rpartition(".")
         setattr(module.get_submodule(parent), name, made[id(part)])
+    for part in module.modules():
+        vars(part).update(named_parameters=_no_parameters, state_dict=_no_parameters)
     return module
+
+
+def _no_parameters(*_: object, **__: object) -> NoReturn:
+    raise NotStackable("its forward pass or loss asks for all parameters, such as for a penalty")
 
 
 def _slots(module: nn.Module) -> dict[int, Slot]:
@@ -82,9 +93,9 @@ def _layer(path: str, part: nn.Module, own: Mapping[str, nn.Parameter], slots: M
     if make is None:
         raise NotStackable(f"{where} has trainable parameters of its own and is none of {', '.join(sorted(_names()))}")
     expected = _RECURRENT if type(part) in KINDS else _USUAL
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(part, name) for name in hooks) or not all(expected.fullmatch(name) for name in own):
-        raise NotStackable(f"{where} has hooks or parameters that torch's own layer has not")
+    hooked = any(getattr(part, name) for name in _HOOKS)
+    if hooked or "forward" in vars(part) or not all(expected.fullmatch(name) for name in own):
+        raise NotStackable(f"{where} has hooks, a forward pass or parameters that torch's own layer has not")
     mine = {name: slots[id(p)] for name, p in own.items() if p.requires_grad}
     frozen = {name: p.detach() for name, p in own.items() if not p.requires_grad}
     return make(where, part, stack, (mine, frozen))

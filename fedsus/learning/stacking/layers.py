@@ -50,6 +50,8 @@ class Embedding(Layer):
 
     def run(self, x: Tensor) -> tuple[Tensor, Saved]:
         weight, words = self.weight(), x.reshape(self.stack.live, -1)
+        if words.numel():  # indexing would count from the end, and the gradient go to another client
+            torch._assert_async(words.min() >= 0, "index out of range in self")
         clients = torch.arange(self.stack.live, device=x.device).unsqueeze(1)
         return weight[clients, words].view(*x.shape, weight.shape[2]), (x,)
 

@@ -1,7 +1,8 @@
-"""Whether a stacked module does what the plain one does, found out on a few examples of two clients."""
+"""Whether a stacked module does what the plain one does, found out on examples of the clients themselves."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from fedsus.learning.loop import seeded
 from fedsus.learning.stacking.converting import NotStackable
 from fedsus.learning.stacking.steps import Gradients
+from fedsus.learning.stacking.watching import memory, watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,56 +24,148 @@ if TYPE_CHECKING:
 _ROWS: Final = 3
 _ATTEMPTS: Final = 3
 _TOLERANCE: Final = 1e-4
+_SMALLEST: Final = 1e-5
+"""Gradients of a parameter may be off by as much of the largest of all: what is but rounding is no error."""
+
+_HUGE: Final = 1e3
 
 
-def probe(task: Task, flat: Flat, stack: Stack, module: nn.Module, model: Tensor, batches: Sequence[Batch]) -> None:
-    """Compares losses and gradients of two clients with different parameters; ``batches``: two, of real examples.
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A model and its stack.
 
-    ``model`` (d,) is best an untrained one: where the loss is near zero, rounding is all that is left of a gradient.
-    Losses must agree each time. Gradients must agree once: they are not continuous where a unit switches off.
+    Attributes:
+        flat: the plain module.
+        module: the stacked one.
+    """
+
+    task: Task
+    flat: Flat
+    stack: Stack
+    module: nn.Module
+
+
+def probe(of: Probed, model: Tensor, batches: Sequence[Batch], size: int) -> None:
+    """Compares losses and gradients of clients with different parameters.
+
+    A few rows of the first and the last client; the same with one of them spoilt, which the other may not notice; then
+    ``size`` rows of each, for a model may do otherwise with many.
+
+    Args:
+        model: (d,), best an untrained one: where the loss is near zero, rounding is all that is left of a gradient.
+        batches: at least one, of real examples, a client each.
+        size: rows of a batch in training.
 
     Raises:
-        NotStackable: the model treats its first dimension in a way of its own, or mixes examples.
+        NotStackable: the model treats its first dimension in a way of its own, mixes examples, decides by their values,
+            draws at random or remembers.
     """
-    rows = [tuple(t[torch.arange(_ROWS, device=t.device) % len(t)] for t in batch) for batch in batches]
-    generator = torch.Generator().manual_seed(0)
-    agreed = False
+    batches = [finite(batch) for batch in batches]
+    few = [rows_of(batch, _ROWS) for batch in (batches[0], batches[-1])]
+    _plain(of, model, few[0])  # what it makes once and keeps is no memory
+    changed = memory(of.task, of.flat.module)
+    _compare(of, model, few)
+    _spoil(of, model, few)
+    _compare(of, model, [rows_of(batch, size) for batch in batches])
+    if (where := changed()) is not None:
+        raise NotStackable(f"{where} changes with each loss, which clients would share")
+
+
+def _compare(of: Probed, model: Tensor, rows: Sequence[Batch]) -> None:
+    """The first and the last client of a stack with each alone.
+
+    Losses must agree each time. Gradients must agree once: they are not continuous where a unit switches off.
+    """
+    generator, ends = torch.Generator().manual_seed(0), (0, -1)
     for _ in range(_ATTEMPTS):
-        noise = torch.randn(2, len(model), generator=generator).to(model.device)
-        models = model + noise * (0.05 * model.abs().mean() + 0.01) * torch.tensor([[0.0], [1.0]], device=model.device)
-        with seeded(0, model.device):
-            expected = [_plain(task, flat, values, batch) for values, batch in zip(models, rows, strict=True)]
-        with seeded(1, model.device):  # another seed: a model that draws must not agree by chance
-            found = _stacked(task, stack, module, models, rows)
-        for (loss, _), other in zip(expected, found[0], strict=True):
-            if not _close(loss, other):
-                raise NotStackable("its loss for one client depends on the examples of others, or on chance")
-        agreed = agreed or all(_close(gradient, other) for (_, gradient), other in zip(expected, found[1], strict=True))
-    if not agreed:
-        raise NotStackable("its gradients for one client depend on the examples of others")
+        models = _models(model, len(rows), generator)
+        expected = [_plain(of, models[i], rows[i]) for i in ends]
+        losses, gradients = _stacked(of, models, rows)
+        if not all(_close(loss, losses[i]) for i, (loss, _) in zip(ends, expected, strict=True)):
+            raise NotStackable("its loss for one client depends on the examples of others, or on their number")
+        if not any(bool(loss.isfinite().any()) for loss, _ in expected):
+            raise NotStackable("its loss is not finite, which shows nothing")
+        if all(_alike(of.stack, gradient, gradients[i]) for i, (_, gradient) in zip(ends, expected, strict=True)):
+            return
+    raise NotStackable("its gradients for one client depend on the examples of others")
 
 
-def _plain(task: Task, flat: Flat, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    flat.load(values)
-    flat.module.train()
-    flat.gradient.zero_()
-    losses = task.loss(flat.module, batch).float()
-    losses.mean().backward()  # type: ignore[no-untyped-call]
-    return losses.detach(), flat.gradient.clone()
+def _spoil(of: Probed, model: Tensor, rows: Sequence[Batch]) -> None:
+    """Each of two clients is the same whatever the parameters and examples of the other: even NaN stays there."""
+    models = _models(model, 2, torch.Generator().manual_seed(1))
+    losses, gradients = _stacked(of, models, rows)
+    for bad, good in ((0, 1), (1, 0)):
+        for value in (float("nan"), _HUGE, -_HUGE):
+            spoilt, others = models.clone(), list(rows)
+            spoilt[bad] *= value
+            others[bad] = tuple(_filled(tensors, bad, value) for tensors in zip(*rows, strict=True))
+            try:
+                found = _stacked(of, spoilt, others)
+            except NotStackable as error:
+                if error.__cause__ is None:
+                    raise
+                continue  # it does not take such values
+            if not (_close(losses[good], found[0][good]) and _close(gradients[good], found[1][good])):
+                raise NotStackable("its loss for one client depends on the examples or the parameters of others")
 
 
-def _stacked(
-    task: Task, stack: Stack, module: nn.Module, models: Tensor, rows: Sequence[Batch]
-) -> tuple[Tensor, Tensor]:
-    stack.start(models)
-    sink = stack.sink = Gradients()
-    sink.begin(stack)
+def _filled(tensors: Sequence[Tensor], bad: int, value: float) -> Tensor:
+    """The tensor at ``bad`` with ``value`` throughout; if of whole numbers, with the largest or smallest of all."""
+    mine, together = tensors[bad], torch.cat(list(tensors))
+    if mine.is_floating_point():
+        return torch.full_like(mine, value)
+    return (together.amin() if value < 0 else together.amax()).expand_as(mine) if mine.numel() else mine
+
+
+def rows_of(batch: Batch, count: int) -> Batch:
+    """``count`` rows from all over the batch; all of them again and again if there are fewer."""
+    size = len(batch[0])
+    rows = torch.linspace(0, size - 1, count).long() if count < size else torch.arange(count) % size
+    return tuple(t[rows.to(t.device)] for t in batch)
+
+
+def finite(batch: Batch) -> Batch:
+    """The examples without NaN or infinity; all, if each has one: what is broken shows nothing about the model."""
+    good = torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
+    for tensor in batch:
+        good &= tensor.reshape(len(tensor), -1).isfinite().all(dim=1)
+    return tuple(tensor[good] for tensor in batch) if bool(good.any()) else batch
+
+
+def _models(model: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count, d): the model, and others near to it."""
+    noise = torch.randn(count, len(model), generator=generator).to(model.device)
+    noise[0] = 0.0
+    return model + noise * (0.05 * model.abs().mean() + 0.01)
+
+
+def _plain(of: Probed, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Losses of the rows, and the gradient of their mean."""
+    of.flat.load(values)
+    of.flat.module.train()
+    of.flat.gradient.zero_()
+    with seeded(0, values.device):
+        losses = of.task.loss(of.flat.module, batch).float()
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+    return losses.detach(), of.flat.gradient.clone()
+
+
+def _stacked(of: Probed, models: Tensor, rows: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """As `_plain`, (m, rows) and (m, d)."""
+    of.stack.start(models)
+    sink = of.stack.sink = Gradients()
+    sink.begin(of.stack)
+    of.module.train()
     batch = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+    count = len(rows[0][0])
     try:
-        losses = task.loss(module, batch).float()
-        if losses.shape != (2 * _ROWS,):
-            raise NotStackable(f"its loss has shape {tuple(losses.shape)} for {2 * _ROWS} examples; one each is needed")
-        losses.backward(torch.full_like(losses, 1 / _ROWS))  # type: ignore[no-untyped-call]
+        with seeded(1, models.device), watched(models.device):
+            losses = of.task.loss(of.module, batch).float()
+        if losses.shape != (len(rows) * count,):
+            raise NotStackable(
+                f"its loss has shape {tuple(losses.shape)} for {len(batch[0])} examples; one each is needed"
+            )
+        losses.backward(torch.full_like(losses, 1 / count))  # type: ignore[no-untyped-call]
     except NotStackable:
         raise
     except Exception as error:
@@ -79,12 +173,22 @@ def _stacked(
         raise NotStackable(
             f"it fails on the examples of two clients together: {type(error).__name__}: {reason}"
         ) from error
-    sink.end(stack)
-    return losses.detach().view(2, _ROWS), stack.gradient.clone()
+    sink.end(of.stack)
+    return losses.detach().view(len(rows), -1), of.stack.gradient.clone()
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _alike(stack: Stack, one: Tensor, other: Tensor) -> bool:
+    """Gradients (d,) of one client, parameter by parameter."""
+    least = _SMALLEST / _TOLERANCE * _size(one)
+    parts = [slice(s.start, s.start + s.shape.numel()) for layer in stack.layers for s in layer.slots.values()]
+    return all(_close(one[part], other[part], least) for part in parts)
+
+
+def _close(one: Tensor, other: Tensor, least: float = 1e-6) -> bool:
     if one.shape != other.shape:
         return False
-    scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max()) + 1e-6
-    return torch.allclose(one, other, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True)
+    return torch.allclose(one, other, rtol=0.0, atol=_TOLERANCE * (_size(one) + least), equal_nan=True)
+
+
+def _size(values: Tensor) -> float:
+    return float(values.nan_to_num(0.0, 0.0, 0.0).abs().max())
