@@ -68,11 +68,19 @@ def hooked() -> nn.Module:
     return module
 
 
+def uncopied() -> nn.Module:
+    """As torch's older weight_norm: a tensor that is computed from parameters."""
+    module = Around(lambda _, x: x)
+    module.norm = module.inner.weight.norm()  # type: ignore[assignment]
+    return module
+
+
 NEVER: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a parameter of its own": (Own, r"'model' \(Own\) has trainable parameters of its own"),
     "a changed layer": (lambda: nn.Sequential(Mine(2, 2)), r"'0' \(Mine\) has trainable parameters of its own"),
     "tied parameters": (tied, r"'1\.weight' is the same parameter as '0\.weight'"),
     "dropout": (lambda: nn.Sequential(mlp(), nn.Dropout(0.1)), r"'1' \(Dropout\) drops at random"),
+    "what is no copy": (uncopied, "it cannot be copied: RuntimeError: Only Tensors"),
     "hooks": (hooked, r"'model' \(Linear\) has hooks"),
     "other padding": (
         lambda: nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"),

@@ -37,7 +37,12 @@ def stacked(module: nn.Module, stack: Stack) -> nn.Module:
     for path, p in module.named_parameters():  # a copy has no hooks
         if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
             raise NotStackable(f"parameter '{path}' has hooks")
-    module = copy.deepcopy(module)
+    try:
+        module = copy.deepcopy(module)
+    except Exception as error:  # a module may hold anything
+        raise NotStackable(
+            f"it cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
     slots = _slots(module)
     _check_alone(module)
     made: dict[int, nn.Module] = {}
