@@ -77,8 +77,8 @@ def simulate(listed: bool, **given: Any) -> None:
     With real masks secure aggregation is really run: each client makes its keys, shares and masks. From one --seed real
     masks, none and exchange = "clear_sum" give the same model, bit for bit.
     """
-    from fedsus_simulations import simulating
-    from fedsus_simulations.options import Options
+    from fedsus_simulations.running import command as simulating
+    from fedsus_simulations.running.options import Options
 
     if listed or given["scenario"] == "list":
         simulating.show_list()

@@ -24,10 +24,10 @@ from fedsus.secagg.roster import Roster
 from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
 from fedsus.types import Ask, Lost, Member, Partial, Reply
-from fedsus_simulations.devices import DeviceFleet
-from fedsus_simulations.fleet import fleet_of
-from fedsus_simulations.memory import Members, devices
-from fedsus_simulations.secure_clients import MemoryFleet, federation, random_rings
+from fedsus_simulations.clients.fleet import fleet_of
+from fedsus_simulations.whole.devices import DeviceFleet
+from fedsus_simulations.whole.memory import Members, devices
+from fedsus_simulations.whole.secure_clients import MemoryFleet, federation, random_rings
 
 STRANGER = "stranger"
 SIZE = 4

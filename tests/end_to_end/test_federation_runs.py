@@ -19,7 +19,7 @@ from fedsus.reporting import read, released_model, summary
 from fedsus.tasks.task import DataSource
 from fedsus_server import looping
 from fedsus_server.gateway import PATHS
-from fedsus_simulations.memory import simulate
+from fedsus_simulations.whole.memory import simulate
 
 if TYPE_CHECKING:
     from fedsus.journal.entries import Entry

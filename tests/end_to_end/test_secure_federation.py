@@ -32,7 +32,7 @@ from fedsus.secagg.session import Phase
 from fedsus.tasks.task import DataSource
 from fedsus_server import runs
 from fedsus_server.supervisor import claim_port
-from fedsus_simulations.memory import simulate
+from fedsus_simulations.whole.memory import simulate
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va")
 DEADLINE = 10.0

@@ -23,11 +23,11 @@ from fedsus.rounds.server import RunLoop
 from fedsus.rounds.specification import open_run
 from fedsus.tasks.task import DataSource
 from fedsus.types import Vector
-from fedsus_simulations.devices import DeviceFleet
-from fedsus_simulations.memory import DATA_ID, Members, granting, simulate
-from fedsus_simulations.running import Simulation
-from fedsus_simulations.scenario import Scenario
-from fedsus_simulations.seeding import SeededClient
+from fedsus_simulations.running.simulation import Simulation
+from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.seeding import SeededClient
+from fedsus_simulations.whole.devices import DeviceFleet
+from fedsus_simulations.whole.memory import DATA_ID, Members, granting, simulate
 
 METRICS = """
 metrics = [{ name = "loss", low = 0.0, high = 10.0 }, { name = "accuracy", low = 0.0, high = 1.0 }]
@@ -135,7 +135,7 @@ def test_deployed_and_simulated_are_the_same_run(sites: Sites, tmp_path: Path, k
 
 
 def test_whole_devices_in_memory_are_the_same_run_too(tmp_path: Path) -> None:
-    """What `fedsus_simulations.memory` runs; its noise has seeds of its own."""
+    """What `fedsus_simulations.whole.memory` runs; its noise has seeds of its own."""
     config = validate({"name": "r", "task": {"name": "heart"}, "plan": IN_MEMORY}, RunConfig, "run")
     start = np.zeros(34, dtype=np.float32)
     simulate(config, tmp_path / "memory", "memory", start, sources(), seed=SEED)

@@ -38,7 +38,7 @@ from fedsus.secagg.session import Phase
 from fedsus.secagg.shares import PRIME
 from fedsus.secagg.wire import Kind
 from fedsus.types import Lost, Refused
-from fedsus_simulations.secure_clients import Federation
+from fedsus_simulations.whole.secure_clients import Federation
 
 PHASES = (ADVERTISE, SHARE, CONTRIBUTE, CONFIRM, UNMASK)
 LOST = (Fate.UNASKED, Fate.UNHEARD)

@@ -41,7 +41,7 @@ from fedsus.secagg.server import Collected, Established, Opening, Sharing
 from fedsus.secagg.session import Session
 from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Reply
-from fedsus_simulations.secure_clients import Federation, MemoryClient, MemoryMarks, random_rings
+from fedsus_simulations.whole.secure_clients import Federation, MemoryClient, MemoryMarks, random_rings
 
 N, SIZE, BITS = 5, 8, 20
 DECODED, TAKEN, ASKED, DEVICE = 30_000, 30_000, 25_000, 15_000

@@ -24,7 +24,7 @@ from fedsus.secagg.masks import add_masks
 from fedsus.secagg.secret import Secret
 from fedsus.secagg.wire import Kind
 from fedsus.types import Ring
-from fedsus_simulations.secure_clients import Federation, MemoryFleet
+from fedsus_simulations.whole.secure_clients import Federation, MemoryFleet
 
 NEVER = 1e-9
 N, SIZE, ROUNDS, PLAN = 3, 67, 160, b"plan"

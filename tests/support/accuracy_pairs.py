@@ -16,8 +16,8 @@ from fedsus.config import validate
 from fedsus.learning.parameters import load_into
 from fedsus.plan import Strict
 from fedsus.tasks.task import DataSource, Shard
-from fedsus_simulations.running import Simulation
-from fedsus_simulations.scenario import Scenario
+from fedsus_simulations.running.simulation import Simulation
+from fedsus_simulations.scenario.config import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -28,7 +28,7 @@ from fedsus.secagg.session import Phase, Session
 from fedsus.secagg.shares import SHARE_BYTES, rebuild
 from fedsus.secagg.thresholds import Thresholds
 from fedsus.types import Ring
-from fedsus_simulations.secure_clients import Federation, MemoryMarks, random_rings
+from fedsus_simulations.whole.secure_clients import Federation, MemoryMarks, random_rings
 
 T = TypeVar("T")
 PLAN, OTHER_PLAN = b"p" * 32, b"q" * 32

@@ -13,11 +13,11 @@ from fedsus.learning.settings import Compute
 from fedsus.rounds.messages import Request
 from fedsus.rounds.specification import Specification, calibrated
 from fedsus.tasks import registry
-from fedsus_simulations.partitions import population_of
-from fedsus_simulations.running import Simulation
-from fedsus_simulations.scenario import Scenario
-from fedsus_simulations.training import BlockTrainer
-from fedsus_simulations.workers import Workers, blocks_of, workers_for
+from fedsus_simulations.clients.partitions import population_of
+from fedsus_simulations.running.simulation import Simulation
+from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.workers.blocks import Workers, blocks_of, workers_for
+from fedsus_simulations.workers.training import BlockTrainer
 
 REFERENCE = "block_tasks:Blocks"
 CLIENTS, COHORT, STACK = 20, 14, 4

@@ -12,7 +12,7 @@ from fedsus.secagg import thresholds
 from fedsus.secagg.roster import digest
 from fedsus.secagg.session import Session, encode, session_id
 from fedsus.types import Vector
-from fedsus_simulations.memory import Members
+from fedsus_simulations.whole.memory import Members
 
 NOWHERE = "0" * 64
 NAMES = ("ada", "ben", "cid", "dov", "eva", "fay")

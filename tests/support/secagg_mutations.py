@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fedsus.secagg import wire
 from fedsus.secagg.keys import Agreement
 from fedsus.secagg.secret import Secret
-from fedsus_simulations.secure_clients import MemoryMarks
+from fedsus_simulations.whole.secure_clients import MemoryMarks
 
 HEAD = 15
 NUMBERS = [0, 1, 2, 3, 4, 5, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**63, 2**64 - 1]

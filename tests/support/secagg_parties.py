@@ -20,7 +20,7 @@ from fedsus.secagg.session import Session
 from fedsus.secagg.thresholds import least_tolerance
 from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Ask, Lost, Member, Refused, Reply, Ring
-from fedsus_simulations.secure_clients import Federation, MemoryClient, random_rings
+from fedsus_simulations.whole.secure_clients import Federation, MemoryClient, random_rings
 
 PLAN = b"plan"
 PATIENCE = Patience(10.0)

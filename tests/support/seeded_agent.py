@@ -16,7 +16,7 @@ from fedsus.errors import FedsusError
 from fedsus.privacy import noise
 from fedsus_client.agent import run
 from fedsus_client.pace import Backoff
-from fedsus_simulations.seeding import SeededClient
+from fedsus_simulations.scenario.seeding import SeededClient
 
 SEED = 7
 

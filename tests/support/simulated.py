@@ -19,14 +19,14 @@ from fedsus.rounds.messages import Request, encode_request
 from fedsus.rounds.server import RunLoop, Watch
 from fedsus.rounds.specification import open_run
 from fedsus.types import Ask, Ring, Vector
-from fedsus_simulations.attempts import AttemptFile
-from fedsus_simulations.fleet import SimulatedFleet, fleet_of
-from fedsus_simulations.owners import Owners
-from fedsus_simulations.population import Numbered
-from fedsus_simulations.scenario import Scenario
-from fedsus_simulations.seeding import Drawn
-from fedsus_simulations.traces import TracesConfig, VirtualClock, traces_of
-from fedsus_simulations.workers import Added, Block, Encoded
+from fedsus_simulations.clients.attempts import AttemptFile
+from fedsus_simulations.clients.fleet import SimulatedFleet, fleet_of
+from fedsus_simulations.clients.owners import Owners
+from fedsus_simulations.clients.population import Numbered
+from fedsus_simulations.clients.traces import TracesConfig, VirtualClock, traces_of
+from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.seeding import Drawn
+from fedsus_simulations.workers.blocks import Added, Block, Encoded
 
 MODEL = np.arange(3, dtype=np.float32)
 DEADLINE = 60.0

@@ -22,7 +22,7 @@ from fedsus_client import identity
 from fedsus_client.status import Status, read_status, running
 from fedsus_server import devices
 from fedsus_server.supervisor import claim_port
-from fedsus_simulations.federation import ClientFiles, LocalFederation
+from fedsus_simulations.whole.federation import ClientFiles, LocalFederation
 
 SUPPORT = Path(__file__).resolve().parent
 HOSPITALS = ("cleveland", "hungary", "va")

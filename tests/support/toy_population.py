@@ -11,7 +11,7 @@ from torch import nn
 from fedsus.config import validate
 from fedsus.plan import Strict
 from fedsus.tasks.task import Shard
-from fedsus_simulations.scenario import Scenario
+from fedsus_simulations.scenario.config import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

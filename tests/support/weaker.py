@@ -23,7 +23,7 @@ from fedsus.secagg.keys import Agreement, derive
 from fedsus.secagg.seat import Seat
 from fedsus.secagg.secret import Secret
 from fedsus.secagg.session import Phase, Session
-from fedsus_simulations.secure_clients import MemoryMarks
+from fedsus_simulations.whole.secure_clients import MemoryMarks
 
 
 @contextmanager

@@ -375,7 +375,7 @@ def test_scaling_refuses_to_compare_what_nobody_measured() -> None:
 def test_the_command_shows_the_table_and_draws_it(
     scaling: Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli, "measure", lambda name, quick: scaling)
+    monkeypatch.setattr(cli, "measure", lambda name, quick, places: scaling)
     folder = tmp_path / "pictures"
     done = CliRunner().invoke(cli.bench, ["secure-scaling", "--plot", str(folder)], catch_exceptions=False)
     assert done.exit_code == 0

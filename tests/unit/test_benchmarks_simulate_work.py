@@ -179,6 +179,7 @@ def test_the_bare_loop_trains_and_its_line_is_read(
     monkeypatch.setattr(sys, "argv", ["peer_loop", json.dumps(dataclasses.asdict(asked))])
     monkeypatch.setattr(peer_loop, "peak", lambda: 1e9)
     with torch.random.fork_rng([]):
+        torch.manual_seed(3)
         peer_loop.main()
     found = simulate_peers.parse("loop", capsys.readouterr().out, asked, 50_890, Spent)
     assert found.peak == 1e9

@@ -136,7 +136,7 @@ def test_export_writes_what_a_run_released(tmp_path: Path) -> None:
     from fedsus.config import RunConfig
     from fedsus.tasks.heart import HOSPITALS, shipped
     from fedsus.tasks.task import DataSource
-    from fedsus_simulations.memory import simulate
+    from fedsus_simulations.whole.memory import simulate
 
     fields = {
         "task": {"name": "heart", "settings": {"hidden": 4}},

@@ -13,7 +13,7 @@ from fedsus.owner.policy import Policy
 from fedsus.secagg.cohort import drawn, least_colluders
 from fedsus.secagg.roster import Roster
 from fedsus.secagg.session import Session
-from fedsus_simulations.memory import Members
+from fedsus_simulations.whole.memory import Members
 
 SERVER, OTHER, NOW = "5" * 64, "6" * 64, 100.0
 PACT = members(6)

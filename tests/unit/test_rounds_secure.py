@@ -29,7 +29,7 @@ from fedsus.secagg.wire import Kind
 from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
 from fedsus.types import Answered, Ask, Lost, Member, Reply, Vector
-from fedsus_simulations.memory import Members, devices, simulate
+from fedsus_simulations.whole.memory import Members, devices, simulate
 
 START = np.zeros(34, dtype=np.float32)
 SEED = 5

@@ -20,7 +20,7 @@ from fedsus.secagg.server import Established
 from fedsus.secagg.shares import split
 from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Ask, Lost, Refused, Reply
-from fedsus_simulations.secure_clients import MemoryFleet, random_rings
+from fedsus_simulations.whole.secure_clients import MemoryFleet, random_rings
 
 SIZE, BITS = 9, 20
 

@@ -14,7 +14,7 @@ from fedsus.errors import ProtocolViolation
 from fedsus.plan import canonical
 from fedsus.secagg import session as sessions
 from fedsus.secagg.session import Session
-from fedsus_simulations.secure_clients import federation
+from fedsus_simulations.whole.secure_clients import federation
 
 FIELDS = federation(5, 1, 1).session().model_dump(mode="json")
 OTHERS: dict[str, Any] = {

@@ -31,7 +31,7 @@ from fedsus.secagg.server import Collected, Established, Opening, Party, Sharing
 from fedsus.secagg.session import Phase, Session
 from fedsus.secagg.thresholds import solve
 from fedsus.secagg.wire import Kind
-from fedsus_simulations.secure_clients import Federation, MemoryMarks, random_rings
+from fedsus_simulations.whole.secure_clients import Federation, MemoryMarks, random_rings
 
 GOLDEN = Path(__file__).parents[1] / "data" / "secagg_v1.json"
 N, SIZE, BITS = 4, 5, 20

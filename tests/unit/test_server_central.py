@@ -15,7 +15,7 @@ from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
 from fedsus_server.central import NAME, CentralEvaluation, evaluate
 from fedsus_simulations.demo.study import FEDERATED
-from fedsus_simulations.memory import simulate
+from fedsus_simulations.whole.memory import simulate
 
 START = np.zeros(34, dtype=np.float32)
 

@@ -28,7 +28,7 @@ from fedsus.secagg.keys import Identity
 from fedsus.secagg.roster import RosterMember, SignedRoster
 from fedsus_server import cli, devices, following, progress, runs
 from fedsus_server.home import Home
-from fedsus_simulations.memory import Members
+from fedsus_simulations.whole.memory import Members
 
 GOOD = """
 name = "trial"

@@ -16,8 +16,9 @@ import pytest
 
 from fedsus import cli
 from fedsus.reporting import released_model
-from fedsus_simulations import curves, description, evaluation, watching
-from fedsus_simulations.running import Simulation
+from fedsus_simulations.clients import description
+from fedsus_simulations.running import curves, evaluation, watching
+from fedsus_simulations.running.simulation import Simulation
 
 ROUNDS = 30
 TOML = f"""\
@@ -36,7 +37,9 @@ data = "heart"
 [simulation]
 masks = "none"
 """
-EACH_ROUND = "from fedsus import cli; from fedsus_simulations import watching; watching.LINE_SECONDS = 0.0; cli.main()"
+EACH_ROUND = (
+    "from fedsus import cli; from fedsus_simulations.running import watching; watching.LINE_SECONDS = 0.0; cli.main()"
+)
 
 
 @pytest.fixture
@@ -217,7 +220,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(
         path.write_bytes(data[:9])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fedsus_simulations.saved._synced", full)
+    monkeypatch.setattr("fedsus_simulations.running.saved._synced", full)
     code, _, err = told(capsys, ["small.toml"])
     assert code == 2
     assert "the disk is full" in err
@@ -225,7 +228,7 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(
 
 
 def test_the_list_of_scenarios(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedsus_simulations import catalogue
+    from fedsus_simulations.scenario import catalogue
 
     (home / "one.toml").write_text("# The first\n", encoding="utf-8")
     monkeypatch.setattr(catalogue, "shipped", lambda: {"one": home / "one.toml"})

@@ -10,7 +10,7 @@ import pytest
 from fedsus.config import RunConfig, validate
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Journal, RoundReleased, blobs
 from fedsus.rounds.specification import open_run
-from fedsus_simulations import curves, evaluation
+from fedsus_simulations.running import curves, evaluation
 
 HASH = "0" * 64
 PRIVATE = {"unit": "example", "epsilon": 4.0, "delta": 1e-5, "sampling_rate": 0.05, "denominator": 10.0}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fedsus_simulations.federation import LocalFederation
+from fedsus_simulations.whole.federation import LocalFederation
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 

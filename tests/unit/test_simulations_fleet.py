@@ -9,11 +9,11 @@ import pytest
 from simulated import DEADLINE, Places, a_fleet, a_plan, ask, sent
 
 from fedsus.types import Ask, Lost, Member, Partial, Refused, Reply
-from fedsus_simulations.asked import Available
-from fedsus_simulations.attempts import Attempt
-from fedsus_simulations.availability import HOUR
-from fedsus_simulations.population import Numbered
-from fedsus_simulations.traces import TracesConfig
+from fedsus_simulations.clients.asked import Available
+from fedsus_simulations.clients.attempts import Attempt
+from fedsus_simulations.clients.availability import HOUR
+from fedsus_simulations.clients.population import Numbered
+from fedsus_simulations.clients.traces import TracesConfig
 
 
 def behaviour(**asked: object) -> TracesConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedsus.errors import CorruptionError, EnvironmentFault
-from fedsus_simulations.attempts import NAME, Attempt, AttemptFile, Behaviour, participation, read
+from fedsus_simulations.clients.attempts import NAME, Attempt, AttemptFile, Behaviour, participation, read
 
 FIRST = Attempt(1, 1, 0.0, 1.5, 5, 2, 4, 0, 1, 0, (3, 1, 2))
 SECOND = replace(FIRST, attempt=2, virtual=1.5, answered=(1,))

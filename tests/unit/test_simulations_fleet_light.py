@@ -13,9 +13,9 @@ from simulated import Crowd, Places, run_config
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Ask, Lost
-from fedsus_simulations.fleet import SimulatedFleet
-from fedsus_simulations.owners import Owners
-from fedsus_simulations.traces import Instant, VirtualClock
+from fedsus_simulations.clients.fleet import SimulatedFleet
+from fedsus_simulations.clients.owners import Owners
+from fedsus_simulations.clients.traces import Instant, VirtualClock
 
 REQUEST = wire.frame(Kind.CONFIRM, b"s" * 32, b"x")
 LIGHT, GRACE = 30.0, 5.0

@@ -15,11 +15,11 @@ from fedsus.owner import admission
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.types import Partial, Refused
-from fedsus_simulations import owners as module
-from fedsus_simulations.fleet import fleet_of
-from fedsus_simulations.owners import Owners, OwnersConfig, with_policies
-from fedsus_simulations.scenario import Scenario
-from fedsus_simulations.sums import chosen, without_masks
+from fedsus_simulations.clients import owners as module
+from fedsus_simulations.clients.fleet import fleet_of
+from fedsus_simulations.clients.owners import Owners, OwnersConfig, with_policies
+from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.sums import chosen, without_masks
 
 TASKS = {"heart": "heart"}
 SECURE = """
@@ -126,7 +126,7 @@ def test_a_run_in_clear_is_judged_as_it_is() -> None:
 
 
 def test_policies_are_found_beside_the_scenario_and_kept_in_it(tmp_path: Path) -> None:
-    from fedsus_simulations.saved import canonical
+    from fedsus_simulations.running.saved import canonical
 
     (tmp_path / "strict.toml").write_text(STRICT, encoding="utf-8")
     given = scenario(owners=[{"share": 0.5, "policy": "strict.toml"}, {"share": 0.1, "policy": {"cohort": {}}}])

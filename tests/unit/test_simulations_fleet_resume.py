@@ -12,9 +12,9 @@ from fedsus.errors import ConfigError
 from fedsus.journal import RoundReleased
 from fedsus.reporting import read
 from fedsus.types import Vector
-from fedsus_simulations import attempts
-from fedsus_simulations.running import Simulation
-from fedsus_simulations.scenario import Scenario
+from fedsus_simulations.clients import attempts
+from fedsus_simulations.running.simulation import Simulation
+from fedsus_simulations.scenario.config import Scenario
 
 TRACES = {"dropout": 0.15, "spread": 0.5, "stragglers": 0.2, "availability": "office", "hour": 9.9, "time_zones": 3}
 

@@ -14,8 +14,8 @@ from fedsus.rounds.exchange import conduct
 from fedsus.secagg.exchange import Patience, establish, secure_sum
 from fedsus.secagg.wire import Kind
 from fedsus.types import Ask
-from fedsus_simulations.forked_clients import ForkedFleet
-from fedsus_simulations.secure_clients import federation, random_rings
+from fedsus_simulations.whole.forked_clients import ForkedFleet
+from fedsus_simulations.whole.secure_clients import federation, random_rings
 
 SIZE = 5_000
 PLAN = b"plan"

@@ -16,11 +16,11 @@ from fedsus.journal.entries import AttemptAbandoned, RoundReleased
 from fedsus.reporting import read
 from fedsus.rounds.messages import Request
 from fedsus.secagg.keys import Identity
-from fedsus_simulations import attempts
-from fedsus_simulations.identities import simulated_members
-from fedsus_simulations.memory import Members
-from fedsus_simulations.traces import VirtualClock
-from fedsus_simulations.workers import Block, Encoded
+from fedsus_simulations.clients import attempts
+from fedsus_simulations.clients.identities import simulated_members
+from fedsus_simulations.clients.traces import VirtualClock
+from fedsus_simulations.whole.memory import Members
+from fedsus_simulations.workers.blocks import Block, Encoded
 
 NAMES = ("whole", "stopped")
 STRICT = {"privacy": {"without_dp": True}, "limits": {"rounds": 1}, "tasks": {"heart": {"data": "patients"}}}
@@ -164,7 +164,7 @@ def test_only_simulations_make_identities_of_a_seed() -> None:
     """What a device and an unseeded simulation make is the operating system's."""
     assert Members.of(["a"]).roster.members != Members.of(["a"]).roster.members
     assert Identity.generate().public != Identity.generate().public
-    root = Path(attempts.__file__).parents[2]
+    root = Path(attempts.__file__).parents[3]
     parts = [root / part for part in ("fedsus", "client", "server", "simulations")]
     files = [file for part in parts for file in part.rglob("*.py")]
     users = {file.name for file in files if "simulated_members" in file.read_text(encoding="utf-8")}

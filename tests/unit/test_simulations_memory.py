@@ -14,13 +14,13 @@ from fedsus.errors import ConfigError
 from fedsus.reporting import released_model, summary
 from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
-from fedsus_simulations import curves
 from fedsus_simulations.commands import simulate as simulate_command
 from fedsus_simulations.demo import picture, spread
 from fedsus_simulations.demo.results import Answer, Results, Row, comparison, ordered, table
 from fedsus_simulations.demo.study import ALONE, CLEAR, FEDERATED, POOLED, SECURE, Judged
 from fedsus_simulations.demo.study import HOSPITALS as SHOWN
-from fedsus_simulations.memory import simulate
+from fedsus_simulations.running import curves
+from fedsus_simulations.whole.memory import simulate
 
 START = np.zeros(34, dtype=np.float32)
 TOML = """\

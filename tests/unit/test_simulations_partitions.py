@@ -15,10 +15,10 @@ from toy_population import Toy, ToyGroups, scenario
 
 from fedsus.errors import ConfigError, DataError
 from fedsus.tasks import registry
-from fedsus_simulations import dividing
-from fedsus_simulations.partitions import classes, population_of
-from fedsus_simulations.population import Divided
-from fedsus_simulations.seeding import generator
+from fedsus_simulations.clients import dividing
+from fedsus_simulations.clients.partitions import classes, population_of
+from fedsus_simulations.clients.population import Divided
+from fedsus_simulations.scenario.seeding import generator
 
 LABELS = np.random.default_rng(0).permutation(np.arange(60_000) % 10)
 DIVISIONS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,9 @@ import torch
 from toy_population import Toy, ToyGroups, scenario
 
 from fedsus.errors import ConfigError
-from fedsus_simulations.description import counts, describe, described, draw
-from fedsus_simulations.partitions import population_of
-from fedsus_simulations.population import Given, Numbered, Sampled
+from fedsus_simulations.clients.description import counts, describe, described, draw
+from fedsus_simulations.clients.partitions import population_of
+from fedsus_simulations.clients.population import Given, Numbered, Sampled
 
 if TYPE_CHECKING:
     from pathlib import Path

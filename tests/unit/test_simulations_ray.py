@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 
 from fedsus.errors import ConfigError, DataError, EnvironmentFault
 from fedsus.rounds.messages import Request
-from fedsus_simulations import ray_workers
-from fedsus_simulations.ray_workers import OnRay
-from fedsus_simulations.workers import Inline, Recipe
+from fedsus_simulations.workers import ray_workers
+from fedsus_simulations.workers.blocks import Inline, Recipe
+from fedsus_simulations.workers.ray_workers import OnRay
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = 80 * 2**20

@@ -14,9 +14,9 @@ from fedsus.errors import ConfigError, CorruptionError, EnvironmentFault
 from fedsus.journal import NAME, AttemptOpened, Disk, Journal, RoundReleased
 from fedsus.reporting import read, released_model, summary
 from fedsus.types import Vector
-from fedsus_simulations import evaluation
-from fedsus_simulations.running import Loader, Simulation
-from fedsus_simulations.scenario import Scenario
+from fedsus_simulations.running import evaluation
+from fedsus_simulations.running.simulation import Loader, Simulation
+from fedsus_simulations.scenario.config import Scenario
 
 ROUNDS = 5
 TOML = f"""\
@@ -212,7 +212,7 @@ def test_the_seconds_of_a_round_leave_out_its_evaluation(
     tmp_path: Path, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("fedsus_simulations.running.time.time", lambda: now[0])
+    monkeypatch.setattr("fedsus_simulations.running.simulation.time.time", lambda: now[0])
 
     def slow(self: evaluation.Central, model: Vector) -> dict[str, float]:
         now[0] += 1000.0

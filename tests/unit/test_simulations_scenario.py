@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from fedsus.config import loads
 from fedsus.errors import ConfigError
-from fedsus_simulations import catalogue, saved
-from fedsus_simulations.options import Options, scenario_of
-from fedsus_simulations.overriding import assignment, toml_values, with_changes
-from fedsus_simulations.saved import Origin
-from fedsus_simulations.scenario import Scenario
+from fedsus_simulations.running import saved
+from fedsus_simulations.running.options import Options, scenario_of
+from fedsus_simulations.running.saved import Origin
+from fedsus_simulations.scenario import catalogue
+from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.overriding import assignment, toml_values, with_changes
 
 SCENARIO = """\
 # Three lines about hospitals

@@ -15,9 +15,9 @@ from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.rounds.specification import open_run
 from fedsus.tasks import registry
 from fedsus.tasks.task import Grouped
-from fedsus_simulations.running import Simulation
-from fedsus_simulations.scenario import Scenario
-from fedsus_simulations.sums import chosen, without_masks
+from fedsus_simulations.running.simulation import Simulation
+from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.sums import chosen, without_masks
 
 FOLDER = Path(__file__).resolve().parents[2] / "simulations" / "scenarios"
 FILES = sorted(FOLDER.glob("*.toml"))

@@ -14,11 +14,11 @@ from fedsus import cli
 from fedsus.config import loads
 from fedsus.errors import ConfigError
 from fedsus.reporting import summary
-from fedsus_simulations import evaluation, sweep_table, sweeping, watching
-from fedsus_simulations.outcome import Outcome
-from fedsus_simulations.scenario import Scenario
-from fedsus_simulations.sweep_table import Spread
-from fedsus_simulations.sweeping import Ran
+from fedsus_simulations.running import evaluation, sweep_table, sweeping, watching
+from fedsus_simulations.running.outcome import Outcome
+from fedsus_simulations.running.sweep_table import Spread
+from fedsus_simulations.running.sweeping import Ran
+from fedsus_simulations.scenario.config import Scenario
 
 TOML = """\
 name = "small"

@@ -21,12 +21,12 @@ from fedsus.owner.ledger import Ledger
 from fedsus.rounds.device import Device
 from fedsus.rounds.messages import decode_answer, decode_request, encode_request
 from fedsus.tasks.task import DataSource
-from fedsus_simulations.memory import DATA_ID, granting
-from fedsus_simulations.population import Divided
-from fedsus_simulations.scenario import Scenario
-from fedsus_simulations.seeding import SeededClient
-from fedsus_simulations.training import Outcome, stack_for
-from fedsus_simulations.workers import blocks_of
+from fedsus_simulations.clients.population import Divided
+from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.seeding import SeededClient
+from fedsus_simulations.whole.memory import DATA_ID, granting
+from fedsus_simulations.workers.blocks import blocks_of
+from fedsus_simulations.workers.training import Outcome, stack_for
 
 EXAMPLE = {
     "privacy": {"unit": "example", "epsilon": 30.0, "delta": 0.01, "sampling_rate": 0.5, "denominator": 3.0},

@@ -23,7 +23,7 @@ from fedsus_simulations.benchmarks import heart, processes
 from fedsus_simulations.benchmarks.processes import Child, Children, say, timed
 from fedsus_simulations.benchmarks.result import comparison, figure
 from fedsus_simulations.benchmarks.stock import ACTIVATED, StockFlower, marks
-from fedsus_simulations.federation import COMMAND, LocalFederation
+from fedsus_simulations.whole.federation import COMMAND, LocalFederation
 
 Measured = dict[str, list[float]]
 CONNECTED, READY, MEMORY, IDLE = "start to connected", "start to ready to train", "memory while training", "idle CPU"

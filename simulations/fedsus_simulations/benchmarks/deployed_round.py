@@ -24,7 +24,7 @@ from fedsus_simulations.benchmarks import processes
 from fedsus_simulations.benchmarks.processes import Children, say, timed
 from fedsus_simulations.benchmarks.result import comparison, figure
 from fedsus_simulations.benchmarks.stock import StockFlower, marks
-from fedsus_simulations.federation import LocalFederation
+from fedsus_simulations.whole.federation import LocalFederation
 
 CLIENTS: Final = 3
 PARAMETERS: Final = 100_000

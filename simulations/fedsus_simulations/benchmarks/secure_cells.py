@@ -38,7 +38,7 @@ from fedsus.types import Ring
 from fedsus_simulations.benchmarks import processes
 from fedsus_simulations.benchmarks.secure_memory import BITS, CountingClient, Vectors, federated
 from fedsus_simulations.benchmarks.secure_ours import Case, Cell
-from fedsus_simulations.secure_clients import Federation, Give, MemoryFleet, MemoryMarks
+from fedsus_simulations.whole.secure_clients import Federation, Give, MemoryFleet, MemoryMarks
 
 T = TypeVar("T")
 CELLS: Final = TypeAdapter(list[Cell])

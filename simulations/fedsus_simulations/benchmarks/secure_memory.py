@@ -24,8 +24,8 @@ from fedsus.secagg.wire import Kind
 from fedsus.types import Ring
 from fedsus_simulations.benchmarks import processes
 from fedsus_simulations.benchmarks.secure_ours import Case, Spent
-from fedsus_simulations.forked_clients import ForkedFleet
-from fedsus_simulations.secure_clients import Federation, MemoryClient, federation
+from fedsus_simulations.whole.forked_clients import ForkedFleet
+from fedsus_simulations.whole.secure_clients import Federation, MemoryClient, federation
 
 BITS: Final = 32
 SPARE: Final = 0.1

@@ -105,8 +105,8 @@ def main(asked: Asked) -> None:
     """Run the scenario; prints a `Run`."""
     from fedsus.journal.entries import AttemptOpened, RoundReleased, RunOpened
     from fedsus.reporting.summary import read
-    from fedsus_simulations.running import Simulation
-    from fedsus_simulations.scenario import Scenario
+    from fedsus_simulations.running.simulation import Simulation
+    from fedsus_simulations.scenario.config import Scenario
 
     wanted, folder = Scenario.model_validate(asked.scenario), asked.root / f"run-{time.time_ns()}"
     simulation = Simulation.of(wanted, asked.root, asked.reference)
@@ -155,7 +155,7 @@ def _score(asked: Asked, model: Vector) -> tuple[float, float] | None:
 def _timed(wanted: bool) -> Iterator[Callable[[], dict[str, float]]]:
     """Clocks around training and around encoding with the sum; what is given tells their seconds after round 1."""
     from fedsus.encoding.mechanism import FixedPoint
-    from fedsus_simulations.training import BlockTrainer
+    from fedsus_simulations.workers.training import BlockTrainer
 
     spent: dict[str, dict[int, float]] = {TRAINING: {}, ENCODING: {}}
     now = [1]

@@ -28,7 +28,7 @@ from fedsus_simulations.demo.study import (
     packaged,
     sources,
 )
-from fedsus_simulations.federation import LocalFederation
+from fedsus_simulations.whole.federation import LocalFederation
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -52,7 +52,7 @@ class Repetitions:
 def compute(folder: Path, rounds: int) -> Repetitions:
     """All answers over all seeds."""
     from fedsus.learning.parameters import flatten
-    from fedsus_simulations.memory import simulate
+    from fedsus_simulations.whole.memory import simulate
 
     task, places = heart(), sources(folder)
     shards = {hospital: task.load(source) for hospital, source in places.items()}

@@ -1,0 +1,1 @@
+"""Who the simulated clients are: their data, their owners, how their devices behave."""

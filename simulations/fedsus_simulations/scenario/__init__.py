@@ -1,0 +1,1 @@
+"""The scenario: its file, its overrides, those that ship."""
