@@ -15,7 +15,7 @@ from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.settings import resolve
 from fedsus.learning.stacking import batches, steps
 from fedsus.learning.stacking.converting import NotStackable, stacked
-from fedsus.learning.stacking.probe import Probed, probe
+from fedsus.learning.stacking.probe import Probed, finite, probe
 from fedsus.learning.stacking.stack import Stack
 from fedsus.types import LocalUpdates
 
@@ -134,7 +134,7 @@ class StackedTrainer:
         """The first shards that come show whether the model can be stacked."""
         if self._probed:
             return
-        trains = [self._here(shard.train) for shard in shards]
+        trains = finite([self._here(shard.train) for shard in shards])
         try:
             with _PROBING:
                 self._probe(trains, min(batch_size, max(shard.size for shard in shards)))

@@ -23,7 +23,7 @@ from fedsus.learning.stacked import keep_freed_memory
 from fedsus.learning.stacking import poisson, steps
 from fedsus.learning.stacking.clipping import Clipping
 from fedsus.learning.stacking.converting import NotStackable, stacked
-from fedsus.learning.stacking.probe import Probed, probe
+from fedsus.learning.stacking.probe import Probed, finite, probe
 from fedsus.learning.stacking.probe_norms import probe_norms
 from fedsus.learning.stacking.stack import Stack
 from fedsus.plan import ExamplePrivacy
@@ -203,6 +203,7 @@ class StackedDpSgdTrainer:
         batches = [tuple(t.to(self._device) for t in shard.train) for shard in shards if shard.size]
         if self._probed or not batches:
             return
+        batches = finite(batches)
         expected = math.ceil(sampling_rate * max(len(batch[0]) for batch in batches))
         try:
             try:

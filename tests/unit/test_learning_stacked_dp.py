@@ -80,6 +80,15 @@ def test_examples_that_are_not_finite_count_as_zero_for_their_client_alone(bad: 
     assert compare(task, settings(rate=0.8), data) < TOLERANCE
 
 
+@pytest.mark.parametrize("client", [0, 4])
+def test_a_client_of_broken_examples_alone_does_not_decide_how_the_others_are_trained(client: int) -> None:
+    """The probe would see nothing in them."""
+    task = task_of("mlp")
+    data = shards(task)
+    data[client].train[0][:] = float("nan")
+    assert compare(task, settings(), data) < TOLERANCE
+
+
 def test_batches_that_are_all_empty() -> None:
     task = task_of("mlp")
     assert compare(task, settings(rate=1e-9)) < TOLERANCE

@@ -108,3 +108,56 @@ def test_passes_hold_every_example_once_and_fill_up_with_the_clients_own(sizes: 
             assert valid.any()
             seen[i] += rows[valid].tolist()
     assert [sorted(rows) for rows in seen] == [rows.tolist() for rows in chosen]
+
+
+def never() -> bool:
+    return False
+
+
+def noise_scales() -> NDArray[np.float64]:
+    """Standard deviation of each client's step without examples, in noise multiplier times clip."""
+    task = task_of("mlp")
+    trainer, model = StackedDpSgdTrainer(task, Compute("cpu")), flatten(task.model(1))
+    chosen = settings(rate=1e-9, steps=1, clip=0.1, noise=2.0, optimizer=plan.Optimizer(learning_rate=1.0))
+    blocks = [
+        trainer.train_stack(
+            model * 0, shards(task, (5, 9, 7)), chosen, [SeededNoise(3 * i + k) for k in range(3)], never
+        ).deltas
+        for i in range(20)
+    ]
+    drawn = np.concatenate(blocks, axis=1).astype(np.float64)
+    assert np.abs(np.corrcoef(drawn) - np.eye(3)).max() < 5 / np.sqrt(drawn.shape[1])
+    found: NDArray[np.float64] = drawn.std(axis=1) * 3.0 / (2.0 * 0.1)
+    return found
+
+
+def check_scales(found: NDArray[np.float64]) -> None:
+    """20 times 611 draws: five standard errors of a standard deviation are 3.2 %."""
+    assert found == pytest.approx(np.ones(3), rel=0.032)
+
+
+def test_the_noise_of_each_client_is_that_of_its_plan_and_its_own() -> None:
+    check_scales(noise_scales())
+
+
+def weaker(original: Any) -> Any:
+    def add(self: Any, total: Any, order: Any, noises: Any, privacy: Any, gradient: Any) -> None:
+        less = privacy.model_copy(update={"noise_multiplier": 0.95 * privacy.noise_multiplier})
+        original(self, total, order, noises, less, gradient)
+
+    return add
+
+
+def shared(original: Any) -> Any:
+    def add(self: Any, total: Any, order: Any, noises: Any, privacy: Any, gradient: Any) -> None:
+        original(self, total, order, noises, privacy, gradient)
+        gradient[:] = gradient[0].clone()
+
+    return add
+
+
+@pytest.mark.parametrize("wrong", [weaker, shared])
+def test_the_test_sees_noise_that_is_weaker_or_shared(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
+    monkeypatch.setattr(StackedDpSgdTrainer, "_add_noise", wrong(StackedDpSgdTrainer._add_noise))
+    with pytest.raises(AssertionError):
+        check_scales(noise_scales())

@@ -53,14 +53,13 @@ def probe(of: Probed, model: Tensor, batches: Sequence[Batch], size: int) -> Non
 
     Args:
         model: (d,), best an untrained one: where the loss is near zero, rounding is all that is left of a gradient.
-        batches: at least one, of real examples, a client each.
+        batches: at least one, of real examples, a client each; see `finite`.
         size: rows of a batch in training.
 
     Raises:
         NotStackable: the model treats its first dimension in a way of its own, mixes examples, decides by their values,
             draws at random or remembers.
     """
-    batches = [finite(batch) for batch in batches]
     few = [rows_of(batch, _ROWS) for batch in (batches[0], batches[-1])]
     _plain(of, model, few[0])  # what it makes once and keeps is no memory
     changed = memory(of.task, of.flat.module)
@@ -124,12 +123,19 @@ def rows_of(batch: Batch, count: int) -> Batch:
     return tuple(t[rows.to(t.device)] for t in batch)
 
 
-def finite(batch: Batch) -> Batch:
-    """The examples without NaN or infinity; all, if each has one: what is broken shows nothing about the model."""
-    good = torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
-    for tensor in batch:
-        good &= tensor.reshape(len(tensor), -1).isfinite().all(dim=1)
-    return tuple(tensor[good] for tensor in batch) if bool(good.any()) else batch
+def finite(batches: Sequence[Batch]) -> list[Batch]:
+    """Each client's examples without NaN or infinity: what is broken shows nothing about the model.
+
+    Clients that have none are left out; if nobody has any, all of all.
+    """
+    found = []
+    for batch in batches:
+        good = torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
+        for tensor in batch:
+            good &= tensor.reshape(len(tensor), -1).isfinite().all(dim=1)
+        if bool(good.any()):
+            found.append(tuple(tensor[good] for tensor in batch))
+    return found or list(batches)
 
 
 def _models(model: Tensor, count: int, generator: torch.Generator) -> Tensor:

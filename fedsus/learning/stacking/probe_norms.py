@@ -8,7 +8,7 @@ import torch
 
 from fedsus.learning.loop import seeded
 from fedsus.learning.stacking.converting import NotStackable
-from fedsus.learning.stacking.probe import finite, rows_of
+from fedsus.learning.stacking.probe import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def probe_norms(of: Probed, clipping: Clipping, model: Tensor, batches: Sequence
     Raises:
         NotStackable: an example's gradient depends on the examples beside it, or is not what the stack makes of it.
     """
-    rows = [rows_of(finite(batch), _ROWS) for batch in batches]
+    rows = [rows_of(batch, _ROWS) for batch in batches]
     together = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
     generator = torch.Generator().manual_seed(0)
     for attempt in range(_ATTEMPTS):
