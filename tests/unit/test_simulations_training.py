@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import unpack
 from fedsus.errors import ConfigError
+from fedsus.learning import stacked_dp
 from fedsus.learning.settings import Compute
 from fedsus.learning.stacked import best_stack
 from fedsus.owner.ledger import Ledger
@@ -150,18 +151,27 @@ def test_a_private_client_is_noised_alike_whatever_was_trained_before(tmp_path: 
     assert (first == again).all() and (first != later).any()
 
 
-@given(st.integers(1, 10**8), st.integers(1, 100_000))
-def test_blocks_are_quick_and_there_is_one_for_every_worker(dimension: int, cohort: int) -> None:
-    stack = stack_for(dimension, cohort)
-    assert 1 <= stack <= 1.5 * best_stack(dimension)
+@given(st.integers(1, 10**8), st.integers(1, 100_000), st.booleans())
+def test_blocks_are_quick_and_there_is_one_for_every_worker(dimension: int, cohort: int, private: bool) -> None:
+    stack = stack_for(dimension, cohort, private)
+    assert 1 <= stack <= 1.5 * (stacked_dp.best_stack if private else best_stack)(dimension)
     blocks = -(-cohort // stack)
     assert blocks >= min(4, cohort // 8)
     assert len(blocks_of(range(cohort), stack)) == blocks
 
 
-@pytest.mark.parametrize(("dimension", "cohort", "stack"), [(26_010, 50, 13), (50_890, 50, 13), (10**7, 50, 1)])
-def test_common_cohorts_come_in_four_blocks_unless_the_model_is_large(dimension: int, cohort: int, stack: int) -> None:
-    assert stack_for(dimension, cohort) == stack
+@pytest.mark.parametrize(
+    ("dimension", "cohort", "private", "stack"),
+    [
+        *((26_010, 50, False, 13), (50_890, 50, False, 13), (10**7, 50, False, 1)),
+        *((34, 1000, False, 250), (34, 1000, True, 63), (50_890, 400, False, 13), (50_890, 400, True, 50)),
+    ],
+)
+def test_common_cohorts_come_in_four_blocks_unless_the_model_is_large(
+    dimension: int, cohort: int, private: bool, stack: int
+) -> None:
+    """Private clients are quick in stacks of another size."""
+    assert stack_for(dimension, cohort, private) == stack
 
 
 @given(st.integers(1, 300), st.integers(1, 50))

@@ -50,17 +50,18 @@ def stack_of(scenario: Scenario, task: Task) -> int:
     """Clients in a block of this scenario."""
     from fedsus.learning.parameters import dimension
 
-    return scenario.simulation.stack or stack_for(dimension(task.model(0)), scenario.plan.cohort.size)
+    private = scenario.plan.privacy.unit == "example"
+    return scenario.simulation.stack or stack_for(dimension(task.model(0)), scenario.plan.cohort.size, private)
 
 
-def stack_for(dimension: int, cohort: int) -> int:
+def stack_for(dimension: int, cohort: int, private: bool) -> int:
     """Clients in a block, for a model of ``dimension`` parameters: as many as are quick, in blocks for several workers.
 
     It knows nothing of how many workers there are, for another block rounds differently.
     """
-    from fedsus.learning.stacked import best_stack
+    from fedsus.learning import stacked, stacked_dp
 
-    best = best_stack(dimension)
+    best = (stacked_dp if private else stacked).best_stack(dimension)
     together = max(1, min(_WORKERS, cohort // _WORTHWHILE))
     blocks = -(-cohort // best)
     fewer = blocks // together * together
