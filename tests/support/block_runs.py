@@ -16,7 +16,8 @@ from fedsus.tasks import registry
 from fedsus_simulations.clients.partitions import population_of
 from fedsus_simulations.running.simulation import Simulation
 from fedsus_simulations.scenario.config import Scenario
-from fedsus_simulations.workers.blocks import Workers, blocks_of, workers_for
+from fedsus_simulations.workers.blocks import Workers, blocks_of
+from fedsus_simulations.workers.choosing import workers_for
 from fedsus_simulations.workers.training import BlockTrainer
 
 REFERENCE = "block_tasks:Blocks"

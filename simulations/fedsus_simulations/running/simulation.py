@@ -20,7 +20,7 @@ from fedsus_simulations.clients.fleet import fleet_of
 from fedsus_simulations.clients.partitions import population_of
 from fedsus_simulations.running.evaluation import Central
 from fedsus_simulations.scenario.seeding import Drawn, number
-from fedsus_simulations.workers.blocks import workers_for
+from fedsus_simulations.workers.choosing import workers_for
 from fedsus_simulations.workers.training import BlockTrainer, stack_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Simulation:
         Args:
             root, reference: as `Loader` has them.
             loader: keeps what it loaded from one simulation to the next; None: a fresh one.
-            ray: as `fedsus_simulations.workers.blocks.workers_for` has it.
+            ray: as `fedsus_simulations.workers.choosing.workers_for` has it.
 
         Raises:
             ConfigError: the scenario does not fit the task, the model or the data.
@@ -121,7 +121,11 @@ class Simulation:
         _check_metrics(scenario, task)
         trainer = BlockTrainer(task, population, Compute("cpu"), scenario.seed, scenario.simulation.trainer)
         workers = workers_for(scenario, trainer, root, loader.named(scenario), ray)
-        fleet = fleet_of(scenario, config, population, workers, stack_of(scenario, task), loader.named(scenario))
+        try:
+            fleet = fleet_of(scenario, config, population, workers, stack_of(scenario, task), loader.named(scenario))
+        except BaseException:
+            workers.close()  # processes that nobody else knows
+            raise
         return cls(scenario, task, population, workers, config, fleet)
 
     def start_model(self) -> Vector:

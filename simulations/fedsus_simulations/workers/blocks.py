@@ -10,11 +10,9 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TypeVar
-
-from fedsus.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -217,34 +215,3 @@ class Recipe:
         population = population_of(scenario, task, self.root)
         optimizers.preload(torch.zeros(1, requires_grad=True))
         return Inline(BlockTrainer(task, population, Compute("cpu"), scenario.seed, asked.trainer), asked.threads)
-
-
-def workers_for(
-    scenario: Scenario, trainer: BlockTrainer, root: Path, reference: str, ray: str | None = None
-) -> Workers:
-    """The workers that a scenario asks for, started.
-
-    Args:
-        trainer: of this process.
-        root, reference: as `Recipe` has them.
-        ray: address of a Ray cluster; "auto": the one that this machine is part of, or a new one of its own
-            processors. None: this machine's processes.
-
-    Raises:
-        ConfigError: Ray is not installed or not there, or processes are asked for as well.
-        DataError: a worker does not find its data.
-    """
-    asked, recipe = scenario.simulation, Recipe(scenario, root, reference)
-    if ray is not None:
-        if asked.workers > 1:
-            raise ConfigError(
-                f"--ray: the cluster has workers of its own; set simulation.workers = {asked.workers} to 1"
-            )
-        from fedsus_simulations.workers.ray_workers import OnRay
-
-        return OnRay.start(recipe, ray)
-    if asked.workers > 1:
-        from fedsus_simulations.workers.processes import Processes
-
-        return Processes.start(recipe)
-    return Inline(replace(trainer, compute=replace(trainer.compute, threads=1)), asked.threads)
