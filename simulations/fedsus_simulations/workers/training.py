@@ -61,7 +61,7 @@ def stack_for(dimension: int, cohort: int, private: bool) -> int:
     """
     from fedsus.learning import stacked, stacked_dp
 
-    best = (stacked_dp if private else stacked).best_stack(dimension)
+    best = stacked_dp.best_stack(dimension) if private else stacked.best_stack(dimension)
     together = max(1, min(_WORKERS, cohort // _WORTHWHILE))
     blocks = -(-cohort // best)
     fewer = blocks // together * together
