@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fedsus.plan import Plan
 
 _LEVELS: Final = 127  # fewer steps than this on each side of zero is no update worth sending
+_SMALLEST: Final = 1e-37  # below, coordinates are no normal float32, and the scale might be infinite
 
 
 class Mechanism(Protocol):
@@ -80,7 +81,7 @@ class FixedPoint:
         step: value of one integer step of the summed update, times the sum of the weights (1 each in a private run).
 
     Raises:
-        ConfigError: the plan's bits cannot carry its cohort.
+        ConfigError: the plan's bits cannot carry its cohort, or its range is below what a float32 can be.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -92,6 +93,8 @@ class FixedPoint:
         self._low = np.array([metric.low for metric in plan.metrics], dtype=np.float64)
         self._width = np.array([metric.high for metric in plan.metrics], dtype=np.float64) - self._low
         _check_bits(self.bits, self._clients, self._cap)
+        if self._range < _SMALLEST:
+            raise ConfigError(f"encoding.value_range = {self._range:g}: expected {_SMALLEST:g} or more")
         self._mask = (1 << self.bits) - 1
         self._signed = (self._mask >> 1) // self._clients  # M
         self._unsigned = self._mask // self._clients  # U
@@ -160,12 +163,8 @@ class FixedPoint:
         layout, cap, most = self.layout, self._cap, self._unsigned
         end = layout.update.stop
         bounds = np.zeros(layout.size - end, dtype=np.uint32)
-        for segment, bound in (
-            (layout.weight, cap),
-            (layout.saturated, most),
-            (layout.totals, most),
-            (layout.held_out, cap),
-        ):
+        limits = ((layout.weight, cap), (layout.saturated, most), (layout.totals, most), (layout.held_out, cap))
+        for segment, bound in limits:
             bounds[self._rest(segment)] = bound
         for start, part in parts(packed, layout.size, self.bits):
             cut = max(end - start, 0)

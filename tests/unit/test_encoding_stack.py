@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedsus import plan
 from fedsus.encoding import FixedPoint, rounding
-from fedsus.errors import ProtocolViolation
+from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.types import LocalUpdates
 
 PRIVACY = plan.ExamplePrivacy(
@@ -216,6 +216,19 @@ def test_stacks_of_other_shapes_are_refused_and_nothing_is_added():
     with pytest.raises(ProtocolViolation, match="sum: 9 residues, expected 10"):
         coder.add_to(total[:-1], stack(np.ones((2, 5))))
     assert not total.any()
+
+
+def test_the_smallest_range_is_one_that_float32_has():
+    """Below, one step is no number: the scale of the rounding would be infinite."""
+    asked = {"run": "r", "purpose": "train", "round": 1, "attempt": 1, "rounds": 1, "spare_attempts": 2}
+    asked |= {"model": "0" * 64, "dimension": 2, "task": plan.TaskPart(name="t"), "training": plan.Training()}
+    asked |= {"privacy": plan.NoPrivacy(), "metrics": (), "cohort": plan.Cohort(size=2, minimum=1), "deadline": 60.0}
+    coder = FixedPoint(plan.Plan(**asked, encoding=plan.Encoding(value_range=1e-37)))
+    total = np.zeros(coder.size, np.uint32)
+    coder.add_to(total, stack([[1e-37, -1e-38]], metrics=0))
+    assert coder.decode(total, 1).delta == pytest.approx([1e-37, -1e-38], rel=1e-5)
+    with pytest.raises(ConfigError, match=r"encoding\.value_range = 1e-310: expected 1e-37 or more"):
+        FixedPoint(plan.Plan(**asked, encoding=plan.Encoding(value_range=1e-310)))
 
 
 def test_a_sum_takes_no_memory_for_rings():
