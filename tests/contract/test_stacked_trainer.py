@@ -78,6 +78,10 @@ def halves() -> nn.Module:
 MODELS: dict[str, Any] = {
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3)),
     "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 3)),
+    "in place": lambda: nn.Sequential(
+        *(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(48, 8), nn.ReLU(inplace=True)),
+        nn.Linear(8, 3),
+    ),
     "cnn": lambda: nn.Sequential(
         *(nn.Conv2d(2, 4, 5, stride=2, padding=2), nn.GroupNorm(2, 4), nn.ReLU()),
         *(nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False), nn.GroupNorm(3, 6), nn.ReLU()),

@@ -23,7 +23,8 @@ class Linear(Layer):
         weight, bias = self.weight(), self.own("bias")
         rows, columns = self._rows(x), weight.transpose(1, 2)
         y = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, columns)
-        return y.view(*x.shape[:-1], weight.shape[1]), (x,)
+        # Not view(): autograd lets no views of a custom function be changed in place, as nn.ReLU(inplace=True) does.
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], weight.shape[1])), (x,)
 
     def pull(self, saved: Saved, grad: Tensor) -> Tensor:
         return torch.bmm(self._rows(grad), self.weight()).view(saved[0].shape)
