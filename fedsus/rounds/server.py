@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from fedsus import plan as plans
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.errors import CohortTooSmall, CorruptionError, ProtocolViolation, RunFailed
 from fedsus.journal import Journal, RunState, blobs
-from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundReleased, RunClosed
+from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
 from fedsus.plan import Plan
 from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct
 from fedsus.rounds.messages import encode_request
@@ -36,6 +37,11 @@ _LONGEST_PAUSE_SECONDS: Final = 30.0
 
 Watch = Callable[[RoundReleased, Vector], None]
 """Told of each released round and the model after it; what it raises ends the run, which can be resumed."""
+
+
+def pause_after(abandoned: int) -> float:
+    """Seconds that a run waits after so many attempts that were abandoned in a row."""
+    return min(2.0 ** min(abandoned - 1, 10), _LONGEST_PAUSE_SECONDS) if abandoned else 0.0
 
 
 class RunLoop:
@@ -64,8 +70,8 @@ class RunLoop:
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
         self._draw, self._virtual, self._watch = draw, virtual, watch
-        self._abandoned = 0
         self._journal = Journal.open(folder, clock)
+        self._abandoned = _in_a_row(self._journal.entries)
         opened = self._journal.state.opened
         if opened is None:
             raise CorruptionError(f"{folder}: the journal is empty: the run was never opened")
@@ -77,6 +83,11 @@ class RunLoop:
     def progress(self) -> RunState:
         """Where the run stands."""
         return self._journal.state
+
+    @property
+    def abandoned(self) -> int:
+        """Attempts that were abandoned since the last round was released."""
+        return self._abandoned
 
     def run(self) -> Vector:
         """Go on until the last round is released; the final model (d,) float32.
@@ -134,8 +145,8 @@ class RunLoop:
 
     def _pause(self) -> None:
         """Wait longer after each attempt that was abandoned in a row: each costs the devices' budget."""
-        self._sleep(min(2.0**self._abandoned, _LONGEST_PAUSE_SECONDS))
         self._abandoned += 1
+        self._sleep(pause_after(self._abandoned))
 
     def _exchange(
         self, round: int, attempt: int, model: Vector, cohort: Sequence[Member]
@@ -269,3 +280,9 @@ def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:
         return None
     values = np.asarray(mean.totals, dtype=np.float64) / mean.held_out
     return {metric.name: float(value) for metric, value in zip(plan.metrics, values, strict=True)}
+
+
+def _in_a_row(entries: Sequence[Entry]) -> int:
+    """Attempts that were abandoned since the last round was released; one that a crash cut off is none of them."""
+    since = takewhile(lambda entry: isinstance(entry, AttemptAbandoned | AttemptOpened), reversed(entries))
+    return sum(isinstance(entry, AttemptAbandoned) for entry in since)

@@ -9,8 +9,9 @@ import pytest
 
 from fedsus.config import validate
 from fedsus.errors import ConfigError
-from fedsus.journal import RoundReleased
+from fedsus.journal import AttemptAbandoned, RoundReleased
 from fedsus.reporting import read
+from fedsus.rounds.server import RunLoop, pause_after
 from fedsus.types import Vector
 from fedsus_simulations.clients import attempts
 from fedsus_simulations.running.simulation import Simulation
@@ -81,3 +82,27 @@ def test_a_run_goes_on_with_its_own_scenario_alone(tmp_path: Path) -> None:
         run(folder, scenario("real"), 1)
     with pytest.raises(ConfigError, match="its journal is of another scenario"):
         run(folder, scenario("real", seed=2))
+
+
+def test_the_pause_after_an_abandoned_attempt_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = scenario("none", traces={"dropout": 0.55, "spread": 0.5})
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    model, cut = run(whole, asked), RunLoop._pause
+    in_a_row = [entry.attempt for entry in read(whole) if isinstance(entry, AttemptAbandoned)]
+    assert {1, 2} <= set(in_a_row)  # the second pause is longer than the first
+
+    def power_cut(loop: RunLoop) -> None:
+        monkeypatch.setattr(RunLoop, "_pause", cut)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        monkeypatch.setattr(RunLoop, "_pause", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, asked)
+    assert run(stopped, asked).tobytes() == model.tobytes()
+    assert [one.virtual for one in released(stopped)] == [one.virtual for one in released(whole)]
+    assert (whole / attempts.NAME).read_bytes() == (stopped / attempts.NAME).read_bytes()
+
+
+def test_pauses_after_any_number_of_abandoned_attempts() -> None:
+    assert [pause_after(count) for count in (0, 1, 2, 5, 6, 100_000)] == [0.0, 1.0, 2.0, 16.0, 30.0, 30.0]

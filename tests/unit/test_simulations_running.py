@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +244,25 @@ def test_virtual_time_goes_on_where_it_stood(whole: Path) -> None:
     times = [entry.virtual for entry in read(whole) if isinstance(entry, RoundReleased)]
     assert times == sorted(times)
     assert np.all(np.diff(np.array(times, dtype=np.float64)) > 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:1] + lines[2:], "the line of round 1 is missing"),
+        (lambda lines: lines[:1], "the line of round 1 is missing"),
+        (lambda lines: [], "the line of round 0 is missing"),
+        (lambda lines: [*lines, b'{"metrics": {}, "round": 5}\n'], "has round 5, and the journal ends with round 3"),
+        (lambda lines: [*lines, b'{"metrics": {}, "round": Infinity}\n'], "line 5: not a round and its metrics"),
+        (lambda lines: [*lines, b"[" * 100_000 + b"\n"], "line 5: not a round and its metrics"),
+    ],
+)
+def test_changed_evaluations_are_refused(
+    tmp_path: Path, loader: Loader, change: Callable[[list[bytes]], list[bytes]], message: str
+) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, loader, stop_after=3)
+    path = tmp_path / evaluation.NAME
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(CorruptionError, match=message):
+        run(tmp_path, loader)

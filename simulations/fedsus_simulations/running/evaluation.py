@@ -74,6 +74,19 @@ class Central:
             return False
         return round % self.every == 0 or round == self.rounds
 
+    def check(self, last: int) -> None:
+        """Compare what was taken over with the last round that was released: a crash leaves that one out, no other.
+
+        Raises:
+            CorruptionError: lines are missing, or are of rounds that were not released.
+        """
+        missing = [round for round in range(last) if self.due(round)]
+        early = [round for round in self.found if round > last]
+        if missing:
+            raise CorruptionError(f"{self.folder / NAME}: the line of round {missing[0]} is missing")
+        if early:
+            raise CorruptionError(f"{self.folder / NAME}: has round {early[0]}, and the journal ends with round {last}")
+
     def __call__(self, round: int, model: Vector) -> None:
         """Evaluate the model after a round, if it is due.
 
@@ -111,12 +124,15 @@ def read(folder: Path) -> dict[int, Metrics]:
     found: dict[int, Metrics] = {}
     if not path.exists():
         return found
-    lines = path.read_bytes().split(b"\n")[:-1]
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise CorruptionError(f"{path}: cannot be read: {error.strerror}") from None
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             found[int(entry["round"])] = {str(name): float(value) for name, value in entry["metrics"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise CorruptionError(f"{path}: line {number}: not a round and its metrics") from None
     return found
 

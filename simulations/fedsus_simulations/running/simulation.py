@@ -13,7 +13,7 @@ from fedsus.errors import ConfigError
 from fedsus.journal import NAME, Journal, RoundReleased, get
 from fedsus.journal.disk import fault
 from fedsus.reporting import read
-from fedsus.rounds.server import RunLoop
+from fedsus.rounds.server import RunLoop, pause_after
 from fedsus.rounds.specification import open_run, specification_of
 from fedsus_simulations.clients.attempts import AttemptFile
 from fedsus_simulations.clients.fleet import fleet_of
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedsus.config import RunConfig
-    from fedsus.journal import RunState
     from fedsus.rounds.server import Watch
     from fedsus.tasks.task import Task
     from fedsus.types import Vector
@@ -186,7 +185,7 @@ class Simulation:
                 virtual=self.fleet.clock,
                 watch=told,
             )
-            self._resume(folder, loop.progress, central)
+            self._resume(folder, loop, central)
             with AttemptFile(folder) as attempts:
                 self.fleet.note = attempts.append
                 return loop.run()
@@ -203,16 +202,19 @@ class Simulation:
         """Stop the workers."""
         self.workers.close()
 
-    def _resume(self, folder: Path, progress: RunState, central: Central) -> None:
+    def _resume(self, folder: Path, loop: RunLoop, central: Central) -> None:
         """Take up virtual time and central evaluation; the run's folder is locked by now."""
+        progress = loop.progress
         if progress.opened is not None:
             opened = specification_of(progress.opened)
             if (opened.config, opened.roster) != (self.config, self.fleet.roster):
                 raise ConfigError(f"{folder}: its journal is of another scenario; start a new run")
         times = [getattr(entry, "virtual", None) for entry in read(folder)]
         self.fleet.clock.now = max((time for time in times if time is not None), default=0.0)
+        self.fleet.clock.advance(pause_after(loop.abandoned))  # no entry has it
         central.recover()
         round = min(progress.next_round - 1, self.config.plan.rounds)
+        central.check(round)
         if progress.checkpoint is not None and central.due(round):
             central(round, get(folder, progress.checkpoint)["model"])
 
