@@ -123,6 +123,11 @@ def test_a_private_run_tells_its_epsilon(home: Path, capsys: pytest.CaptureFixtu
         (["small.toml", "--set", "population.data=fashion-mnist", "--data", "away"], "fedsus data get fashion-mnist"),
         (["small.toml", "--set", "population.data=./nothing"], "no such file or folder"),
         (["small.toml", "--set", "plan.cohort.size=5"], "the population has 4 clients"),
+        (["small.toml", "--set", "population.data=~nobody.is.called.so/x"], "no such file or folder"),
+        (["small.toml", "--set", 'population.data="a\\u0000b/c"'], "no such file or folder"),
+        (["small.toml", "--set", 'population.data="\\u001b[2J/c"'], "\\x1b[2J/c': no such file or folder"),
+        (["small.toml", "--set", f"population.data={'x' * 300}", "--data", "."], "File name too long"),
+        (["small.toml", "--set", f"population.data=./{'x' * 300}"], "File name too long"),
         (["--resume", "nowhere"], "is nowhere the folder of a simulation?"),
         (["small.toml", "--resume", "r", "--seed", "1"], "leave out --seed, SCENARIO"),
         ([], "Missing argument"),
@@ -137,7 +142,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     code, out, err = told(capsys, arguments)
     assert code == 2
     assert out == ""
-    assert message in err
+    assert message in err and "\x1b" not in err
     assert len(err.splitlines()) == 1
     assert not (home / "runs").exists()
 

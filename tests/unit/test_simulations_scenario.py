@@ -73,6 +73,9 @@ def asked(path: Path, **options: Any) -> Scenario:
         ("=3", None),
         ("a.b", None),
         ("a.b=1 2", None),
+        ("a.b=1\nseed = 7", None),
+        ("a.b=1\n[plan]\nrounds = 9", None),
+        (f"a.b={'[' * 5000}", None),
     ],
 )
 def test_values_are_typed_as_in_toml(text: str, value: object) -> None:
@@ -81,6 +84,44 @@ def test_values_are_typed_as_in_toml(text: str, value: object) -> None:
             assignment("--set", text)
     else:
         assert assignment("--set", text) == ("a.b", value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sweep": ("seed=1,2",)}, r"settings\.seed: seeds have a list of their own: \[sweep\] seeds, or --seeds"),
+        ({"sweep": ("name=a,b",)}, "settings.name: it changes no result"),
+        ({"sweep": ("sweep.seeds=[[1], [2]]",)}, "a sweep has no sweep in it"),
+        ({"sweep": ("plan.rounds=[]",)}, "settings.plan.rounds: an empty list leaves nothing to run"),
+        ({"sweep": ("plan.rounds=2,3,2",)}, "settings.plan.rounds: 2 is there twice"),
+        ({"sweep": ("plan.rounds=2", "plan.rounds=3")}, "'plan.rounds' is given twice"),
+        ({"seeds": "1,2,1"}, "seeds: 1 is there twice"),
+        ({"seeds": "5\nx = 3"}, "not a TOML value"),
+        ({"sweep": (f"plan.rounds={list(range(1, 10_002))}",)}, "20002 runs; at most 10000"),
+    ],
+)
+def test_a_sweep_that_would_tell_a_wrong_table_is_refused(file: Path, options: Any, message: str) -> None:
+    if "20002" in message:
+        options |= {"seeds": "1,2", "single": False}
+        file.write_text(SCENARIO.replace(', "fedadam"]', "]"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        asked(file, **options)
+
+
+def test_a_model_that_lies_beside_a_scenario_by_chance_is_not_taken(file: Path) -> None:
+    (file.parent / "model.safetensors").write_bytes(b"exported from an earlier run")
+    assert scenario_of(Options(scenario=str(file)))[1].model == ""
+    run = file.parent / "run.toml"
+    run.write_text(RUN.format(task="heart"), encoding="utf-8")
+    assert scenario_of(Options(scenario=str(run)))[1].model == str(file.parent / "model.safetensors")
+
+
+def test_an_origin_of_other_types_is_refused(file: Path, tmp_path: Path) -> None:
+    saved.save(tmp_path / "run", asked(file), Origin("run", "data"))
+    path = tmp_path / "run" / saved.ORIGIN
+    path.write_text(path.read_text(encoding="utf-8").replace('"data": "data"', '"data": 5'), encoding="utf-8")
+    with pytest.raises(ConfigError, match="not as it was written"):
+        saved.saved(tmp_path / "run")
 
 
 def test_lists_of_values() -> None:

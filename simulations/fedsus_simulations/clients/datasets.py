@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -23,14 +24,14 @@ def find(data: str, root: Path) -> Path:
     Raises:
         DataError: nothing is there: the closest name, or how to get it.
     """
-    where = f'population.data = "{data}"'
-    if "/" in data or data in (".", ".."):
-        path = Path(data).expanduser()
-        if not path.exists():
-            raise DataError(f"{where}: no such file or folder: {path}")
-        return path.resolve()
+    where = f'population.data = "{data}"' if data.isprintable() else f"population.data = {data!r}"
+    if _is_path(data):
+        path = Path(absolute(data))
+        if not _there(path, where):
+            raise DataError(f"{where}: no such file or folder")
+        return path
     own = root / data
-    if own.exists():
+    if _there(own, where):
         return own.resolve()
     if data in SHIPPED:
         return shipped(data)
@@ -45,11 +46,43 @@ def find(data: str, root: Path) -> Path:
     raise DataError(f"{where}: no such data set in {root}; {hint}")
 
 
+def absolute(data: str) -> str:
+    """``population.data``, made absolute where it is a path.
+
+    Raises:
+        DataError: no file can have that name.
+    """
+    if not _is_path(data):
+        return data
+    path = os.path.expanduser(data)  # noqa: PTH111 - leaves the name of a user who is not there
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"population.data = {data!r}: no such file or folder: {error}") from None
+
+
+def _is_path(data: str) -> bool:
+    return "/" in data or data in (".", "..")
+
+
 def shipped(data: str) -> Path:
     """The folder of a data set that ships with fedsus."""
     import fedsus.tasks
 
     return Path(fedsus.tasks.__file__).parent / "data" / SHIPPED[data]
+
+
+def _there(path: Path, where: str) -> bool:
+    """Whether a file or folder is there; one that may not be looked at, or has no possible name, is told."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DataError(f"{where}: {error.strerror}: {_short(path)}") from None
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _folders(root: Path) -> list[Path]:

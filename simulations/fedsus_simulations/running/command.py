@@ -73,12 +73,12 @@ class Runner:
             return outcome(folder, scenario.seed)
         simulation = Simulation.of(scenario, self.loader.root, loader=self.loader, ray=self.ray)
         try:
-            start = _start(simulation, origin)
+            start = _start(simulation, origin) if before in (None, "new") else None
             if fresh:
                 saved.save(folder, scenario, origin)
             simulation.open(folder, origin.run, start)
             if not part:
-                self._opening(simulation, origin.run, folder, fresh)
+                self._opening(simulation, origin, folder, fresh)
             if before == "failed":
                 raise RunFailed(f"{folder}: the run has failed, and does not go on")
             self._watched(simulation, folder, origin.run, start)
@@ -103,14 +103,16 @@ class Runner:
 
             simulation.run(folder, run, told, start)
 
-    def _opening(self, simulation: Simulation, run: str, folder: Path, fresh: bool) -> None:
+    def _opening(self, simulation: Simulation, origin: Origin, folder: Path, fresh: bool) -> None:
         from fedsus_simulations.clients import description
 
         scenario = simulation.scenario
         count, size = len(simulation.population.names), scenario.plan.cohort.size
-        self.say(f"simulated run {run}: {count} clients in memory, {size} a round, seed {scenario.seed}")
+        self.say(f"simulated run {origin.run}: {count} clients in memory, {size} a round, seed {scenario.seed}")
         self.say(str(description.describe(simulation.population)))
-        if fresh:
+        if origin.model:
+            self.say(f"begins with the model of {origin.model}")
+        if fresh or not (folder / f"{description.NAME}.png").exists():
             description.draw(simulation.population, folder)
         exchange = simulation.config.plan.exchange
         way = "none" if scenario.plan.exchange == "secure_sum" != exchange else exchange

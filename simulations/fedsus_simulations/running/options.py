@@ -11,6 +11,7 @@ from pydantic import RootModel
 
 from fedsus.config import load, validate
 from fedsus.errors import ConfigError
+from fedsus_simulations.clients import datasets
 from fedsus_simulations.clients.owners import with_policies
 from fedsus_simulations.running.saved import Origin
 from fedsus_simulations.scenario import catalogue
@@ -90,7 +91,7 @@ def scenario_of(options: Options) -> tuple[Scenario, Origin]:
     """
     path = catalogue.find(options.scenario or "")
     data: dict[str, Any] = load(path, RootModel[dict[str, Any]]).root
-    where = str(path)
+    where, lent = str(path), "population" not in data
     if options.clients or "population" not in data:
         data = {**data, "population": _clients(data, options.clients)}
     data = _swept(with_changes(data, options.assignments()), options)
@@ -98,17 +99,14 @@ def scenario_of(options: Options) -> tuple[Scenario, Origin]:
         data["seed"] = secrets.randbelow(2**31)
     scenario = with_policies(_absolute(validate(data, Scenario, where)), path.resolve().parent)
     model = path.resolve().parent / scenario.server.model
-    return scenario, Origin(
-        run="", data=str(options.root), task=options.task or "", model=str(model) if model.exists() else ""
-    )
+    begins = lent and model.exists()  # beside a scenario it is there by chance: its own model is the seed's
+    return scenario, Origin(run="", data=str(options.root), task=options.task or "", model=str(model) if begins else "")
 
 
 def _absolute(scenario: Scenario) -> Scenario:
     """The scenario with an absolute path where its data are named by a path: a run goes on from anywhere."""
     asked = scenario.population
-    if "/" not in asked.data and asked.data not in (".", ".."):
-        return scenario
-    data = str(Path(asked.data).expanduser().resolve())
+    data = datasets.absolute(asked.data)
     return scenario.model_copy(update={"population": asked.model_copy(update={"data": data})})
 
 
@@ -117,11 +115,14 @@ def _swept(data: dict[str, Any], options: Options) -> dict[str, Any]:
     if options.single:
         return {name: value for name, value in data.items() if name != "sweep"}
     asked = dict(data["sweep"]) if isinstance(data.get("sweep"), dict) else {}
-    settings = dict(asked.get("settings", {}))
+    settings, given = dict(asked.get("settings", {})), set[str]()
     for text in options.sweep:
         name, equals, values = text.partition("=")
         if not equals or not name.strip() or not values.strip():
             raise ConfigError(f"--sweep {text!r}: expected NAME=VALUE,VALUE, as in plan.strategy.name=fedavg,fedadam")
+        if name.strip() in given:
+            raise ConfigError(f"--sweep {text!r}: '{name.strip()}' is given twice; list its values in one: A,B,C")
+        given.add(name.strip())
         settings[name.strip()] = toml_values("--sweep", values)
     if settings:
         asked["settings"] = settings

@@ -77,6 +77,8 @@ def saved(folder: Path) -> tuple[Scenario, Origin]:
     path = folder / ORIGIN
     try:
         origin = Origin(**json.loads(path.read_text(encoding="utf-8")))
+        if not all(isinstance(value, str) for value in asdict(origin).values()):
+            raise ValueError("not texts")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; is {folder} the folder of a simulation?") from None
     except (OSError, ValueError, TypeError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,17 @@ from fedsus.errors import ConfigError
 from fedsus.plan import Name, Positive, Scalar, Strict
 from fedsus_simulations.clients.owners import OwnersConfig
 from fedsus_simulations.clients.traces import TracesConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_RUNS: Final = 10_000
+"""Of one sweep."""
+_NO_SETTINGS: Final = {
+    "seed": "seeds have a list of their own: [sweep] seeds, or --seeds 1,2,3",
+    "name": "it changes no result",
+    "sweep": "a sweep has no sweep in it",
+}
 
 
 class PopulationConfig(Strict):
@@ -96,6 +107,28 @@ class SweepConfig(Strict):
 
     seeds: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = Field(default=[])
     settings: dict[str, list[Any]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _distinct(self) -> SweepConfig:
+        runs = len(self.seeds) or 1
+        _each_once("seeds", self.seeds)
+        for name, values in self.settings.items():
+            if name.partition(".")[0] in _NO_SETTINGS:
+                raise ValueError(f"settings.{name}: {_NO_SETTINGS[name.partition('.')[0]]}")
+            if not values:
+                raise ValueError(f"settings.{name}: an empty list leaves nothing to run")
+            _each_once(f"settings.{name}", values)
+            runs *= len(values)
+        if runs > MOST_RUNS:
+            raise ValueError(f"{runs} runs; at most {MOST_RUNS}: leave out seeds or values")
+        return self
+
+
+def _each_once(name: str, values: Sequence[Any]) -> None:
+    """Refuse a value that is there twice: its run would be counted as another, and the spread look smaller."""
+    twice = next((value for at, value in enumerate(values) if value in values[:at]), None)
+    if twice is not None:
+        raise ValueError(f"{name}: {twice!r} is there twice")
 
 
 class Scenario(RunConfig):

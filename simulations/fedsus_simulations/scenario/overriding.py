@@ -34,10 +34,13 @@ def toml_value(option: str, text: str) -> Any:
         ConfigError: it is neither.
     """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         if _WORD.fullmatch(text):
             return text
+    else:
+        if len(found) == 1:  # a text of several lines would set other names, and they would be lost
+            return found["value"]
     raise ConfigError(f"{option} {text!r}: not a TOML value: a number, true, false, a text in quotes, or [a, list]")
 
 
