@@ -139,6 +139,20 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_told(
     assert [len(row["failed"]) for row in rows] == [1, 0]
 
 
+def test_a_run_whose_files_were_changed_does_not_stop_the_others(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_table, "draw", lambda folder, ran: None)
+    assert told(capsys, ["small.toml", "--seeds", "1,2", "--sweep", "plan.strategy.name=fedavg"])[0] == 0
+    folder = only(home / "runs")
+    first, second = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    (first / "journal.jsonl").write_bytes(b"{}\n")
+    code, out, err = told(capsys, ["--resume", str(folder)])
+    assert code == 1 and err.startswith("error: 1 of 2 runs failed")
+    assert f"failed: {first / 'journal.jsonl'}: line 1" in out and "finished before" in out
+    assert summary(second).status == "completed"
+
+
 def outcome(accuracy: float, **changes: object) -> Outcome:
     fields = {"run": "r", "folder": "f", "status": "completed", "seed": 1, "rounds": 2, "exchange": "clear_sum"}
     fields |= {

@@ -91,17 +91,16 @@ def run_all(
     """
     for number, cell in enumerate(todo, 1):
         where, place = folder / cell.name, f"[{number}/{len(todo)}] {cell.words}"
-        status = summary(where).status if (where / NAME).exists() else "new"
-        if status == "completed":
-            say(f"{place}: finished before")
-            yield Ran(cell, outcome(where, cell.scenario.seed))
-            continue
-        if status == "failed":
-            yield Ran(cell, None, f"no attempts are left; the last was abandoned: {last_abandoned(where)}")
-            continue
-        say(place)
         try:
-            yield Ran(cell, run(where, cell, not (where / ORIGIN).exists()))
+            status = summary(where).status if (where / NAME).exists() else "new"
+            if status == "completed":
+                say(f"{place}: finished before")
+                yield Ran(cell, outcome(where, cell.scenario.seed))
+            elif status == "failed":
+                yield Ran(cell, None, f"no attempts are left; the last was abandoned: {last_abandoned(where)}")
+            else:
+                say(place)
+                yield Ran(cell, run(where, cell, not (where / ORIGIN).exists()))
         except EnvironmentFault:
             raise
         except FedsusError as error:
