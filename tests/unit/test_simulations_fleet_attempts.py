@@ -67,3 +67,27 @@ def test_a_run_in_a_few_numbers() -> None:
     last = replace(THIRD, away=2, late=3, unavailable=0)
     assert Behaviour.of([FIRST, SECOND, last]) == Behaviour(12, 2, 3, 3, pytest.approx(0.8 / 3), 0, 1.0, 2)
     assert Behaviour.of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('"attempt":1', '"attempt":"x"'), "a number is none"),
+        (('"asked":', '"asked":-'), "a number is none"),
+        (('"registered":4', '"registered":0'), "a client that is not registered"),
+        (('"registered":4', '"registered":100000000000000'), "a client that is not registered"),
+        (("[0,", "[99,"), "a client that is not registered"),
+        (("[0,", '["a",'), "a number is none"),
+        (('"virtual":0.0', '"virtual":null'), "a time is none"),
+    ],
+)
+def test_a_changed_line_is_told_by_its_number(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    line = Attempt(1, 1, 0.0, 1.0, 4, 0, 4, 0, 0, 0, (0, 1, 2, 3)).line()
+    path = tmp_path / NAME
+    path.write_bytes(line + b"\n")
+    assert len(read(tmp_path)) == 1
+    changed = line.decode().replace(*change)
+    assert changed.encode() != line
+    path.write_bytes(line + b"\n" + changed.encode() + b"\n")
+    with pytest.raises(CorruptionError, match=f"line 2: no attempt of a simulation: {message}"):
+        read(tmp_path)

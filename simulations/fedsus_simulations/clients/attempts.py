@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME: Final = "simulation.jsonl"
+_MOST_CLIENTS: Final = 10_000_000
+"""As ``population.clients``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,20 @@ class Attempt:
         """
         try:
             found = json.loads(line)
-            return cls(**found | {"answered": tuple(found["answered"])})
-        except (TypeError, KeyError) as error:
+            made = cls(**found | {"answered": tuple(found["answered"])})
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(str(error)) from None
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        counts = [getattr(self, one.name) for one in fields(self) if one.type == "int"]
+        if not all(type(number) is int and number >= 0 for number in (*counts, *self.answered)):
+            raise ValueError("a number is none")
+        if not all(isinstance(number, int | float) for number in (self.virtual, self.seconds)):
+            raise ValueError("a time is none")
+        if not 0 < self.registered <= _MOST_CLIENTS or any(one >= self.registered for one in self.answered):
+            raise ValueError("a client that is not registered")
 
 
 class AttemptFile:
