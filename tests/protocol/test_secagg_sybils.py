@@ -172,7 +172,7 @@ def test_a_cohort_that_the_server_picked_is_refused_whatever_it_is_called(lie: s
     session = make(roster)
     with pytest.raises(Refusal, match=why):
         admitted(session, roster, policy(**owner))
-    with patch.object(cohorts, "_cohort", lambda *_: None), patch.object(cohorts, "_numbers", lambda *_: None):
+    with patch.object(cohorts, "_cohort", lambda *_: None), patch.object(cohorts, "check_numbers", lambda *_: None):
         assert admitted(session, roster, policy(**owner)) == 0
 
 
@@ -197,7 +197,7 @@ def ground(roster: Roster, size: int) -> Session:
 def test_a_small_draw_is_ground_in_moments_and_its_numbers_are_refused() -> None:
     roster = a_roster()
     session = ground(roster, 3)
-    with patch.object(cohorts, "_numbers", lambda *_: None):
+    with patch.object(cohorts, "check_numbers", lambda *_: None):
         assert session.cohort[admitted(session, roster, policy())] == VICTIM
     with pytest.raises(Refusal, match="1 colluders: at least 3 are needed"):
         admitted(session, roster, policy())

@@ -71,6 +71,7 @@ class ForkedFleet:
             process.join(_STOP_SECONDS)
             if process.is_alive():
                 process.kill()
+                process.join()
         for pipe in self._pipes:
             pipe.close()
 
