@@ -74,13 +74,13 @@ def prune(folder: Path, entries: Sequence[Entry], keep: int = 3) -> list[str]:
 
     The model of a closed run stays. Call it after the entry that names the newest blob was written.
     """
-    named: dict[str, None] = {}
-    for entry in entries:
+    kept: set[str] = set()
+    for entry in reversed(entries):  # the last mention counts; a long run's journal is not read again each round
         name = entry.model if isinstance(entry, RunClosed) else getattr(entry, "checkpoint", None)
         if isinstance(entry, RunOpened | RoundReleased | RunClosed) and name is not None:
-            named.pop(name, None)  # the last mention counts
-            named[name] = None
-    kept = set(list(named)[-max(keep, 1) :])
+            kept.add(name)
+            if len(kept) == max(keep, 1):
+                break
     removed = []
     for path in sorted((folder / FOLDER).glob("*")):
         if path.name.startswith("."):  # left by a crash: ours, or the one that safetensors writes first

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NotStackable", "StackedTrainer", "best_stack"]
 
-_VALUES: Final = 640_000
+_VALUES: Final = 1_280_000
 """Parameters of a block: below, the overhead of each step counts; above, the matrix leaves the processor's cache."""
 
 _MOST: Final = 256

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from fedsus_simulations.scenario.config import Scenario
 
 Choice = Literal["auto", "stacked", "loop"]
-_WORKERS: Final = 4
-"""Blocks of a cohort come in multiples of this where it is large enough, so that two or four workers have the same to
-do."""
+_WORKERS: Final = 2
+"""Blocks of a cohort come in multiples of this where it is large enough, so that two workers have the same to do."""
 _WORTHWHILE: Final = 8
 """Clients of a block that is made smaller for the sake of more workers: each block costs milliseconds of its own."""
 _GENERATOR: Final = Lock()
