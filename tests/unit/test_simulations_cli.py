@@ -73,7 +73,7 @@ def test_json_alone_is_on_standard_output(home: Path, capsys: pytest.CaptureFixt
     assert found["central"] == evaluation.read(only(home / "runs"))[4]
     assert found["best"]["round"] in range(5)
     assert found["metrics"].keys() == {"loss", "accuracy"}
-    assert "round 4/4" in err and "central loss" in err
+    assert "round 4/4" in err and "test part, after it: loss" in err
 
 
 def test_a_run_toml_with_clients_of_ones_own(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from fedsus.commands.model import model
 from fedsus.config import RunConfig, loads
 from fedsus.tasks.registry import build, resolve
 from fedsus.tasks.task import DataSource
+from fedsus_simulations.commands import simulate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "own_task"
@@ -41,13 +42,16 @@ def test_the_commands_and_files_work_together(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(EXAMPLE / "src"))
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    agent, run = blocks("toml")
+    agent, run, plants = blocks("toml")
     (tmp_path / "run.toml").write_text(run)
+    (tmp_path / "plants.toml").write_text(plants)
     for line in "".join(blocks("bash")).splitlines():
         _run(shlex.split(line))
     lines = (tmp_path / "scored.csv").read_text().splitlines()
     assert lines[0] == "machine,kind,age,failed,score"
     assert len(lines) == 201
+    (journal,) = tmp_path.glob("simulated/plants-*/journal.jsonl")
+    assert '"reason":"completed"' in journal.read_text()
 
     tables = tomllib.loads(agent)
     config = loads(run, RunConfig)
@@ -70,5 +74,7 @@ def _run(command: list[str]) -> None:
             assert done.returncode == 0, done.stdout + done.stderr
         case ["fedsus", "model", *rest]:
             CliRunner().invoke(model, rest, catch_exceptions=False)
+        case ["fedsus", "simulate", *rest]:
+            CliRunner().invoke(simulate, rest, catch_exceptions=False)
         case _:
             pytest.fail(f"a command that no test runs: {shlex.join(command)}")

@@ -117,6 +117,12 @@ class Runner:
         exchange = simulation.config.plan.exchange
         way = "none" if scenario.plan.exchange == "secure_sum" != exchange else exchange
         self.say(f"exchange {scenario.plan.exchange}: {_WAYS[way]}")
+        least, asked = simulation.config.plan.cohort.minimum, scenario.plan.cohort.minimum
+        if least > asked:
+            self.say(
+                f"secure_sum releases from {least} of {size} clients on; plan.cohort.minimum = {asked} asks for fewer, "
+                'which plan.exchange = "clear_sum" alone would give'
+            )
 
     def closing(self, found: Outcome, folder: Path, picture: str | None) -> None:
         """What came out, and where it is."""
@@ -130,7 +136,7 @@ class Runner:
         ways = f"{size(found.bytes_sent)} to the clients and {size(found.bytes_received)} from them"
         self.say(f"{found.exchange} ran {found.asked} times: {both}, {ways}, models included; {found.seconds:.1f} s")
         self.say(f"{found.status}: journal, blobs{', ' + picture if picture else ''} in {folder}")
-        self.say(f"its model: fedsus model export {folder} -o model.safetensors")
+        self.say(f"its model: fedsus model export {folder} -o trained.safetensors")
 
 
 def main(options: Options) -> None:
@@ -154,7 +160,7 @@ def main(options: Options) -> None:
     if options.as_json:
         click.echo(json.dumps(told, indent=1))
     if failed:
-        raise RunFailed(f"{failed}; what failed, and why: {folder / 'sweep.json'}")
+        raise RunFailed(failed)
 
 
 def _asked(options: Options) -> tuple[Path, Scenario, Origin]:
@@ -177,7 +183,12 @@ def _single(
 ) -> tuple[dict[str, Any], str]:
     from fedsus_simulations.running import curves
 
-    found = runner.run(folder, scenario, origin, fresh=fresh)
+    try:
+        found = runner.run(folder, scenario, origin, fresh=fresh)
+    except RunFailed as error:
+        drawn = curves.draw(folder)
+        told = {"run": origin.run, "status": "failed", "error": str(error), "folder": str(folder)}
+        return told, f"{error}; its journal{' and ' + drawn[0].name if drawn else ''}: {folder}"
     drawn = curves.draw(folder)
     runner.closing(found, folder, drawn[0].name if drawn else None)
     return found.plain(), ""
@@ -203,7 +214,8 @@ def _sweep(runner: Runner, folder: Path, scenario: Scenario, origin: Origin, fre
         runner.console.print(sweep_table.table(found))
     runner.say(f"sweep.json{', sweep.png' if drawn else ''} and a folder for each run in {folder}")
     failed = sum(one.outcome is None for one in ran)
-    return told, f"{failed} of {len(ran)} runs failed" if failed else ""
+    why = folder / "sweep.json"
+    return told, f"{failed} of {len(ran)} runs failed; what failed, and why: {why}" if failed else ""
 
 
 def show_list() -> None:

@@ -124,9 +124,10 @@ class Watching:
         """One line about the latest round."""
         parts = [self.progress.line(None)]
         if central:
-            parts.append("central " + "  ".join(metric_words(central)))
-        if self.epsilon.latest is not None:
-            parts.append(self._spent(self.epsilon.latest))
+            parts.append("test part, after it: " + "  ".join(metric_words(central)))
+        latest, last = self.epsilon.latest, self.progress.released[-1].round >= self.progress.rounds
+        if latest is not None and not (last and latest[0] != self.progress.attempts):  # the end says it of all of them
+            parts.append(self._spent(latest))
         virtual = self.progress.released[-1].virtual
         if virtual:
             parts.append(f"virtual {duration(virtual)}")
@@ -134,7 +135,7 @@ class Watching:
 
     @staticmethod
     def _spent(latest: tuple[int, float]) -> str:
-        return f"epsilon {latest[1]:.2f} (planned, after {latest[0]} attempts)"
+        return f"epsilon {latest[1]:.2f} (planned, after {latest[0]} attempt{'s' * (latest[0] > 1)})"
 
     def view(self) -> ConsoleRenderable:
         """The live view."""
