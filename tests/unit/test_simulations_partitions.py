@@ -222,7 +222,7 @@ def test_a_hospital_of_the_users_own_can_be_given_as_a_path(tmp_path: Path) -> N
         ),
         ("fashion-minst", "no such data set in {root}; did you mean 'fashion-mnist'?"),
         ("tpy", "no such data set in {root}; did you mean 'toy'?"),
-        ("no/such/folder", "no such file or folder: no/such/folder"),
+        ("no/such/folder", "no such file or folder"),
         ("zzzz", "no such data set in {root}; there are: heart, "),
     ],
 )
