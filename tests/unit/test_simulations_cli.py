@@ -9,12 +9,11 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from simulate_calls import only, told
 
-from fedsus import cli
 from fedsus.reporting import released_model
 from fedsus_simulations.clients import description
 from fedsus_simulations.running import curves, evaluation, watching
@@ -50,17 +49,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(description, "draw", lambda population, folder: None)
     (tmp_path / "small.toml").write_text(TOML, encoding="utf-8")
     return tmp_path
-
-
-def told(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> tuple[int, str, str]:
-    code = cli.run(["simulate", *arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def only(folder: Path) -> Path:
-    (found,) = folder.iterdir()
-    return found
 
 
 def test_json_alone_is_on_standard_output(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from simulate_calls import only, told
 
-from fedsus import cli
 from fedsus.config import loads
 from fedsus.errors import ConfigError
 from fedsus.reporting import summary
@@ -43,17 +42,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.toml").write_text(TOML, encoding="utf-8")
     return tmp_path
-
-
-def told(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> tuple[int, str, str]:
-    code = cli.run(["simulate", *arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def only(folder: Path) -> Path:
-    (found,) = folder.iterdir()
-    return found
 
 
 def test_cells_are_every_combination_seed_by_seed() -> None:
