@@ -43,6 +43,10 @@ class Noise(Protocol):
         """Uniform draws from [0, 1), (size,) float64."""
         ...
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """Uniform 64-bit words, (size,) uint64; not for writing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LocalUpdate:

@@ -53,22 +53,23 @@ class SystemNoise:
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """Uniform draws from [0, 1), multiples of 2**-53, (size,) float64."""
-        return (self._words(size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return (self.words(size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """Uniform 64-bit words, (size,) uint64, not writable."""
+        with self._lock:
+            if self._process != os.getpid():  # after a fork, parent and child would share one keystream
+                self._rekey()
+            return np.frombuffer(self._stream.update(bytes(8 * size)), dtype=np.uint64)
 
     def _rekey(self) -> None:
         cipher = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(os.urandom(16)))
         self._stream: CipherContext = cipher.encryptor()
         self._process = os.getpid()
 
-    def _words(self, count: int) -> NDArray[np.uint64]:
-        with self._lock:
-            if self._process != os.getpid():  # after a fork, parent and child would share one keystream
-                self._rekey()
-            return np.frombuffer(self._stream.update(bytes(8 * count)), dtype=np.uint64)
-
     def _normal(self, size: int) -> NDArray[np.float64]:
         half = (size + 1) // 2
-        words = self._words(2 * _SUMMED * half).reshape(2, _SUMMED, half)
+        words = self.words(2 * _SUMMED * half).reshape(2, _SUMMED, half)
         # (u + 1) / 2**64 lies in (0, 1]; a 64-bit integer as a float keeps 53 significant bits near zero too.
         radius = np.sqrt(-2.0 * np.log((words[0].astype(np.float64) + 1.0) * 2.0**-64))
         angle = (words[1] >> np.uint64(11)).astype(np.float64) * (2.0 * np.pi * 2.0**-53)
@@ -98,3 +99,7 @@ class SeededNoise:
     def uniform(self, size: int) -> NDArray[np.float64]:
         """Uniform draws from [0, 1), (size,) float64."""
         return self._generator.random(size)
+
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """Uniform 64-bit words, (size,) uint64."""
+        return self._generator.integers(1 << 64, size=size, dtype=np.uint64)

@@ -31,6 +31,9 @@ class Seeded:
     def uniform(self, size):
         return self._random.random(size)
 
+    def words(self, size):
+        return self._random.integers(1 << 64, size=size, dtype=np.uint64)
+
 
 @pytest.fixture(params=ROWS)
 def make(request):

@@ -57,6 +57,9 @@ class Silent:
     def uniform(self, size: int) -> NDArray[np.float64]:
         return self._seeded.uniform(size)
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        return self._seeded.words(size)
+
 
 def never() -> bool:
     return False

@@ -60,6 +60,18 @@ def test_uniform_draws(noise: Noise) -> None:
     assert p_uniform(draws**1.5) < NEVER
 
 
+@SOURCES
+def test_words_are_uniform_in_all_64_bits_and_independent(noise: Noise) -> None:
+    words = noise.words(DRAWS)
+    assert words.shape == (DRAWS,) and words.dtype == np.uint64 and noise.words(0).shape == (0,)
+    bits = np.unpackbits(words.view(np.uint8)).reshape(DRAWS, 64)
+    assert np.abs(bits.sum(axis=0) - DRAWS / 2).max() < 7 * np.sqrt(DRAWS / 4)
+    correlation = np.corrcoef(bits[:20_000], rowvar=False) - np.eye(64)
+    assert np.abs(correlation).max() < 7 / np.sqrt(20_000)
+    assert p_uniform(words * 2.0**-64) > NEVER
+    assert np.unique(words).size == DRAWS
+
+
 def test_uniform_uses_all_53_bits() -> None:
     integers = (SystemNoise().uniform(10_000) * 2**53).astype(np.uint64)
     ones = sum(int(((integers >> np.uint64(bit)) & np.uint64(1)).sum()) for bit in range(53))
@@ -101,6 +113,7 @@ def test_two_sources_and_two_calls_differ() -> None:
 
 def test_a_seed_repeats() -> None:
     np.testing.assert_array_equal(SeededNoise(7).normal(50), SeededNoise(7).normal(50))
+    np.testing.assert_array_equal(SeededNoise(7).words(50), SeededNoise(7).words(50))
     assert not np.array_equal(SeededNoise(7).normal(50), SeededNoise(8).normal(50))
 
 

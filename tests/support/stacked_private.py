@@ -167,6 +167,10 @@ class Recorded(SeededNoise):
         self.drawn.append(("uniform", size))
         return super().uniform(size)
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        self.drawn.append(("words", size))
+        return super().words(size)
+
 
 def compare(task: Images, chosen: TrainSettings, data: list[Shard] | None = None, threads: int = 1) -> float:
     """The largest deviation from the loop trainer; draws, weights and events are compared here."""

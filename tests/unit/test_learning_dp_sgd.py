@@ -66,6 +66,9 @@ class Silent:
     def uniform(self, size: int) -> NDArray[np.float64]:
         return np.zeros(size)
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        return np.zeros(size, dtype=np.uint64)
+
 
 def shard() -> Shard:
     generator = torch.Generator().manual_seed(0)

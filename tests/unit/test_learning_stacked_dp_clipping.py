@@ -37,6 +37,9 @@ class Silent:
     def uniform(self, size: int) -> NDArray[np.float64]:
         return np.zeros(size)
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        return np.zeros(size, dtype=np.uint64)
+
 
 def lengths(name: str = "linear") -> NDArray[np.float64]:
     """How far one step moves clients of one example each, in clips; the examples are of very different sizes."""

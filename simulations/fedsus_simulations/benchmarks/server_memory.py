@@ -92,6 +92,9 @@ class _NoNoise:
     def uniform(self, size: int) -> Any:
         return np.zeros(size)
 
+    def words(self, size: int) -> Any:
+        return np.zeros(size, dtype=np.uint64)
+
 
 def _fresh(clients: int) -> float:
     """Growth in a process of its own, in vectors. What prepares the run happens here, not there."""

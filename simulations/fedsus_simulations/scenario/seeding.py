@@ -71,3 +71,7 @@ class SeededClient:
     def uniform(self, size: int) -> NDArray[np.float64]:
         """As `fedsus.types.Noise`."""
         return self._noise.uniform(size)
+
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """As `fedsus.types.Noise`."""
+        return self._noise.words(size)

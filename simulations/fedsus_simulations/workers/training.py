@@ -96,6 +96,10 @@ class _Speaking:
         """As `fedsus.types.Noise`."""
         return self.client.uniform(size)
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """As `fedsus.types.Noise`."""
+        return self.client.words(size)
+
 
 @dataclass(slots=True)
 class BlockTrainer:
