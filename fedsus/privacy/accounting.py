@@ -1,9 +1,17 @@
-"""What a release spends: events, and their epsilon by privacy loss distributions.
+"""What a release spends: events, and their epsilon, an upper bound, by the tightest accountant that knows them all.
 
 Plain Gaussians by their closed form (Balle and Wang 2018, Theorem 8). Poisson-sampled ones by privacy loss
 distributions, as in Koskela et al. (AISTATS 2020) and Doroshenko et al. (PoPETs 2022), computed by
-``dp_accounting`` with pessimistic rounding: every number here is an upper bound. Adjacency is add or remove one.
-``dp_accounting`` is imported when first needed, so that an agent connects before it loads.
+``dp_accounting`` with pessimistic rounding. Whatever Skellam noise is part of, by Renyi divergence
+(`fedsus.privacy.rdp`). Adjacency is add or remove one. ``dp_accounting`` is imported when first needed, so that an
+agent connects before it loads.
+
+**What samplers of Skellam noise cost.** They draw by inversion of a table, each draw within `DRAW_DISTANCE` of the true
+law in total variation. If all draws are within t, and exact noise is (epsilon, delta)-DP, then the noise drawn is
+(epsilon, delta + (1 + exp(epsilon)) t)-DP: t is paid once for either neighbour. At most `MOST_DRAWS` a release, times
+the releases, bound t; that much of delta is held back, never less than `LEAST_RESERVE`, and the rest is accounted for.
+A release of 2**40 draws, such as 2**20 coordinates of 2**20 clients, costs t = 2**-70, which the least reserve covers
+as long as 1 + exp(epsilon) <= 2**10, for epsilon up to 6.9; beyond, more is held back.
 """
 
 from __future__ import annotations
@@ -24,6 +32,18 @@ SMALLEST_NOISE: Final = 0.1
 
 LARGEST_LOSS: Final = 2000.0
 """Expected privacy loss above which epsilon is infinity: a plan cannot make a device compute for hours."""
+
+DRAW_DISTANCE: Final = 2.0**-110
+"""Total variation between one draw of a Skellam sampler and the law that is accounted for."""
+
+MOST_DRAWS: Final = 2.0**40
+"""Draws of one release that are accounted for: coordinates times clients."""
+
+LEAST_RESERVE: Final = 2.0**-60
+"""Of delta, held back from any event with Skellam noise."""
+
+LEAST_DELTA: Final = 2.0**-50
+"""For events with Skellam noise delta must be more, or what samplers cost would be no small part of it."""
 
 _COARSE: Final = 1e-3
 _FINEST: Final = 1e-6
@@ -54,48 +74,68 @@ def epsilon(event: DpEvent, delta: float) -> float:
     that asking each round is cheap.
 
     Raises:
-        Refusal: delta is not in (0, 1), or the event is unknown, malformed, or not computable. Never a guess.
+        Refusal: delta is not in (0, 1), or, with Skellam noise, not above `LEAST_DELTA`; or the event is unknown,
+            malformed, or not computable. Never a guess.
     """
+    parts, skellam = _parts(event, delta)
+    if skellam:
+        return _epsilon_rdp(parts, float(delta))
+    _check_noise(parts)
+    return _epsilon(parts, float(delta))
+
+
+def epsilon_rdp(event: DpEvent, delta: float) -> float:
+    """As `epsilon`, by Renyi divergence alone, whatever the noise: looser for Gaussians, and takes milliseconds.
+
+    Raises:
+        Refusal: as `epsilon`.
+    """
+    return _epsilon_rdp(_parts(event, delta)[0], float(delta))
+
+
+def _parts(event: DpEvent, delta: float) -> tuple[frozenset[tuple[Any, int]], bool]:
+    """The releases of ``event`` with their counts, and whether Skellam noise is in any; all in range."""
+    from fedsus.privacy.events import leaves
+
     if not 0 < delta < 1:
         raise Refusal(f"epsilon is not defined at delta = {delta}: it must lie between 0 and 1")
-    counts: dict[DpEvent, int] = {}
-    for leaf, count in _leaves(event, 1):
-        counts[leaf] = counts.get(leaf, 0) + count
-    return _epsilon(frozenset(counts.items()), float(delta))
+    counts = leaves(event)
+    skellam = any(_is_skellam(leaf) for leaf in counts)
+    if skellam and delta <= LEAST_DELTA:
+        raise Refusal(f"epsilon of Skellam noise is computed for delta above 2**-50 = {LEAST_DELTA:.2g}, not {delta}")
+    return frozenset(counts.items()), skellam
 
 
-def _leaves(event: DpEvent, times: int) -> Iterator[tuple[DpEvent, int]]:
-    """The events that are no composition, and how often each happens."""
+def _is_skellam(leaf: Any) -> bool:
+    from fedsus.privacy.events import SkellamDpEvent
+
+    return isinstance(getattr(leaf, "event", leaf), SkellamDpEvent)
+
+
+def _check_noise(parts: frozenset[tuple[Any, int]]) -> None:
+    for leaf, _ in parts:
+        if 0 < (noise := _noise(leaf)) < SMALLEST_NOISE:
+            raise Refusal(f"noise multiplier {noise}: epsilon is computed from {SMALLEST_NOISE} upwards")
+
+
+@lru_cache(maxsize=1024)
+def _epsilon_rdp(parts: frozenset[tuple[Any, int]], delta: float) -> float:
+    """Holds back more of delta until it covers what samplers cost at the epsilon found; infinity if nothing does."""
     import dp_accounting as dpa
 
-    if isinstance(event, dpa.SelfComposedDpEvent):
-        if not isinstance(event.count, int) or event.count < 0:
-            raise Refusal(f"privacy event repeated {event.count!r} times: expected an integer, 0 or more")
-        yield from _leaves(event.event, times * event.count)
-    elif isinstance(event, dpa.ComposedDpEvent):
-        for part in event.events:
-            yield from _leaves(part, times)
-    elif times > 0 and not isinstance(event, dpa.NoOpDpEvent):
-        _check(event)
-        yield event, times
+    from fedsus.privacy import rdp
 
-
-def _check(leaf: Any) -> None:
-    """Refuses what is not one of the few releases that fedsus makes, in a sound range."""
-    import dp_accounting as dpa
-
-    gaussian, rate = leaf, 1.0
-    if isinstance(leaf, dpa.NonPrivateDpEvent):
-        return
-    if isinstance(leaf, dpa.PoissonSampledDpEvent):
-        gaussian, rate = leaf.event, leaf.sampling_probability
-    if not isinstance(gaussian, dpa.GaussianDpEvent):
-        raise Refusal(f"privacy event {type(gaussian).__name__} is unknown: its epsilon is not computed")
-    noise = gaussian.noise_multiplier
-    if not 0 <= rate <= 1:
-        raise Refusal(f"privacy event with sampling rate {rate}: expected a number from 0 to 1")
-    if noise != 0 and not SMALLEST_NOISE <= noise < math.inf:
-        raise Refusal(f"noise multiplier {noise}: epsilon is computed from {SMALLEST_NOISE} upwards")
+    event = dpa.ComposedDpEvent([dpa.SelfComposedDpEvent(leaf, count) for leaf, count in parts])
+    divergence = rdp.rdp(event)
+    distance = sum(count for leaf, count in parts if _is_skellam(leaf)) * MOST_DRAWS * DRAW_DISTANCE
+    held_back = LEAST_RESERVE if distance else 0.0
+    while held_back <= delta / 2:
+        found, _ = rdp.epsilon_of(divergence, rdp.ORDERS, delta - held_back)
+        needed = distance * (1 + math.exp(min(found, 700.0)))
+        if needed <= held_back:
+            return found
+        held_back = 2 * needed
+    return math.inf
 
 
 @lru_cache(maxsize=1024)

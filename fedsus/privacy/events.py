@@ -97,6 +97,39 @@ def check(event: Any) -> None:
         raise Refusal(f"privacy event {type(event).__name__} is unknown: its epsilon is not computed")
 
 
+def leaves(event: dpa.DpEvent) -> dict[dpa.DpEvent, int]:
+    """The releases in ``event`` and how often each happens, equal ones merged, in an order of their own.
+
+    Compositions are taken apart; what releases nothing (no repetitions, a sampling rate of 0) is left out.
+
+    Raises:
+        Refusal: see `check`; or a release happens more than `MOST_TIMES`.
+    """
+    counts: dict[dpa.DpEvent, int] = {}
+    _collect(event, 1, counts, 1)
+    for leaf, count in counts.items():
+        if count > MOST_TIMES:
+            raise Refusal(f"privacy event {leaf} happens {count:.3g} times: at most 2**53")
+    return {leaf: counts[leaf] for leaf in sorted(counts, key=repr)}
+
+
+def _collect(event: Any, times: int, counts: dict[dpa.DpEvent, int], depth: int) -> None:
+    if depth > 4 * DEEPEST:
+        raise Refusal(f"privacy event: more than {4 * DEEPEST} events within events")
+    check(event)
+    if isinstance(event, dpa.SelfComposedDpEvent):
+        _collect(event.event, times * event.count, counts, depth + 1)
+    elif isinstance(event, dpa.ComposedDpEvent):
+        for part in event.events:
+            _collect(part, times, counts, depth + 1)
+    elif isinstance(event, dpa.PoissonSampledDpEvent):
+        check(event.event)
+        if times and event.sampling_probability:
+            counts[event] = counts.get(event, 0) + times
+    elif times and not isinstance(event, dpa.NoOpDpEvent):
+        counts[event] = counts.get(event, 0) + times
+
+
 def _check_skellam(event: SkellamDpEvent) -> None:
     for name in ("l1", "l2", "variance"):
         _within(f"Skellam noise: {name}", getattr(event, name), 0, math.inf)
