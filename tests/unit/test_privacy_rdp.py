@@ -45,7 +45,7 @@ def divergence(log_p, log_q, order):
     terms = order * log_p + (1 - order) * log_q
     top = terms.max()
     assert max(terms.flat[0], terms.flat[-1]) < top - 40
-    return (top + math.log(math.fsum(np.exp(terms - top).flat))) / (order - 1)
+    return (top + math.log(np.exp(terms - top).sum())) / (order - 1)
 
 
 def mixed(rate, log_p, log_q):
