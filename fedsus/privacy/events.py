@@ -93,7 +93,10 @@ def check(event: Any) -> None:
             raise Refusal(
                 f"privacy event repeated {reprlib.repr(event.count)} times: expected an integer from 0 to 2**53"
             )
-    elif not isinstance(event, (dpa.ComposedDpEvent, dpa.NoOpDpEvent, dpa.NonPrivateDpEvent)):
+    elif isinstance(event, dpa.ComposedDpEvent):
+        if not isinstance(event.events, (list, tuple)):
+            raise Refusal(f"privacy event composed of {type(event.events).__name__}: expected a list of events")
+    elif not isinstance(event, (dpa.NoOpDpEvent, dpa.NonPrivateDpEvent)):
         raise Refusal(f"privacy event {type(event).__name__} is unknown: its epsilon is not computed")
 
 
@@ -109,7 +112,7 @@ def leaves(event: dpa.DpEvent) -> dict[dpa.DpEvent, int]:
     _collect(event, 1, counts, 1)
     for leaf, count in counts.items():
         if count > MOST_TIMES:
-            raise Refusal(f"privacy event {leaf} happens {count:.3g} times: at most 2**53")
+            raise Refusal(f"privacy event {reprlib.repr(leaf)} happens more than 2**53 times")
     return {leaf: counts[leaf] for leaf in sorted(counts, key=repr)}
 
 

@@ -11,7 +11,9 @@ import pytest
 from dp_accounting.rdp import RdpAccountant
 
 from fedsus.errors import Refusal
-from fedsus.privacy.accounting import dp_sgd_event, epsilon
+from fedsus.privacy import rdp
+from fedsus.privacy.accounting import LEAST_DELTA, LEAST_RESERVE, dp_sgd_event, epsilon, epsilon_rdp
+from fedsus.privacy.events import SkellamDpEvent
 
 
 def by_renyi(event: dpa.DpEvent, delta: float) -> float:
@@ -128,7 +130,61 @@ def test_delta_out_of_range_is_refused(delta: float) -> None:
         epsilon(dp_sgd_event(1.0, 0.1, 5), delta)
 
 
+def skellam_event(noise: float, steps: int = 1) -> dpa.DpEvent:
+    return dpa.SelfComposedDpEvent(SkellamDpEvent(1e6, 1e4, (noise * 1e4) ** 2), steps)
+
+
+def by_formula(event: dpa.DpEvent, delta: float) -> float:
+    return rdp.epsilon_of(rdp.rdp(event), rdp.ORDERS, delta)[0]
+
+
+def test_any_skellam_noise_means_renyi_accounting() -> None:
+    for event in (skellam_event(4.0, 10), dpa.ComposedDpEvent([dp_sgd_event(1.0, 0.1, 20), skellam_event(2.0)])):
+        assert epsilon(event, 1e-5) == epsilon_rdp(event, 1e-5) == by_formula(event, 1e-5 - LEAST_RESERVE)
+    gaussian = dp_sgd_event(1.0, 0.1, 20)
+    assert epsilon(gaussian, 1e-5) < epsilon_rdp(gaussian, 1e-5) == by_formula(gaussian, 1e-5)
+
+
+def test_what_samplers_cost_is_held_back_from_delta() -> None:
+    """Where delta is small enough to see it."""
+    event, delta = skellam_event(4.0), 2 * LEAST_DELTA
+    assert epsilon(event, delta) == by_formula(event, delta - LEAST_RESERVE) > by_formula(event, delta)
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(1.0, 1), (0.5, 1), (4.0, 16), (2e4, 2**20)])
+def test_more_is_held_back_for_more_releases_and_more_epsilon(noise: float, steps: int) -> None:
+    """(1 + exp(epsilon)) t, t = 2**-70 a release, must be among what was held back; it is no more than needed."""
+    event, delta = skellam_event(noise, steps), 1e-10
+    found = epsilon(event, delta)
+    needed = (1 + math.exp(found)) * steps * 2.0**-70
+    assert needed > LEAST_RESERVE or steps == 1
+    assert by_formula(event, delta - needed) <= found <= by_formula(event, delta - 4 * needed - LEAST_RESERVE)
+
+
+def test_where_samplers_cost_more_than_delta_nothing_is_promised() -> None:
+    assert 30 < epsilon(skellam_event(0.205), 1e-5) < math.inf
+    assert epsilon(skellam_event(0.15), 1e-5) == math.inf > by_formula(skellam_event(0.15), 1e-5)
+    assert epsilon(skellam_event(1e12, 2**53), 1e-10) == math.inf
+
+
+@pytest.mark.parametrize("delta", [LEAST_DELTA, 1e-20])
+def test_too_small_a_delta_for_the_sampler_is_refused(delta: float) -> None:
+    for event in (skellam_event(1.0), dpa.PoissonSampledDpEvent(0.1, SkellamDpEvent(4.0, 2.0, 9.0))):
+        for accountant in (epsilon, epsilon_rdp):
+            with pytest.raises(Refusal, match="2\\*\\*-50"):
+                accountant(event, delta)
+    assert epsilon(dpa.GaussianDpEvent(9.0), delta) < math.inf
+
+
+def test_renyi_accounting_knows_any_noise() -> None:
+    """What would take distributions hours takes a formula no time."""
+    with pytest.raises(Refusal, match="0.1 upwards"):
+        epsilon(dpa.GaussianDpEvent(0.01), 1e-5)
+    assert 5000 < epsilon_rdp(dpa.GaussianDpEvent(0.01), 1e-5) < 12000
+
+
 def test_the_module_loads_without_the_accountant() -> None:
-    code = "import sys, fedsus.privacy.accounting, fedsus.privacy.calibration; print('dp_accounting' in sys.modules)"
+    modules = "fedsus.privacy.accounting, fedsus.privacy.calibration, fedsus.privacy.rdp"
+    code = f"import sys, {modules}; print('dp_accounting' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsus.errors import Refusal
-from fedsus.privacy.events import DEEPEST, LONGEST, SkellamDpEvent, from_json, to_json
+from fedsus.privacy.events import DEEPEST, LONGEST, SkellamDpEvent, from_json, leaves, to_json
 
 positive = st.floats(1e-300, 1e300)
 gaussians = st.builds(dpa.GaussianDpEvent, st.floats(0, 1e300))
@@ -92,6 +92,8 @@ def test_the_event_is_a_frozen_value():
         dpa.GaussianDpEvent(math.nan),
         dpa.GaussianDpEvent(True),
         dpa.GaussianDpEvent("1.0"),
+        dpa.ComposedDpEvent(None),
+        dpa.ComposedDpEvent([None]),
         dpa.SelfComposedDpEvent(SAMPLED, -1),
         dpa.SelfComposedDpEvent(SAMPLED, 1.0),
         dpa.SelfComposedDpEvent(SAMPLED, True),
@@ -185,3 +187,24 @@ def test_depth_and_length_are_bounded():
             attempt()
     with pytest.raises(Refusal, match="JSON"):
         from_json('{"events":[' * 5000)
+
+
+def test_leaves_are_counted_and_merged():
+    twice = dpa.SelfComposedDpEvent(dpa.ComposedDpEvent([SAMPLED, dpa.GaussianDpEvent(1.0)]), 2)
+    nothing = [dpa.NoOpDpEvent(), dpa.PoissonSampledDpEvent(0.0, dpa.GaussianDpEvent(1.0)), dpa.ComposedDpEvent(())]
+    counts = leaves(
+        dpa.ComposedDpEvent([twice, dpa.SelfComposedDpEvent(dpa.NonPrivateDpEvent(), 0), SAMPLED, *nothing])
+    )
+    assert counts == {SAMPLED: 3, dpa.GaussianDpEvent(1.0): 2}
+
+
+def test_leaves_are_bounded():
+    many = SAMPLED
+    for _ in range(30):
+        many = dpa.SelfComposedDpEvent(many, 2**53)
+    with pytest.raises(Refusal, match="times"):
+        leaves(many)
+    for _ in range(30):
+        many = dpa.ComposedDpEvent([many])
+    with pytest.raises(Refusal, match="within"):
+        leaves(many)
