@@ -44,16 +44,25 @@ def test_the_sum_over_processes_is_the_sum(workers: int) -> None:
     assert len(told) == workers
 
 
-def test_a_process_that_is_gone_ends_the_run_by_name() -> None:
+@pytest.mark.parametrize("before", [True, False])
+def test_a_process_that_is_gone_ends_the_run_by_name(before: bool) -> None:
     fed = federation(3)
     with ForkedFleet(fed.clients(random_rings(8, 1)), workers=2) as fleet:
         os.kill(fleet._processes[0].pid, signal.SIGKILL)
+        if before:
+            fleet._processes[0].join()
         with pytest.raises(RunFailed, match="a process of simulated clients ended"):
             list(fleet.ask(Ask(dict.fromkeys(fed.opening().party.clients.values(), b""), 1.0, common=b"x" * 20)))
 
 
+@pytest.mark.timeout(60)
 def test_the_processes_end_with_the_block() -> None:
-    with ForkedFleet(federation(3).clients(random_rings(8, 1)), workers=2) as fleet:
-        running = list(fleet._processes)
-        assert all(process.is_alive() for process in running)
-    assert not any(process.is_alive() for process in running)
+    """Whatever handlers they have from the process that forked them."""
+    kept = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with ForkedFleet(federation(3).clients(random_rings(8, 1)), workers=2) as fleet:
+            running = list(fleet._processes)
+            assert all(process.is_alive() for process in running)
+        assert [process.exitcode for process in running] == [-signal.SIGKILL] * 2
+    finally:
+        signal.signal(signal.SIGTERM, kept)

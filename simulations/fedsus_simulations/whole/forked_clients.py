@@ -20,7 +20,7 @@ from fedsus_simulations.whole.secure_clients import Dropped, MemoryClient, Memor
 Report = Callable[[Mapping[str, MemoryClient]], Any]
 """What a process tells of its clients at the end; it must pickle."""
 
-_STOP_SECONDS: Final = 10.0
+_GONE: Final = "a process of simulated clients ended before it had answered"
 _SLOTS: Final = 2
 """Answers of one process that may wait to be taken: it makes one while the other is added."""
 
@@ -64,14 +64,12 @@ class ForkedFleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A later process holds the earlier ones' pipes too: none would see its own closed.
+        # A later process holds the earlier ones' pipes too: none would see its own closed. SIGTERM would not do: it may
+        # reach a process before that has left the handlers of this one behind. They keep nothing that could be lost.
         for process in self._processes:
-            process.terminate()
+            process.kill()
         for process in self._processes:
-            process.join(_STOP_SECONDS)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.join()
         for pipe in self._pipes:
             pipe.close()
 
@@ -91,7 +89,7 @@ class ForkedFleet:
         due = [len(share) for share in shares]
         for pipe, share in zip(self._pipes, shares, strict=True):
             if share:
-                pipe.send((share, ask.common))
+                self._send(pipe, (share, ask.common))
         while any(due):
             ready = wait([pipe for pipe, left in zip(self._pipes, due, strict=True) if left])
             for number, pipe in enumerate(self._pipes):
@@ -106,6 +104,13 @@ class ForkedFleet:
         return [pipe.recv() for pipe in self._pipes]
 
     @staticmethod
+    def _send(pipe: Connection, asked: object) -> None:
+        try:
+            pipe.send(asked)
+        except OSError:
+            raise RunFailed(_GONE) from None
+
+    @staticmethod
     def _reply(pipe: Connection, memory: mmap.mmap) -> Reply:
         """The next reply of a process; its slot is free again."""
         try:
@@ -113,7 +118,7 @@ class ForkedFleet:
             body = memory[start : start + length]
             pipe.send(True)
         except (EOFError, OSError):
-            raise RunFailed("a process of simulated clients ended before it had answered") from None
+            raise RunFailed(_GONE) from None
         return Answered(name, body) if length else Lost(name)
 
 
