@@ -12,35 +12,34 @@ import json
 import math
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from fedsus.errors import ProtocolViolation
+from fedsus.protection import ClientCentral as ClientCentral
+from fedsus.protection import ExamplePrivacy as ExamplePrivacy
+from fedsus.protection import NoPrivacy as NoPrivacy
+from fedsus.protection import Privacy as Privacy
+from fedsus.strict import Hash as Hash
+from fedsus.strict import Name as Name
+from fedsus.strict import NonNegative as NonNegative
+from fedsus.strict import Positive as Positive
+from fedsus.strict import Strict as Strict
 
 VERSION = 1
 MAX_BYTES = 64 * 1024
 _TAG = b"fedsus plan"
-_CHANGES = ("round", "attempt", "model", "purpose", "session")
+_CHANGES = ("round", "attempt", "model", "purpose", "session", "clip")
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, le=1e9)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, le=1e9)]
 Scalar = bool | int | float | str
 Exchange = Literal["clear_sum", "secure_sum"]
 M = TypeVar("M", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """Frozen, no unknown fields, no silent conversions, no infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TaskPart(Strict):
     """Which installed task: a key into the device's own table, never an import path."""
 
     name: Name
-    settings: dict[Name, Scalar] = {}
+    settings: dict[Name, Scalar] = Field(default={})
 
 
 class Optimizer(Strict):
@@ -77,40 +76,6 @@ class Training(Strict):
     proximal: NonNegative = 0.0
     gradient_clip: Positive | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-
-
-class NoPrivacy(Strict):
-    """A run without differential privacy: epsilon is infinity, and each owner must have granted that."""
-
-    unit: Literal["none"] = "none"
-
-
-class ExamplePrivacy(Strict):
-    """Example-level DP on the device: DP-SGD with Poisson batches (Abadi et al. 2016, Algorithm 1).
-
-    Attributes:
-        epsilon: what the whole run, spare attempts included, may spend; at ``delta``.
-        clip: L2 bound C of one example's gradient.
-        sampling_rate: q, the chance of each example to be in a batch.
-        steps: batches a round: round(local_epochs / q); fixed, whatever the data.
-        denominator: public constant that divides the noised sum of gradients. Not the shard's size: dividing
-            by a private n would release it.
-        noise_multiplier: z; each batch's sum gets Gaussian noise of standard deviation z * C. Calibrated once
-            for rounds + spare attempts; each device recomputes what it spends and never trusts ``epsilon``.
-    """
-
-    unit: Literal["example"] = "example"
-    placement: Literal["local"] = "local"
-    epsilon: Annotated[float, Field(gt=0, le=1000)]
-    delta: Annotated[float, Field(gt=0, lt=0.1)]
-    clip: Positive
-    sampling_rate: Annotated[float, Field(gt=0, le=1)]
-    steps: Annotated[int, Field(ge=1, le=1_000_000)]
-    denominator: Positive
-    noise_multiplier: Annotated[float, Field(gt=0, le=10_000)]
-
-
-Privacy = Annotated[NoPrivacy | ExamplePrivacy, Field(discriminator="unit")]
 
 
 class Encoding(Strict):
@@ -175,7 +140,8 @@ class Plan(Strict):
 
     ``attempt`` counts 1, 2, ... over the whole run, at most ``rounds + spare_attempts``; it never repeats, so a
     device answers one model once and is charged once for each attempt. ``purpose`` "evaluate" asks for metric
-    totals alone, in runs without DP. ``session`` is the sid of `fedsus.secagg`: one plan a session.
+    totals alone, in runs without DP. ``session`` is the sid of `fedsus.secagg`: one plan a session. ``clip`` is the
+    round's bound where clipping is adaptive, None elsewhere.
     """
 
     version: Literal[1] = 1
@@ -195,6 +161,7 @@ class Plan(Strict):
     cohort: Cohort
     exchange: Exchange = "clear_sum"
     session: Hash | None = None
+    clip: Positive | None = None
     deadline: Annotated[float, Field(gt=0, le=86_400)]
 
     @model_validator(mode="after")
@@ -205,6 +172,9 @@ class Plan(Strict):
             raise ValueError("purpose 'evaluate' releases metrics; a private run has none")
         if (self.session is None) != (self.exchange == "clear_sum"):
             raise ValueError(f"exchange '{self.exchange}' and session {self.session} do not fit: secure_sum has one")
+        adaptive = isinstance(self.privacy, ClientCentral) and self.privacy.adaptive is not None
+        if (self.clip is not None) != adaptive:
+            raise ValueError(f"clip {self.clip}: a round has its own where clipping is adaptive, and nowhere else")
         return self
 
     @property
@@ -282,7 +252,7 @@ def digest(raw: bytes) -> bytes:
 
 
 def specification(plan: Plan) -> str:
-    """SHA-256 hex of all that must not change during a run: all but round, attempt, model, purpose and session."""
+    """SHA-256 hex of all that must not change during a run: all but what a round or an attempt has of its own."""
     fixed = {key: value for key, value in plan.model_dump(mode="json").items() if key not in _CHANGES}
     return hashlib.sha256(b"fedsus run" + canonical(fixed)).hexdigest()
 

@@ -26,10 +26,11 @@ from fedsus.encoding import residues, rounding
 from fedsus.encoding.layout import Layout
 from fedsus.encoding.packing import Buffer, parts
 from fedsus.errors import ConfigError, ProtocolViolation
-from fedsus.types import LocalUpdate, LocalUpdates, Mean, Noise, Ring, Vector
+from fedsus.types import Arrays, LocalUpdate, LocalUpdates, Mean, Noise, Ring, Vector
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from fedsus.plan import Plan
@@ -39,7 +40,7 @@ _SMALLEST: Final = 1e-37  # below, coordinates are no normal float32, and the sc
 
 
 class Mechanism(Protocol):
-    """Turns one client's update into integers, and the sum over a cohort into their mean."""
+    """Turns one client's update into integers, and the sum over a cohort into what is released of it."""
 
     @property
     def bits(self) -> int:
@@ -51,24 +52,32 @@ class Mechanism(Protocol):
         """Length of the integer vector."""
         ...
 
+    def init(self) -> Arrays:
+        """What the server keeps between rounds, before the first; empty where it adds no noise. It is secret."""
+        ...
+
     def encode(self, update: LocalUpdate, noise: Noise) -> Ring:
         """One client's integers, (size,) uint32, each below 2**bits."""
         ...
 
-    def encode_all(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
-        """The integers of a stack of m clients, (m, size) uint32: row i is what ``encode`` makes of update i."""
+    def encode_all(self, updates: LocalUpdates, noises: Sequence[Noise]) -> NDArray[np.uint32]:
+        """The integers of a stack of m clients, (m, size) uint32: row i is what ``encode`` makes with noise i."""
+        ...
+
+    def add_to(self, total: Ring, updates: LocalUpdates, noises: Sequence[Noise]) -> None:
+        """Add the integers of a stack of clients to ``total`` (size,) uint32 in place, mod 2**bits."""
         ...
 
     def check(self, packed: Buffer) -> None:
         """Refuse one client's packed integers that no ``encode`` makes."""
         ...
 
-    def decode(self, total: Ring, survivors: int) -> Mean:
-        """The mean over ``survivors`` clients of the sum of their integers."""
-        ...
+    def release(self, state: Arrays, total: Ring, survivors: int, noise: Noise) -> tuple[Arrays, Mean]:
+        """What may be known of the sum of ``survivors`` clients' integers, and the state after it.
 
-    def event(self, update: LocalUpdate) -> DpEvent | None:
-        """What releasing the sum spends for this client; None without differential privacy."""
+        Args:
+            noise: the server's own, for mechanisms whose noise is added there.
+        """
         ...
 
 
@@ -117,16 +126,17 @@ class FixedPoint:
             np.asarray(update.totals, dtype=np.float64)[np.newaxis],
             np.array([update.held_out]),
         )
-        ring: Ring = self.encode_all(one, noise)[0]
+        del noise  # rounding to nearest needs none
+        ring: Ring = self.encode_all(one)[0]
         return ring
 
-    def encode_all(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
+    def encode_all(self, updates: LocalUpdates, noises: Sequence[Noise] = ()) -> NDArray[np.uint32]:
         """The integers of a stack of m clients, (m, size) uint32: row i is what `encode` makes of update i.
 
         Raises:
             ProtocolViolation: the updates' shapes are not the plan's.
         """
-        del noise  # rounding to nearest needs none
+        del noises  # rounding to nearest needs none
         scales, limits, counts = self._measured(updates)
         rings = np.empty((len(updates), self.size), dtype=np.uint32)
         if self.layout.purpose == "train":
@@ -135,7 +145,7 @@ class FixedPoint:
         rings[:, self.layout.update.stop :] = counts
         return rings
 
-    def add_to(self, total: Ring, updates: LocalUpdates) -> None:
+    def add_to(self, total: Ring, updates: LocalUpdates, noises: Sequence[Noise] = ()) -> None:
         """Add the integers of all updates to ``total`` (size,) uint32 in place, mod 2**bits, without making them.
 
         Exact: float64 holds the sum of up to 2**22 clients, each below 2**31.
@@ -143,6 +153,7 @@ class FixedPoint:
         Raises:
             ProtocolViolation: the updates' shapes, or the sum's, are not the plan's; nothing was added.
         """
+        del noises
         if total.shape != (self.size,):
             raise ProtocolViolation(f"sum: {total.size} residues, expected {self.size}")
         scales, limits, counts = self._measured(updates)
@@ -175,6 +186,15 @@ class FixedPoint:
             if (rest > bounds[first : first + rest.size]).any():
                 raise ProtocolViolation("answer: a count is beyond what one client can reach")
 
+    def init(self) -> Arrays:
+        """Nothing is kept between rounds."""
+        return {}
+
+    def release(self, state: Arrays, total: Ring, survivors: int, noise: Noise) -> tuple[Arrays, Mean]:
+        """As `decode`; noise, where there is any, was added on the devices."""
+        del noise
+        return state, self.decode(total, survivors)
+
     def decode(self, total: Ring, survivors: int) -> Mean:
         """The mean of the sum ``total`` (size,) uint32 over ``survivors`` clients.
 
@@ -199,18 +219,6 @@ class FixedPoint:
         shares = self._bounded(total[layout.totals], survivors * self._unsigned, "metrics")
         totals = self._low * held_out + self._width * (shares.astype(np.float64) * (self._cap / self._unsigned))
         return Mean(delta, float(weight.sum()), totals, held_out, saturated)
-
-    def event(self, update: LocalUpdate) -> DpEvent | None:
-        """The trainer's own event: clamping and rounding are post-processing.
-
-        Raises:
-            ProtocolViolation: a private run's update that does not say what it spends.
-        """
-        if not self.layout.private:
-            return None
-        if update.event is None:
-            raise ProtocolViolation("update: a private run's update must say what it spends")
-        return update.event
 
     def _measured(self, updates: LocalUpdates) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Scale and limit of each row (see `rounding.rounded`), and the segments after the update as (m, rest) int64.

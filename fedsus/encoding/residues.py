@@ -29,3 +29,8 @@ def signed(residues: Ring, bits: int) -> NDArray[np.int32]:
     """Residues as numbers -2**(bits - 1)..2**(bits - 1) - 1, (n,) int32."""
     shift = 32 - bits  # to the top of a word and back: the arithmetic shift extends the sign
     return (residues << np.uint32(shift)).view(np.int32) >> np.int32(shift)
+
+
+def of_whole(whole: NDArray[np.int64], bits: int) -> NDArray[np.uint32]:
+    """Residues of signed 64-bit integers, (n,) uint32."""
+    return (whole & ((1 << bits) - 1)).astype(np.uint32)

@@ -5,15 +5,15 @@ Importing this package loads no torch; `trainer_for` does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from fedsus.errors import ConfigError
+from fedsus.protection import ExampleDistributed, ExamplePrivacy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fedsus.learning.settings import Compute, TrainSettings
-    from fedsus.plan import ExamplePrivacy, NoPrivacy
+    from fedsus.plan import Privacy
     from fedsus.tasks.task import Shard, Task
     from fedsus.types import LocalUpdate, Noise, Stop, Vector
 
@@ -35,23 +35,25 @@ class Trainer(Protocol):
 
 def trainer_for(
     task: Task,
-    privacy: TrainSettings | NoPrivacy | ExamplePrivacy | Literal["none", "example"],
+    privacy: Privacy,
     compute: Compute,
     noise: Noise,
 ) -> Trainer:
-    """The trainer for a privacy unit, given by name, by the plan's privacy part or by whole settings.
+    """The trainer for the privacy part of a plan: whose noise, if any, is added while training.
 
     Raises:
         ConfigError: the model is not trainable so, or the device is not there.
     """
-    chosen: Any = getattr(privacy, "privacy", privacy)
-    unit = getattr(chosen, "unit", chosen)
-    if unit == "none":
-        from fedsus.learning.loop import LoopTrainer
+    match privacy:
+        case ExamplePrivacy():
+            from fedsus.learning.dp_sgd import DpSgdTrainer
 
-        return LoopTrainer(task, compute)
-    if unit == "example":
-        from fedsus.learning.dp_sgd import DpSgdTrainer
+            return DpSgdTrainer(task, compute, noise)
+        case ExampleDistributed():
+            from fedsus.learning.gradient_sums import GradientSumTrainer
 
-        return DpSgdTrainer(task, compute, noise)
-    raise ConfigError(f"privacy.unit = {unit!r}: expected 'none' or 'example'")
+            return GradientSumTrainer(task, compute, noise)
+        case _:
+            from fedsus.learning.loop import LoopTrainer
+
+            return LoopTrainer(task, compute)

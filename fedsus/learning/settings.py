@@ -19,13 +19,13 @@ class TrainSettings:
 
     Attributes:
         training: optimizer, schedule, batches.
-        privacy: none, or DP-SGD and its numbers.
+        privacy: who is protected, and how; the noise of some is the trainer's, of others the mechanism's.
         round: this round, 1-based.
         rounds: rounds of the run.
     """
 
     training: plan.Training
-    privacy: plan.NoPrivacy | plan.ExamplePrivacy
+    privacy: plan.Privacy
     round: int
     rounds: int
 

@@ -122,8 +122,8 @@ class StackedTrainer:
         return LocalUpdates(deltas, np.array(sizes, dtype=np.float64), totals, held_out)
 
     def _check(self, settings: TrainSettings) -> None:
-        if settings.privacy.unit != "none":
-            raise ConfigError(f"privacy.unit = '{settings.privacy.unit}': the stacked trainer adds no noise")
+        if settings.privacy.unit == "example":
+            raise ConfigError("privacy.unit = 'example': the stacked trainer adds no noise")
         if settings.training.precision != "float32":
             raise NotStackable(
                 f"training.precision = '{settings.training.precision}': the stacked trainer needs 'float32'; "
@@ -189,7 +189,8 @@ class StackedTrainer:
         if order != sorted(order):
             deltas = deltas[torch.tensor(np.argsort(order), device=self._device)]
         # A sum is one quick pass, and not finite if any part of it is not.
-        if not math.isfinite(float(deltas.sum())) and not bool(torch.isfinite(deltas).all()):
+        client = settings.privacy.unit == "client"  # with privacy the mechanism sends noise alone
+        if not client and not math.isfinite(float(deltas.sum())) and not bool(torch.isfinite(deltas).all()):
             raise ConfigError(
                 f"optimizer.learning_rate = {settings.learning_rate:g}: training diverged to NaN or infinity; "
                 "lower it or set gradient_clip"

@@ -12,7 +12,9 @@ from functools import lru_cache
 
 from fedsus.errors import BudgetExhausted, Refusal
 from fedsus.owner.policy import Policy, Range, TaskPolicy
-from fedsus.plan import ExamplePrivacy, Plan, Scalar, canonical, specification
+from fedsus.plan import Plan, Scalar, decode, encode, specification
+from fedsus.privacy.adversaries import Adversary, Unit, spent
+from fedsus.protection import ClientCentral, Distributed, ExamplePrivacy, NoPrivacy, Private
 
 LEAST_NOISE, MOST_NOISE = 0.1, 100.0
 """Noise multipliers that are accounted for: less protects nothing, more drowns everything and is slow to account."""
@@ -70,7 +72,7 @@ def admit(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> Grant:
         )
     if plan.exchange == "secure_sum" and not policy.exchange.secure_sum:
         raise Refusal("exchange 'secure_sum': [exchange] secure_sum is not granted")
-    if isinstance(plan.privacy, ExamplePrivacy):
+    if not isinstance(plan.privacy, NoPrivacy):
         return _private(plan, plan.privacy, policy, allowed)
     if not policy.privacy.without_dp:
         raise Refusal("a run without differential privacy: [privacy] without_dp is not granted")
@@ -115,25 +117,24 @@ def _limits(plan: Plan, policy: Policy) -> None:
             raise Refusal(f"{word} {asked}: the policy allows at most {limit} ([limits] {word})")
 
 
-def _private(plan: Plan, privacy: ExamplePrivacy, policy: Policy, allowed: TaskPolicy) -> Grant:
+def _private(plan: Plan, privacy: Private, policy: Policy, allowed: TaskPolicy) -> Grant:
     _mechanism(plan, privacy, policy)
-    attempts, cap, steps = plan.rounds + plan.spare_attempts, policy.privacy.cap, privacy.steps
+    attempts, cap = plan.rounds + plan.spare_attempts, policy.privacy.cap
     if plan.attempt > attempts:
         raise BudgetExhausted(f"attempt {plan.attempt}: a private run has at most {attempts}")
     if privacy.delta > cap.delta:
         raise BudgetExhausted(f"delta {privacy.delta:g} of the run: the cap is {cap.delta:g} ([privacy] delta)")
-    spends = _epsilon(privacy.noise_multiplier, privacy.sampling_rate, steps * attempts, privacy.delta)
+    spends = _epsilon(_whole(plan), attempts)
     if not spends <= privacy.epsilon:
         raise Refusal(f"the plan claims epsilon {privacy.epsilon:.6g}; its numbers spend {spends:.6g}")
     if spends > cap.epsilon:
         raise BudgetExhausted(f"epsilon {spends:.6g} of the run: the cap is {cap.epsilon:g} ([privacy] epsilon)")
-    once = _epsilon(privacy.noise_multiplier, privacy.sampling_rate, steps, privacy.delta)
-    event = {"noise_multiplier": privacy.noise_multiplier, "sampling_rate": privacy.sampling_rate, "steps": steps}
-    text = canonical(event).decode()
+    once = _epsilon(_whole(plan), 1)
+    text = _event(_whole(plan))
     return Grant(plan.task.name, allowed.data, once, spends, privacy.delta, attempts, specification(plan), text)
 
 
-def _mechanism(plan: Plan, privacy: ExamplePrivacy, policy: Policy) -> None:
+def _mechanism(plan: Plan, privacy: Private, policy: Policy) -> None:
     """Unit, placement, noise and steps: what is quick to check, before anything is computed from it."""
     if plan.purpose != "train":
         raise Refusal(f"purpose '{plan.purpose}' releases metrics; a private run has none")
@@ -141,10 +142,17 @@ def _mechanism(plan: Plan, privacy: ExamplePrivacy, policy: Policy) -> None:
         raise Refusal(f"privacy unit '{privacy.unit}': the policy allows {_listed(policy.privacy.units)}")
     if privacy.placement not in policy.privacy.placements:
         raise Refusal(f"noise placement '{privacy.placement}': the policy allows {_listed(policy.privacy.placements)}")
-    if not LEAST_NOISE <= privacy.noise_multiplier <= MOST_NOISE:
-        raise Refusal(f"noise multiplier {privacy.noise_multiplier:g}: expected {LEAST_NOISE:g} to {MOST_NOISE:g}")
     if privacy.clip < LEAST_CLIP:
         raise Refusal(f"clip {privacy.clip:g}: expected at least {LEAST_CLIP:g}, which can carry noise")
+    if isinstance(privacy, Distributed) and plan.exchange != "secure_sum":
+        raise Refusal(f"exchange '{plan.exchange}': noise in shares protects only under 'secure_sum'")
+    if isinstance(privacy, ExamplePrivacy):
+        _steps(plan, privacy, policy)
+
+
+def _steps(plan: Plan, privacy: ExamplePrivacy, policy: Policy) -> None:
+    if not LEAST_NOISE <= privacy.noise_multiplier <= MOST_NOISE:
+        raise Refusal(f"noise multiplier {privacy.noise_multiplier:g}: expected {LEAST_NOISE:g} to {MOST_NOISE:g}")
     steps = round(plan.training.local_epochs / privacy.sampling_rate)
     if privacy.steps != steps:
         raise Refusal(f"steps {privacy.steps}: local_epochs / sampling_rate is {steps}")
@@ -152,12 +160,40 @@ def _mechanism(plan: Plan, privacy: ExamplePrivacy, policy: Policy) -> None:
         raise Refusal(f"steps {steps}: the policy allows at most {policy.limits.steps} ([limits] steps)")
 
 
+def _whole(plan: Plan) -> bytes:
+    """A plan without what changes from round to round: what is computed once for a run."""
+    adaptive = isinstance(plan.privacy, ClientCentral) and plan.privacy.adaptive is not None
+    clip = plan.privacy.clip if adaptive and isinstance(plan.privacy, ClientCentral) else None
+    session = None if plan.session is None else "0" * 64
+    return encode(
+        plan.model_copy(update={"round": 1, "attempt": 1, "model": "0" * 64, "session": session, "clip": clip})
+    )
+
+
 @lru_cache(maxsize=64)
-def _epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: float) -> float:
-    """Epsilon of so many Poisson-sampled Gaussian steps; kept, for each round of a run asks for it again."""
+def _epsilon(plan: bytes, attempts: int) -> float:
+    """What attempts spend against the strongest adversary that the placement protects from; each round asks again."""
     from fedsus.privacy import accounting
 
-    return accounting.epsilon(accounting.dp_sgd_event(noise_multiplier, sampling_rate, steps), delta)
+    whole = decode(plan)
+    if isinstance(whole.privacy, NoPrivacy):
+        return math.inf
+    return accounting.epsilon(spent(whole, attempts)[_goal(whole.privacy)], whole.privacy.delta)
+
+
+@lru_cache(maxsize=64)
+def _event(plan: bytes) -> str:
+    """One attempt's event against that adversary."""
+    from fedsus.privacy import events
+
+    whole = decode(plan)
+    if isinstance(whole.privacy, NoPrivacy):
+        return "null"
+    return events.to_json(spent(whole, 1)[_goal(whole.privacy)])
+
+
+def _goal(privacy: Private) -> tuple[Unit, Adversary]:
+    return privacy.unit, "recipients" if isinstance(privacy, ClientCentral) else "server"
 
 
 def _listed(names: object) -> str:

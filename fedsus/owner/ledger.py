@@ -8,10 +8,8 @@ composition inside a run is only valid for a schedule that was fixed beforehand.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -286,10 +284,10 @@ def _so_far(event_json: str, attempts: int, delta: float) -> float:
     """Epsilon of so many equal attempts."""
     if attempts == 0:
         return 0.0
-    event: Mapping[str, Any] | None = json.loads(event_json)
-    if event is None or delta <= 0:
+    if event_json == "null" or delta <= 0:
         return math.inf
-    from fedsus.privacy import accounting
+    import dp_accounting as dpa
 
-    steps = event["steps"] * attempts
-    return accounting.epsilon(accounting.dp_sgd_event(event["noise_multiplier"], event["sampling_rate"], steps), delta)
+    from fedsus.privacy import accounting, events
+
+    return accounting.epsilon(dpa.SelfComposedDpEvent(events.from_json(event_json), attempts), delta)

@@ -23,16 +23,17 @@ class PrivacyPolicy(Strict):
     Attributes:
         epsilon: cap for each data id over all private runs, ever; 0, the default, grants nothing.
         delta: cap on the sum of the runs' deltas; 0, the default, grants nothing.
-        units: who is protected; "example": one row of the data.
-        placements: where noise is added; "local": on this device, before anything leaves it.
+        units: who is protected; "example": one row of the data; "client": all that this device has.
+        placements: where noise is added; "local": on this device, before anything leaves it; "distributed": in shares
+            under a secure sum; "central": at the server, against which nothing protects then.
         without_dp: True also allows runs without differential privacy. Their epsilon is infinity: they stand
             outside the caps, and the ledger lists them.
     """
 
     epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
     delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    units: list[Literal["example"]] = Field(default=["example"])
-    placements: list[Literal["local"]] = Field(default=["local"])
+    units: list[Literal["example", "client"]] = Field(default=["example"])
+    placements: list[Literal["local", "distributed", "central"]] = Field(default=["local"])
     without_dp: bool = False
 
     @property

@@ -36,25 +36,43 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) ->
         ConfigError: an argument is out of range, or no noise up to `LARGEST_NOISE` is enough.
     """
     _check(epsilon, delta, sampling_rate, steps)
+    try:
+        return smallest_noise(epsilon, lambda noise: _spends(noise, delta, sampling_rate, steps))
+    except ConfigError:
+        raise ConfigError(
+            f"epsilon = {epsilon} at delta = {delta} cannot be reached with {steps} steps at sampling rate "
+            f"{sampling_rate}: no noise up to {LARGEST_NOISE:g} is enough; allow more epsilon or fewer rounds"
+        ) from None
+
+
+def smallest_noise(epsilon: float, spends: Callable[[float], float], largest: float = LARGEST_NOISE) -> float:
+    """The smallest noise multiplier with which ``spends(noise)``, which falls with it, is at most ``epsilon``.
+
+    At most 1e-4 (relative) above the smallest, rounded up to six digits, never below `SMALLEST_NOISE`; what it spends
+    was computed and is at most ``epsilon``.
+
+    Raises:
+        ConfigError: no noise up to ``largest`` is enough.
+    """
     from scipy.optimize import brentq
 
     target = epsilon * (1 - _MARGIN)
 
     def excess(log_noise: float) -> float:
-        found = _spends(math.exp(log_noise), delta, sampling_rate, steps)
-        return math.log(min(max(found, 1e-12), 1e12) / target)
+        return math.log(min(max(spends(math.exp(log_noise)), 1e-12), 1e12) / target)
 
-    low, high = _bracket(lambda noise: excess(math.log(noise)) <= 0)
+    low, high = _bracket(lambda noise: excess(math.log(noise)) <= 0, largest)
     if math.isinf(high):
+        least = spends(largest)
         raise ConfigError(
-            f"epsilon = {epsilon} at delta = {delta} cannot be reached with {steps} steps at sampling rate "
-            f"{sampling_rate}: no noise up to {LARGEST_NOISE:g} is enough; allow more epsilon or fewer rounds"
+            f"epsilon = {epsilon} cannot be reached: noise multiplier {largest:g}, the largest, spends "
+            f"{least:.4g}; allow more epsilon or fewer rounds"
         )
     if low == high:
         return high
     root = math.exp(brentq(excess, math.log(low), math.log(high), xtol=_TOLERANCE / 8, rtol=1e-12))
     noise = _round_up(root * (1 - _TOLERANCE / 4))
-    while _spends(noise, delta, sampling_rate, steps) > target:
+    while spends(noise) > target:
         noise = _round_up(noise * (1 + _TOLERANCE / 4))
     return noise
 
@@ -63,15 +81,15 @@ def _spends(noise: float, delta: float, sampling_rate: float, steps: int) -> flo
     return spent(dp_sgd_event(noise, sampling_rate, steps), delta)
 
 
-def _bracket(enough: Callable[[float], bool]) -> tuple[float, float]:
+def _bracket(enough: Callable[[float], bool], largest: float) -> tuple[float, float]:
     """Noise that is not enough, and twice as much that is; equal at the floor, infinite where none is enough."""
     noise = 1.0
     if enough(noise):
         while noise > SMALLEST_NOISE and enough(lower := max(noise / 2, SMALLEST_NOISE)):
             noise = lower
         return max(noise / 2, SMALLEST_NOISE), noise
-    while noise < LARGEST_NOISE:
-        lower, noise = noise, min(2 * noise, LARGEST_NOISE)
+    while noise < largest:
+        lower, noise = noise, min(2 * noise, largest)
         if enough(noise):
             return lower, noise
     return noise, math.inf

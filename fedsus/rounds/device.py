@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from fedsus import plan as plans
-from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.mechanism import Mechanism
+from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.packing import pack
 from fedsus.errors import Cancelled, FedsusError, ProtocolViolation, Refusal
 from fedsus.owner.admission import Grant, admit
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
-from fedsus.plan import Plan
+from fedsus.plan import ExamplePrivacy, Plan
 from fedsus.rounds.answers import Answer as Answer
 from fedsus.rounds.answers import line, refused, without_identity
 from fedsus.rounds.messages import Request, decode_request, encode_answer
@@ -32,7 +33,7 @@ from fedsus.types import LocalUpdate, Noise, Ring, Stop
 
 if TYPE_CHECKING:
     from fedsus.learning import Trainer
-    from fedsus.learning.settings import Compute
+    from fedsus.learning.settings import Compute, TrainSettings
     from fedsus.tasks.task import DataSource, Shard, Task
 
 log = logging.getLogger("fedsus.device")
@@ -42,6 +43,16 @@ _PREPARED: Final = 4
 
 SeedSource = Callable[[Plan], int]
 """The seed of one round's training order. A deployment draws it from the operating system."""
+
+
+def noised_by_mechanism(plan: Plan) -> bool:
+    """Whether an update is noised after training, so that one of zeros can be sent for any other."""
+    return plan.private and not isinstance(plan.privacy, ExamplePrivacy)
+
+
+def no_update(plan: Plan) -> LocalUpdate:
+    """Zeros, and no metrics."""
+    return LocalUpdate(np.zeros(plan.dimension, dtype=np.float32), 0.0, np.zeros(len(plan.metrics)), 0, None)
 
 
 class OwnerReport(Protocol):
@@ -139,7 +150,7 @@ class Device:
             DataError: the data do not fit the task.
         """
         grant = admit(request.plan, self.policy, self._tasks)
-        mechanism = FixedPoint(request.plan)
+        mechanism = mechanism_of(request.plan)
         return Work(self, request, grant, mechanism, self._prepare(request.plan, grant))
 
     def _secure(self, raw: bytes, stop: Stop) -> Answer:
@@ -209,22 +220,38 @@ class Device:
         log.info("data '%s': %d rows to train on, %d held out", grant.data_id, shard.size, len(shard.held_out[0]))
         return _Prepared(task, shard)
 
-    def encoded(self, request: Request, prepared: _Prepared, mechanism: FixedPoint, stop: Stop) -> Ring:
+    def encoded(self, request: Request, prepared: _Prepared, mechanism: Mechanism, stop: Stop) -> Ring:
         """Train or evaluate, and encode what may leave: (n,) uint32."""
         from fedsus.learning.settings import TrainSettings
 
-        plan, shard = request.plan, prepared.shard
+        plan = request.plan
         self._tell_owner(plan, request, prepared)
         if plan.purpose == "evaluate":
             update = self._evaluated(request, prepared)
         else:
             settings = TrainSettings(plan.training, plan.privacy, plan.round, plan.rounds)
-            trainer = self._trainer(plan, prepared)
-            (update,) = trainer.train(request.model, [shard], settings, [self._seeds(plan)], stop)
+            update = self._trained(request, prepared, settings, stop)
             if not plan.metrics:
                 # What the plan does not name stays here, whatever the trainer measured.
                 update = replace(update, totals=np.zeros(0), held_out=0)
         return mechanism.encode(update, self._noise)
+
+    def _trained(self, request: Request, prepared: _Prepared, settings: TrainSettings, stop: Stop) -> LocalUpdate:
+        """One update. Where the mechanism adds the noise, a training that fails gives zeros: an answer that is missing
+        would tell of the data."""
+        plan = request.plan
+        seed = self._seeds(plan)
+        try:
+            trainer = self._trainer(plan, prepared)
+            (update,) = trainer.train(request.model, [prepared.shard], settings, [seed], stop)
+        except Cancelled:
+            raise
+        except Exception as error:
+            if not noised_by_mechanism(plan):
+                raise
+            log.warning("training failed, noise alone is sent: %s", line(error))
+            return no_update(plan)
+        return update
 
     def _tell_owner(self, plan: Plan, request: Request, prepared: _Prepared) -> None:
         """Report the received model's metrics to the owner; a failure of that changes no answer."""
@@ -241,10 +268,10 @@ class Device:
     def _trainer(self, plan: Plan, prepared: _Prepared) -> Trainer:
         from fedsus.learning import trainer_for
 
-        unit = plan.privacy.unit
-        if unit not in prepared.trainers:
-            prepared.trainers[unit] = trainer_for(prepared.task, unit, self._compute, self._noise)
-        return prepared.trainers[unit]
+        kind = type(plan.privacy).__name__
+        if kind not in prepared.trainers:
+            prepared.trainers[kind] = trainer_for(prepared.task, plan.privacy, self._compute, self._noise)
+        return prepared.trainers[kind]
 
     def _evaluated(self, request: Request, prepared: _Prepared) -> LocalUpdate:
         """Metric totals of a model over the held-out part; no change of the model."""
@@ -265,7 +292,7 @@ class Work:
     device: Device
     request: Request
     grant: Grant
-    mechanism: FixedPoint
+    mechanism: Mechanism
     prepared: _Prepared
 
     @property

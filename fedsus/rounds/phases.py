@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fedsus import plan as plans
 from fedsus.errors import ProtocolViolation
 from fedsus.plan import Plan
+from fedsus.protection import Distributed
 from fedsus.secagg.session import Session
 from fedsus.secagg.wire import Frame, Kind
 
@@ -51,3 +52,13 @@ def check_plan(plan: Plan, session: Session, sid: bytes) -> None:
     ):
         if asked != fixed:
             raise ProtocolViolation(f"plan: its {word} {asked} is not its session's: {fixed}")
+    if isinstance(plan.privacy, Distributed):
+        shares = plan.privacy.shares
+        if shares.colluders != session.colluders:
+            raise ProtocolViolation(
+                f"plan: its noise counts {shares.colluders} colluders, its session {session.colluders}"
+            )
+        if session.floor < shares.survivors:
+            raise ProtocolViolation(
+                f"plan: its noise needs {shares.survivors} survivors, its session opens a sum of {session.floor}"
+            )

@@ -18,17 +18,18 @@ from typing import Final
 import numpy as np
 
 from fedsus import plan as plans
-from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import CohortTooSmall, CorruptionError, ProtocolViolation, RunFailed
 from fedsus.journal import Journal, RunState, blobs
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
 from fedsus.plan import Plan
+from fedsus.privacy.noise import SystemNoise
 from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct
 from fedsus.rounds.messages import encode_request
 from fedsus.rounds.secure import Draw, SecureRounds, draw_anew
-from fedsus.rounds.specification import specification_of
+from fedsus.rounds.specification import joined, parted, specification_of
 from fedsus.strategies import Strategy, create
-from fedsus.types import Arrays, Clock, Mean, Member, Summed, Vector
+from fedsus.types import Arrays, Clock, Mean, Member, Noise, Summed, Vector
 
 log = logging.getLogger("fedsus.server")
 
@@ -55,6 +56,7 @@ class RunLoop:
         virtual: the clock of a simulation, in its seconds since the run's start; None in a deployment. The run then
             waits by it, and the journal names it beside real seconds.
         watch: told of each released round.
+        noise: the server's own generator, for noise that is added here; a simulation gives a seeded one.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class RunLoop:
         draw: Draw = draw_anew,
         virtual: Clock | None = None,
         watch: Watch | None = None,
+        noise: Noise | None = None,
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
+        self._noise: Noise = SystemNoise() if noise is None else noise
         self._draw, self._virtual, self._watch = draw, virtual, watch
         self._journal = Journal.open(folder, clock)
         self._abandoned = _in_a_row(self._journal.entries)
@@ -99,7 +103,7 @@ class RunLoop:
         with self._journal:
             state = blobs.get(self._folder, self._checkpoint)
             if self.progress.closed is not None:
-                return self._strategy.model(state)
+                return self._model(state)
             try:
                 while self.progress.next_round <= self._specification.config.plan.rounds:
                     state = self._attempt(state)
@@ -107,9 +111,13 @@ class RunLoop:
                 model = self._checkpoint if self.progress.released else None
                 self._journal.append(RunClosed(reason="failed", model=model))
                 raise
-            self._evaluate(self._strategy.model(state))
+            self._evaluate(self._model(state))
             self._journal.append(RunClosed(reason="completed", model=self._checkpoint))
-            return self._strategy.model(state)
+            return self._model(state)
+
+    def _model(self, state: Arrays) -> Vector:
+        """The model in a checkpoint."""
+        return self._strategy.model(parted(state)[0])
 
     @property
     def _checkpoint(self) -> str:
@@ -123,20 +131,20 @@ class RunLoop:
         if attempt > self._specification.attempts:
             raise RunFailed(f"round {round}: all {self._specification.attempts} attempts of the run are spent")
         cohort = self._cohort(attempt)
-        model = self._strategy.model(state)
+        mine, kept = parted(state)
         started = self._clock()
         try:
-            plan, summed, mean, traffic = self._exchange(round, attempt, model, cohort)
+            plan, summed, kept, mean, traffic = self._exchange(round, attempt, self._model(state), kept, cohort)
         except (CohortTooSmall, ProtocolViolation) as error:
             self._abandon(round, attempt, error)
             self._pause()
             return state
         self._abandoned = 0
-        state = self._strategy.step(state, mean.delta)
+        state = joined(self._strategy.step(mine, mean.delta), kept)
         released = self._release(plan, summed, mean, blobs.put(self._folder, state), traffic, started)
         blobs.prune(self._folder, self._journal.entries)
         if self._watch is not None:
-            self._watch(released, self._strategy.model(state))
+            self._watch(released, self._model(state))
         return state
 
     def _abandon(self, round: int, attempt: int, error: Exception) -> None:
@@ -149,24 +157,26 @@ class RunLoop:
         self._sleep(pause_after(self._abandoned))
 
     def _exchange(
-        self, round: int, attempt: int, model: Vector, cohort: Sequence[Member]
-    ) -> tuple[Plan, Summed, Mean, Metered]:
-        """Ask a cohort; what the server learns, and what crossed the wire."""
+        self, round: int, attempt: int, model: Vector, kept: Arrays, cohort: Sequence[Member]
+    ) -> tuple[Plan, Summed, Arrays, Mean, Metered]:
+        """Ask a cohort; what is released, the mechanism's next state, and what crossed the wire."""
+        clip = float(kept["clip"][0]) if "clip" in kept else None
         fleet = Metered(self._fleet)
         secure = self._secure
         if secure is None:
-            plan = self._specification.plan(round, attempt, model)
-            mechanism = FixedPoint(plan)
+            plan = self._specification.plan(round, attempt, model, clip=clip)
+            mechanism = mechanism_of(plan)
             self._opened(plan)
             clients = [member.id for member in cohort]
             summed = conduct(clear_sum(plan, encode_request(plan, model), clients, mechanism), fleet)
         else:
             session = secure.session(round, attempt, cohort, len(model))
-            plan = self._specification.plan(round, attempt, model, session.hex())
-            mechanism = FixedPoint(plan)
+            plan = self._specification.plan(round, attempt, model, session.hex(), clip)
+            mechanism = mechanism_of(plan)
             self._opened(plan)
             summed = secure.conduct(plan, model, mechanism, cohort, self._has_next(round, attempt), fleet)
-        return plan, summed, mechanism.decode(summed.total, summed.survivors), fleet
+        kept, mean = mechanism.release(kept, summed.total, summed.survivors, self._noise)
+        return plan, summed, kept, mean, fleet
 
     def _opened(self, plan: Plan) -> None:
         """Written before anyone is asked: a crash counts as spent."""
@@ -200,7 +210,7 @@ class RunLoop:
         except RunFailed:  # nobody is there any more: the run is complete without the last metrics
             return
         try:
-            plan, summed, mean, traffic = self._exchange(round, attempt, model, cohort)
+            plan, summed, _, mean, traffic = self._exchange(round, attempt, model, {}, cohort)
         except (CohortTooSmall, ProtocolViolation) as error:
             self._abandon(round, attempt, error)
             return

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from fedsus import __version__
 from fedsus import plan as plans
 from fedsus.config import RunConfig, validate
-from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import Journal, blobs
 from fedsus.journal.entries import RunOpened
-from fedsus.plan import ExamplePrivacy, NoPrivacy, Plan, Privacy
+from fedsus.plan import Plan
+from fedsus.privacy.adversaries import Adversary, Unit, spent
+from fedsus.protection import ClientCentral, NoPrivacy, Privacy, measured
+from fedsus.rounds.calibrated import calibrated
 from fedsus.rounds.messages import model_hash
 from fedsus.rounds.secure import numbers
 from fedsus.secagg.roster import Roster
 from fedsus.secagg.session import NO_SERVER
 from fedsus.strategies import create
-from fedsus.types import Clock, Vector
+from fedsus.types import Arrays, Clock, Vector
 
 NO_MODEL = NO_SESSION = "0" * 64
+_MECHANISM = "mechanism."
+_PRIVACY: TypeAdapter[Privacy] = TypeAdapter(Privacy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ class Specification:
         privacy: with the calibrated numbers.
         roster: whose members are asked; None for `clear_sum`.
         server: what sessions name as their server.
+        dimension: parameters of the model; 0 in journals from before it was noted.
     """
 
     run: str
@@ -41,24 +50,63 @@ class Specification:
     privacy: Privacy
     roster: Roster | None = None
     server: str = NO_SERVER
+    dimension: int = 0
 
     @property
     def attempts(self) -> int:
         """Attempts that the run may spend: rounds and spares."""
         return self.config.plan.rounds + self.config.plan.spares
 
-    def plan(self, round: int, attempt: int, model: Vector, session: str | None = None) -> Plan:
-        """The plan of one attempt at one round; ``session``: the sid (hex) of a secure sum."""
-        return self._plan(round, attempt, model_hash(model), len(model), session)
+    @property
+    def first_plan(self) -> Plan:
+        """As the first attempt's plan will be, for a model and a session that are not known yet."""
+        session = NO_SESSION if self.config.plan.exchange == "secure_sum" else None
+        return self._plan(1, 1, NO_MODEL, max(self.dimension, 1), session, self._first_clip)
+
+    @property
+    def goal(self) -> tuple[Unit, Adversary]:
+        """The unit that is protected, and the adversary that the run's epsilon is for."""
+        unit: Unit = "client" if self.privacy.unit == "client" else "example"
+        return unit, "recipients" if isinstance(self.privacy, ClientCentral) else "server"
+
+    def epsilon(self, attempts: int) -> float:
+        """What so many attempts spend at the run's delta, of the protected unit, against the strongest adversary that
+        the placement protects from; infinity without privacy.
+
+        Raises:
+            Refusal: it cannot be computed.
+        """
+        if isinstance(self.privacy, NoPrivacy):
+            return math.inf
+        from fedsus.privacy.accounting import epsilon
+
+        return epsilon(spent(self.first_plan, attempts)[self.goal], self.privacy.delta)
+
+    def plan(
+        self, round: int, attempt: int, model: Vector, session: str | None = None, clip: float | None = None
+    ) -> Plan:
+        """The plan of one attempt at one round.
+
+        Args:
+            session: the sid (hex) of a secure sum.
+            clip: the round's bound where clipping is adaptive.
+        """
+        return self._plan(round, attempt, model_hash(model), len(model), session, clip)
+
+    @property
+    def _first_clip(self) -> float | None:
+        adaptive = isinstance(self.privacy, ClientCentral) and self.privacy.adaptive is not None
+        return self.privacy.clip if adaptive and isinstance(self.privacy, ClientCentral) else None
 
     def hash(self, dimension: int) -> str:
         """What devices find as the specification of each plan of this run (hex), for a model of ``dimension``."""
         session = NO_SESSION if self.config.plan.exchange == "secure_sum" else None
-        return plans.specification(self._plan(1, 1, NO_MODEL, dimension, session))
+        return plans.specification(self._plan(1, 1, NO_MODEL, dimension, session, self._first_clip))
 
-    def _plan(self, round: int, attempt: int, model: str, dimension: int, session: str | None) -> Plan:
+    def _plan(
+        self, round: int, attempt: int, model: str, dimension: int, session: str | None, clip: float | None
+    ) -> Plan:
         asked = self.config.plan
-        private = self.privacy.unit != "none"
         return Plan(
             run=self.run,
             purpose="evaluate" if round > asked.rounds else "train",
@@ -72,36 +120,30 @@ class Specification:
             training=asked.training,
             privacy=self.privacy,
             encoding=asked.encoding,
-            metrics=() if private else asked.metrics,
+            metrics=asked.metrics if measured(self.privacy) else (),
             cohort=asked.cohort,
             exchange=asked.exchange,
             session=session,
+            clip=clip,
             deadline=asked.deadline,
         )
 
 
-def calibrated(config: RunConfig) -> Privacy:
-    """The plan's privacy part: the noise multiplier for rounds + spare attempts, computed once.
+def specified(
+    run: str, config: RunConfig, dimension: int, roster: Roster | None = None, server: str = NO_SERVER
+) -> Specification:
+    """What a run fixes when it opens: its noise is calibrated for rounds + spare attempts, once.
 
     Raises:
-        ConfigError: no noise reaches the asked epsilon.
+        ConfigError: no noise reaches the asked epsilon, or no cohort of the roster is safe with the asked numbers.
     """
-    asked = config.plan.privacy
-    if asked.unit == "none" or asked.epsilon is None or asked.delta is None or asked.denominator is None:
-        return NoPrivacy()
-    from fedsus.privacy.calibration import calibrate
 
-    steps = round(config.plan.training.local_epochs / asked.sampling_rate)
-    total = steps * (config.plan.rounds + config.plan.spares)
-    return ExamplePrivacy(
-        epsilon=asked.epsilon,
-        delta=asked.delta,
-        clip=asked.clip,
-        sampling_rate=asked.sampling_rate,
-        steps=steps,
-        denominator=asked.denominator,
-        noise_multiplier=calibrate(asked.epsilon, asked.delta, asked.sampling_rate, total),
-    )
+    def spends(privacy: Privacy) -> float:
+        trial = Specification(run, config, privacy, roster, server, dimension)
+        return trial.epsilon(trial.attempts)
+
+    privacy = calibrated(config, dimension, roster, spends)
+    return Specification(run, config, privacy, roster, server, dimension)
 
 
 def open_run(
@@ -123,9 +165,9 @@ def open_run(
         ConfigError: the encoding cannot carry the cohort, no noise reaches the asked epsilon, or no cohort of the
             roster is safe with the asked numbers.
     """
-    specification = Specification(run, config, calibrated(config), roster, server)
+    specification = specified(run, config, len(model), roster, server)
     secure = config.plan.exchange == "secure_sum"
-    FixedPoint(specification.plan(1, 1, model, NO_SESSION if secure else None))  # refuses what cannot work
+    mechanism = mechanism_of(specification.first_plan)  # refuses what cannot work
     if secure:
         numbers(config.plan, roster)
     with Journal.create(folder, clock) as journal:
@@ -133,7 +175,8 @@ def open_run(
         parts["privacy"] = specification.privacy.model_dump(mode="json")
         if secure and roster is not None:
             parts |= {"roster": roster.model_dump(mode="json"), "server": server}
-        checkpoint = blobs.put(folder, create(config.plan.strategy).init(model))
+        parts["dimension"] = len(model)
+        checkpoint = blobs.put(folder, joined(create(config.plan.strategy).init(model), mechanism.init()))
         journal.append(
             RunOpened(
                 run=run, config=parts, model_hash=model_hash(model), checkpoint=checkpoint, fedsus_version=__version__
@@ -151,9 +194,21 @@ def specification_of(opened: RunOpened) -> Specification:
     try:
         config = validate(opened.config["run"], RunConfig, "journal")
         part = opened.config["privacy"]
-        privacy = (ExamplePrivacy if part["unit"] == "example" else NoPrivacy).model_validate(part)
+        privacy = _PRIVACY.validate_python(part)
+        dimension = int(opened.config.get("dimension", 0))
         members = opened.config.get("roster")
         roster = None if members is None else Roster.model_validate_json(json.dumps(members), strict=True)
     except (KeyError, ConfigError, ValueError) as error:
         raise CorruptionError(f"journal: the run's configuration cannot be read: {error}") from None
-    return Specification(opened.run, config, privacy, roster, opened.config.get("server", NO_SERVER))
+    return Specification(opened.run, config, privacy, roster, opened.config.get("server", NO_SERVER), dimension)
+
+
+def joined(strategy: Arrays, mechanism: Arrays) -> Arrays:
+    """One checkpoint of what strategy and mechanism keep."""
+    return {**strategy, **{_MECHANISM + name: array for name, array in mechanism.items()}}
+
+
+def parted(checkpoint: Arrays) -> tuple[Arrays, Arrays]:
+    """Strategy's and mechanism's part of a checkpoint."""
+    mechanism = {name[len(_MECHANISM) :]: a for name, a in checkpoint.items() if name.startswith(_MECHANISM)}
+    return {name: a for name, a in checkpoint.items() if not name.startswith(_MECHANISM)}, mechanism

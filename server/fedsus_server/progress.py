@@ -152,14 +152,10 @@ def planned_epsilon(specification: Specification, attempts: int) -> float | None
     """What ``attempts`` attempts may spend at the run's delta: recomputed from the plan, an upper bound for each
     device; its ledger says what it did spend. None without DP.
     """
-    privacy = specification.privacy
-    if privacy.unit == "none":
+    if specification.privacy.unit == "none":
         return None
-    from fedsus.privacy.accounting import dp_sgd_event, epsilon
-
-    event = dp_sgd_event(privacy.noise_multiplier, privacy.sampling_rate, privacy.steps * attempts)
     try:
-        return epsilon(event, privacy.delta)
+        return specification.epsilon(attempts)
     except Refusal:
         return None
 

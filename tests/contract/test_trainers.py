@@ -227,10 +227,7 @@ def test_running_buffers_are_refused(make: Callable[..., Trainer]) -> None:
         make(Normed())
 
 
-def test_by_unit_name_or_settings() -> None:
-    for unit in ("none", "example"):
-        by_name = trainer_for(Separable(), unit, Compute("cpu"), SeededNoise(1))  # type: ignore[arg-type]
-        by_settings = trainer_for(Separable(), settings(unit), Compute("cpu"), SeededNoise(1))  # type: ignore[arg-type]
-        assert type(by_name) is type(by_settings)
-    with pytest.raises(ConfigError, match="expected 'none' or 'example'"):
-        trainer_for(Separable(), "client", Compute("cpu"), SeededNoise(1))  # type: ignore[arg-type]
+def test_the_privacy_part_decides_who_trains() -> None:
+    for unit, name in (("none", "LoopTrainer"), ("example", "DpSgdTrainer")):
+        trainer = trainer_for(Separable(), settings(unit).privacy, Compute("cpu"), SeededNoise(1))  # type: ignore[arg-type]
+        assert type(trainer).__name__ == name

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedsus.learning.parameters import flatten
 from fedsus.learning.settings import Compute
 from fedsus.rounds.messages import Request
-from fedsus.rounds.specification import Specification, calibrated
+from fedsus.rounds.specification import specified
 from fedsus.tasks import registry
 from fedsus_simulations.clients.partitions import population_of
 from fedsus_simulations.running.simulation import Simulation
@@ -50,7 +50,7 @@ def request(asked: Scenario, round: int = 1) -> Request:
     """The plan of a round, for the model of a seed."""
     config = asked.run_config(CLIENTS)
     model = flatten(task_of(asked).model(3))
-    plan = Specification("blocks", config, calibrated(config)).plan(round, round, model)
+    plan = specified("blocks", config, len(model)).plan(round, round, model)
     return Request(plan, b"", model)
 
 

@@ -159,9 +159,6 @@ def test_a_private_run_sends_the_update_alone_with_equal_weights():
     mean = mechanism.decode(summed(rings, 32), 2)
     assert mean.delta == pytest.approx(1.5)
     assert (mean.weight, mean.held_out, mean.saturated, mean.totals.size) == (2.0, 0, None, 0)
-    assert mechanism.event(update([0] * 5, event="spent")) == "spent"
-    with pytest.raises(ProtocolViolation, match="spends"):
-        mechanism.event(update([0] * 5))
 
 
 def test_an_evaluation_sends_metrics_alone():
@@ -170,7 +167,6 @@ def test_an_evaluation_sends_metrics_alone():
     mean = mechanism.decode(mechanism.encode(update([], 0.0), None), 1)
     assert mean.totals == pytest.approx([50.0, 5.0], abs=1e-4)
     assert mean.held_out == 20
-    assert mechanism.event(update([])) is None
 
 
 @pytest.mark.parametrize(

@@ -494,9 +494,7 @@ def test_a_specification_is_the_same_for_all_attempts_and_changes_with_the_plan(
 
 
 def specification_privacy() -> plans.Privacy:
-    from fedsus.rounds.specification import calibrated
-
-    return calibrated(config())
+    return plans.NoPrivacy()
 
 
 def test_a_slow_client_is_waited_for_again_now_and_then(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fedsus.model_file import metadata, write_model
 from fedsus.plan import TaskPart
 from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.reporting import read
-from fedsus.rounds.specification import Specification, calibrated, open_run, specification_of
+from fedsus.rounds.specification import open_run, specification_of, specified
 from fedsus.secagg import roster as rosters
 from fedsus.secagg.keys import Identity
 from fedsus.secagg.roster import RosterMember, SignedRoster
@@ -266,8 +266,8 @@ def test_plain_progress_says_rounds_clients_metrics_bytes_and_time_left(tmp_path
 
 def test_planned_epsilon_counts_every_attempt(tmp_path: Path) -> None:
     config = RunConfig.model_validate({"task": {"name": "heart"}, "plan": plan() | {"privacy": PRIVATE}})
-    private = calibrated(config)
-    specification = Specification("one", config, private)
+    specification = specified("one", config, 4)
+    private = specification.privacy
     assert private.unit == "example"
     event = dp_sgd_event(private.noise_multiplier, private.sampling_rate, 3 * private.steps)
     spent = progress.planned_epsilon(specification, 3)

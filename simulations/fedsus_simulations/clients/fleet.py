@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.packing import packed_size
 from fedsus.rounds.messages import Request, decode_request, encode_answer
 from fedsus.secagg import wire
@@ -93,7 +93,7 @@ class SimulatedFleet:
 
     def _clear(self, ask: Ask, request: Request, asked: Asked, down: int) -> Iterator[Reply]:
         """Train and add whole blocks."""
-        mechanism = FixedPoint(request.plan)
+        mechanism = mechanism_of(request.plan)
         up = _HEADER + packed_size(mechanism.size, mechanism.bits)
         fates = self._judge.training(ask, request.plan, asked, self.clock.now, down, up)
         blocks = fates.answers.blocks(self.stack)
@@ -113,7 +113,7 @@ class SimulatedFleet:
         if request is None:
             yield from self._light(ask, asked, masked)
             return
-        mechanism = FixedPoint(request.plan)
+        mechanism = mechanism_of(request.plan)
         up = packed_size(mechanism.size, mechanism.bits)
         fates = self._judge.training(ask, request.plan, asked, self.clock.now, len(first), up)
         blocks = fates.answers.blocks(self.stack)

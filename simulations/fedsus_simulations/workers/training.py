@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 
-from fedsus.encoding.mechanism import FixedPoint
+from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import Cancelled, ConfigError
-from fedsus.rounds.device import seeded
+from fedsus.protection import ExampleDistributed, ExamplePrivacy
+from fedsus.rounds.device import no_update, noised_by_mechanism
 from fedsus.types import LocalUpdates
 from fedsus_simulations.scenario.seeding import SeededClient
 
 if TYPE_CHECKING:
+    from fedsus.learning.stacked_sums import StackedSumsTrainer
     from numpy.typing import NDArray
 
     from fedsus.learning import Trainer
@@ -49,7 +51,7 @@ def stack_of(scenario: Scenario, task: Task) -> int:
     """Clients in a block of this scenario."""
     from fedsus.learning.parameters import dimension
 
-    private = scenario.plan.privacy.unit == "example"
+    private = (scenario.plan.privacy.unit, scenario.plan.privacy.where) == ("example", "local")
     return scenario.simulation.stack or stack_for(dimension(task.model(0)), scenario.plan.cohort.size, private)
 
 
@@ -124,6 +126,7 @@ class BlockTrainer:
     stop: Stop = never
     _stacked: StackedTrainer | None = field(default=None, init=False)
     _private: StackedDpSgdTrainer | None = field(default=None, init=False)
+    _sums: StackedSumsTrainer | None = field(default=None, init=False)
     _loops: dict[str, tuple[Trainer, _Speaking]] = field(default_factory=dict, init=False)
     _tried: bool = field(default=False, init=False)
     _note: str = field(default="", init=False)
@@ -134,23 +137,26 @@ class BlockTrainer:
 
     def total(self, request: Request, positions: Sequence[int]) -> tuple[Ring, Outcome]:
         """The sum of a block's integers mod 2**bits, (size,) uint32."""
-        mechanism = FixedPoint(request.plan)
+        mechanism = mechanism_of(request.plan)
         total = np.zeros(mechanism.size, dtype=np.uint32)
-        updates, outcome = self.updates(request, positions)
+        updates, clients, outcome = self.updates(request, positions)
         if updates is not None:
-            mechanism.add_to(total, updates)
+            mechanism.add_to(total, updates, clients)
         return total, outcome
 
     def rings(self, request: Request, positions: Sequence[int]) -> tuple[NDArray[np.uint32], Outcome]:
         """The integers of each client of a block that did not refuse, (m, size) uint32, in order."""
-        mechanism = FixedPoint(request.plan)
-        updates, outcome = self.updates(request, positions)
+        mechanism = mechanism_of(request.plan)
+        updates, clients, outcome = self.updates(request, positions)
         if updates is None:
             return np.zeros((0, mechanism.size), dtype=np.uint32), outcome
-        return mechanism.encode_all(updates, self._client(positions[0])), outcome
+        return mechanism.encode_all(updates, clients), outcome
 
-    def updates(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates | None, Outcome]:
-        """What a block's clients propose, in the order of ``positions``, and who refuses; None where all do.
+    def updates(
+        self, request: Request, positions: Sequence[int]
+    ) -> tuple[LocalUpdates | None, list[SeededClient], Outcome]:
+        """What a block's clients propose, in the order of ``positions``, the noise of each, and who refuses; None where
+        all do.
 
         Raises:
             ConfigError: the stacked trainer was chosen by name, and cannot train this.
@@ -159,58 +165,78 @@ class BlockTrainer:
         if request.plan.purpose == "train" and self.choice != "loop" and not self._note:
             try:
                 with nullcontext() if self._tried else _GENERATOR:
-                    updates = self._together(request, positions)
+                    updates, clients = self._together(request, positions)
                 self._tried = True
-                return updates, Outcome({})
+                return updates, clients, Outcome({})
             except Cancelled:
                 raise
             except Exception as error:  # one client's failure must not be its block's: who it is shows one by one
-                self._stacked, self._private, self._tried = None, None, False
+                self._stacked, self._private, self._sums, self._tried = None, None, None, False
                 self._give_up(error)
                 failed = f"a block was trained one client after the other, because its stack failed: {_line(error)}"
         with _GENERATOR:
-            found, refused = self._one_by_one(request, positions)
-        return found, Outcome(refused, self._note or ("" if refused else failed))
+            found, clients, refused = self._one_by_one(request, positions)
+        return found, clients, Outcome(refused, self._note or ("" if refused else failed))
 
-    def _together(self, request: Request, positions: Sequence[int]) -> LocalUpdates:
+    def _together(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates, list[SeededClient]]:
+        from fedsus.learning.stacked_sums import StackedSumsTrainer
+
         from fedsus.learning.stacked import StackedTrainer
         from fedsus.learning.stacked_dp import StackedDpSgdTrainer
 
-        plan, settings = request.plan, _settings(request.plan)
+        plan, settings, model = request.plan, _settings(request.plan), request.model
         shards = [self.population.shard(position) for position in positions]
-        if plan.private:
-            if self._private is None:
-                self._private = StackedDpSgdTrainer(self.task, self.compute)
-            clients = [self._client(position) for position in positions]
-            for client in clients:
-                client(plan)
-            return self._private.train_stack(request.model, shards, settings, clients, self.stop)
+        clients = [self._client(position) for position in positions]
+        seeds = [client(plan) for client in clients]
+        match plan.privacy:
+            case ExamplePrivacy():
+                if self._private is None:
+                    self._private = StackedDpSgdTrainer(self.task, self.compute)
+                return self._private.train_stack(model, shards, settings, clients, self.stop), clients
+            case ExampleDistributed():
+                from fedsus.learning.stacked_sums import StackedSumsTrainer
+
+                if self._sums is None:
+                    self._sums = StackedSumsTrainer(self.task, self.compute)
+                return self._sums.train_stack(model, shards, settings, clients, self.stop), clients
         if self._stacked is None:
             self._stacked = StackedTrainer(self.task, self.compute)
-        seeds = [seeded(self.seed, self.population.names[position])(plan) for position in positions]
-        return self._stacked.train_stack(request.model, shards, settings, seeds, self.stop, measure=bool(plan.metrics))
+        measure = bool(plan.metrics)
+        return self._stacked.train_stack(model, shards, settings, seeds, self.stop, measure=measure), clients
 
-    def _one_by_one(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates | None, dict[int, str]]:
+    def _one_by_one(
+        self, request: Request, positions: Sequence[int]
+    ) -> tuple[LocalUpdates | None, list[SeededClient], dict[int, str]]:
         found: list[LocalUpdate] = []
+        clients: list[SeededClient] = []
         refused: dict[int, str] = {}
         one = self._trained if request.plan.purpose == "train" else self._evaluated
         for position in positions:
+            client = self._client(position)
             try:
-                found.append(one(request, self.population.shard(position), self._client(position)))
+                found.append(one(request, self.population.shard(position), client))
             except Cancelled:
                 raise
             except Exception as error:  # as a device: the task is the user's code
-                refused[position] = _line(error)
+                if not noised_by_mechanism(request.plan):
+                    refused[position] = _line(error)
+                    continue
+                found.append(no_update(request.plan))
+            clients.append(client)
         if not found:
-            return None, refused
+            return None, clients, refused
         measured = len(request.plan.metrics)
-        return LocalUpdates(
-            np.stack([update.delta for update in found]),
-            np.array([update.weight for update in found]),
-            np.stack([update.totals[:measured] for update in found]),
-            np.array([update.held_out if measured else 0 for update in found], dtype=np.int64),
-            found[0].event,
-        ), refused
+        return (
+            LocalUpdates(
+                np.stack([update.delta for update in found]),
+                np.array([update.weight for update in found]),
+                np.stack([update.totals[:measured] for update in found]),
+                np.array([update.held_out if measured else 0 for update in found], dtype=np.int64),
+                found[0].event,
+            ),
+            clients,
+            refused,
+        )
 
     def _trained(self, request: Request, shard: Shard, client: SeededClient) -> LocalUpdate:
         plan = request.plan
@@ -222,11 +248,11 @@ class BlockTrainer:
         """The loop trainer for a plan, with the noise of a client."""
         from fedsus.learning import trainer_for
 
-        unit = plan.privacy.unit
-        if unit not in self._loops:
+        kind = type(plan.privacy).__name__
+        if kind not in self._loops:
             speaking = _Speaking(client)
-            self._loops[unit] = (trainer_for(self.task, plan.privacy, self.compute, speaking), speaking)
-        trainer, speaking = self._loops[unit]
+            self._loops[kind] = (trainer_for(self.task, plan.privacy, self.compute, speaking), speaking)
+        trainer, speaking = self._loops[kind]
         speaking.client = client
         return trainer
 

@@ -1,0 +1,147 @@
+"""What a run spends, for each unit and against each adversary.
+
+    server      works with A clients of each cohort, sees every sum of every attempt, and what its clients know
+    clients     A clients with an honest server: they see the models, and know their own shares of the noise
+    recipients  of the models: they see what is released, and know nobody's share
+
+Who takes part is public, and no sampling of clients is counted: a server chooses whom it asks, so a cohort drawn at
+random amplifies against neither server nor clients; against recipients it would only while roster and participation
+stay unpublished. Examples that a device draws itself amplify against everyone.
+
+A release debits every unit. What bounds a client's update bounds what one of its examples, or one patient, can move:
+between two updates within the bound lies at most twice the bound. What bounds an example bounds a patient with r rows
+at r times that, and says nothing about a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+
+from fedsus.privacy import sensitivity
+from fedsus.privacy.accounting import dp_sgd_event
+from fedsus.protection import (
+    ClientCentral,
+    ClientDistributed,
+    Distributed,
+    ExampleDistributed,
+    ExamplePrivacy,
+    NoPrivacy,
+)
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+    from fedsus.plan import Plan
+
+Unit: TypeAlias = Literal["example", "patient", "client"]
+Adversary: TypeAlias = Literal["server", "clients", "recipients"]
+UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
+ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
+Spent: TypeAlias = Mapping[tuple[Unit, Adversary], "DpEvent"]
+
+
+def spent(plan: Plan, attempts: int, survivors: int | None = None, rows: int | None = None) -> Spent:
+    """What ``attempts`` attempts of a run with this plan spend on each unit against each adversary.
+
+    Args:
+        attempts: 1 or more; each counts, whether it released a model or was abandoned.
+        survivors: clients in each sum; None for the least that the plan allows.
+        rows: most examples of one patient; None where nothing bounds them: a patient is then not protected by
+            what protects an example.
+
+    Raises:
+        Refusal: fewer survivors than the plan allows.
+    """
+    import dp_accounting as dpa
+
+    from fedsus.errors import Refusal
+
+    privacy = plan.privacy
+    if survivors is not None and isinstance(privacy, Distributed) and survivors < privacy.shares.survivors:
+        raise Refusal(f"{survivors} survivors: the noise was calibrated for {privacy.shares.survivors} or more")
+    found: dict[tuple[Unit, Adversary], DpEvent] = {}
+    for adversary in ADVERSARIES:
+        for unit in UNITS:
+            event = _once(plan, unit, adversary, survivors, rows)
+            once = isinstance(privacy, ClientCentral) and privacy.banded is not None  # one event a run
+            found[unit, adversary] = event if once or attempts == 1 else dpa.SelfComposedDpEvent(event, attempts)
+    return found
+
+
+def _once(plan: Plan, unit: Unit, adversary: Adversary, survivors: int | None, rows: int | None) -> DpEvent:
+    """One attempt's event."""
+    import dp_accounting as dpa
+
+    match plan.privacy:
+        case NoPrivacy():
+            return dpa.NonPrivateDpEvent()
+        case ExamplePrivacy() | ExampleDistributed() as privacy:
+            count = {"example": 1, "patient": rows, "client": None}[unit]
+            if count is None:
+                return dpa.NonPrivateDpEvent()
+            if isinstance(privacy, ExamplePrivacy):
+                rate = _any_of(privacy.sampling_rate, count)
+                return dp_sgd_event(privacy.noise_multiplier / count, rate, privacy.steps)
+            return _gradients(plan, privacy, adversary, survivors, count)
+        case ClientDistributed() as privacy:
+            return _updates(plan, privacy, adversary, survivors, 1 if unit == "client" else 2)
+        case ClientCentral() as privacy:
+            return _central(privacy, adversary, 1 if unit == "client" else 2)
+
+
+def _any_of(rate: float, count: int) -> float:
+    """The chance that any of ``count`` examples is drawn."""
+    return rate if count == 1 else 1 - (1 - rate) ** count
+
+
+def _honest(privacy: Distributed, adversary: Adversary, survivors: int | None) -> int:
+    """Shares of noise in the sum that the adversary does not know."""
+    shares = privacy.shares
+    here = shares.survivors if survivors is None else survivors
+    return here if adversary == "recipients" else here - shares.colluders
+
+
+def _gradients(
+    plan: Plan, privacy: ExampleDistributed, adversary: Adversary, survivors: int | None, count: int
+) -> DpEvent:
+    import dp_accounting as dpa
+
+    from fedsus.privacy.events import SkellamDpEvent
+
+    size = sensitivity.padded(plan.dimension)
+    moved = sensitivity.example_update(privacy.clip, privacy.shares.scale, size).times(count)
+    variance = privacy.shares.variance * _honest(privacy, adversary, survivors)
+    event: DpEvent = SkellamDpEvent(moved.l1, moved.l2, variance)
+    rate = _any_of(privacy.sampling_rate, count)
+    return event if rate == 1 else dpa.PoissonSampledDpEvent(rate, event)
+
+
+def _updates(
+    plan: Plan, privacy: ClientDistributed, adversary: Adversary, survivors: int | None, times: int
+) -> DpEvent:
+    import dp_accounting as dpa
+
+    from fedsus.privacy.events import SkellamDpEvent
+
+    shares, honest = privacy.shares, _honest(privacy, adversary, survivors)
+    size = sensitivity.padded(plan.dimension)
+    moved = sensitivity.client_update(privacy.clip, shares.scale, size).times(times)
+    update = SkellamDpEvent(moved.l1, moved.l2, shares.variance * honest)
+    if shares.metrics is None or not plan.metrics:
+        return update
+    told = sensitivity.client_metrics(len(plan.metrics)).times(times)
+    return dpa.ComposedDpEvent([update, SkellamDpEvent(told.l1, told.l2, shares.metrics * honest)])
+
+
+def _central(privacy: ClientCentral, adversary: Adversary, times: int) -> DpEvent:
+    import dp_accounting as dpa
+
+    if adversary == "server":
+        return dpa.NonPrivateDpEvent()
+    events = [dpa.GaussianDpEvent(privacy.noise_multiplier / times)]
+    if privacy.metrics is not None:
+        events.append(dpa.GaussianDpEvent(privacy.metrics / times))
+    if privacy.adaptive is not None:  # one client moves the count by a half either way: half in absolute value
+        events.append(dpa.GaussianDpEvent(2 * privacy.adaptive.noise / times))
+    return events[0] if len(events) == 1 else dpa.ComposedDpEvent(events)
