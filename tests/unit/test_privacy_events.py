@@ -17,7 +17,7 @@ from fedsus.privacy.events import DEEPEST, LONGEST, SkellamDpEvent, from_json, l
 positive = st.floats(1e-300, 1e300)
 gaussians = st.builds(dpa.GaussianDpEvent, st.floats(0, 1e300))
 skellams = st.tuples(positive, positive, positive).map(lambda t: SkellamDpEvent(max(t[:2]), min(t[:2]), t[2]))
-leaves = st.one_of(
+releases = st.one_of(
     gaussians,
     skellams,
     st.builds(dpa.PoissonSampledDpEvent, st.floats(0, 1), st.one_of(gaussians, skellams)),
@@ -25,7 +25,7 @@ leaves = st.one_of(
     st.just(dpa.NonPrivateDpEvent()),
 )
 events = st.recursive(
-    leaves,
+    releases,
     lambda inner: st.one_of(
         st.builds(dpa.SelfComposedDpEvent, inner, st.integers(0, 2**53)),
         st.builds(dpa.ComposedDpEvent, st.lists(inner, max_size=4)),
