@@ -46,7 +46,7 @@ _ONE: Final = 1 << 127
 class SkellamTable:
     """Draws from the symmetric Skellam distribution of one variance. Immutable; may be shared between threads.
 
-    It takes up to 500 bytes for each step of the standard deviation (15 MB at a variance of 1e9), and twice that more
+    It takes up to 500 bytes for each step of the standard deviation (15 MB at a variance of 1e9), and three times that more
     while it is made; a draw takes 2 MiB besides its result.
 
     Args:
@@ -59,7 +59,7 @@ class SkellamTable:
             (epsilon, delta + (1 + exp(epsilon)) n distance)-private.
 
     Raises:
-        ConfigError: the variance is not finite and above 0, or beyond 8.8e10, where a table would get too large.
+        ConfigError: the variance is not finite and above 0, or beyond 8.7e10, where a table would get too large.
     """
 
     __slots__ = ("_guide", "_high", "_low", "_shift", "distance", "variance")
@@ -139,7 +139,7 @@ def _reach(variance: float) -> int:
     reach = 1 + bisect_left(range(1, _ENTRIES + 1), True, key=lambda t: _log_tail(variance, t) <= limit)
     if reach > _ENTRIES:
         raise ConfigError(
-            f"variance of Skellam noise = {variance:g}: expected at most 8.8e10, beyond which a sampler's table gets "
+            f"variance of Skellam noise = {variance:g}: expected at most 8.7e10, beyond which a sampler's table gets "
             "too large; choose a coarser scale, or share the noise among more survivors"
         )
     return reach

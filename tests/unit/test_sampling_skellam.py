@@ -93,11 +93,11 @@ def test_a_variance_that_is_next_to_nothing_gives_zeros(variance: float) -> None
     assert variance <= table.distance < 2.0**-126
 
 
-@pytest.mark.parametrize("variance", [0.0, -1.0, math.inf, -math.inf, math.nan, 8.9e10, 1e300, 1.7e308])
+@pytest.mark.parametrize("variance", [0.0, -1.0, math.inf, -math.inf, math.nan, 8.8e10, 1e300, 1.7e308])
 def test_what_has_no_table_is_refused_in_one_line(variance: float) -> None:
     with pytest.raises(ConfigError, match=r"^variance of Skellam noise = \S+: expected [^\n]+$"):
         skellam(variance)
-    assert sampling._reach(8.8e10) < 1 << 22, "the message tells the limit"
+    assert sampling._reach(8.7e10) < 1 << 22, "the message tells the limit"
 
 
 @pytest.mark.parametrize("variance", [1e-6, 0.3, 1.0, 40.0, 1e3, 1e5, 1e7])
