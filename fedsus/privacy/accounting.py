@@ -93,6 +93,16 @@ def epsilon_rdp(event: DpEvent, delta: float) -> float:
     return _epsilon_rdp(_parts(event, delta)[0], float(delta))
 
 
+def held_back(epsilon: float, releases: int) -> float:
+    """What the samplers of so many releases with Skellam noise take of delta at ``epsilon``; 0 for none.
+
+    A filter whose cap is (epsilon, delta) accounts for delta less this, for all the releases that it may ever let pass.
+    """
+    if releases == 0:
+        return 0.0
+    return max(LEAST_RESERVE, releases * MOST_DRAWS * DRAW_DISTANCE * (1 + math.exp(min(epsilon, 700.0))))
+
+
 def _parts(event: DpEvent, delta: float) -> tuple[frozenset[tuple[Any, int]], bool]:
     """The releases of ``event`` with their counts, and whether Skellam noise is in any; all in range."""
     from fedsus.privacy.events import leaves
@@ -127,14 +137,13 @@ def _epsilon_rdp(parts: frozenset[tuple[Any, int]], delta: float) -> float:
 
     event = dpa.ComposedDpEvent([dpa.SelfComposedDpEvent(leaf, count) for leaf, count in parts])
     divergence = rdp.rdp(event)
-    distance = sum(count for leaf, count in parts if _is_skellam(leaf)) * MOST_DRAWS * DRAW_DISTANCE
-    held_back = LEAST_RESERVE if distance else 0.0
-    while held_back <= delta / 2:
-        found, _ = rdp.epsilon_of(divergence, rdp.ORDERS, delta - held_back)
-        needed = distance * (1 + math.exp(min(found, 700.0)))
-        if needed <= held_back:
+    releases = sum(count for leaf, count in parts if _is_skellam(leaf))
+    reserve = held_back(0.0, releases)
+    while reserve <= delta / 2:
+        found, _ = rdp.epsilon_of(divergence, rdp.ORDERS, delta - reserve)
+        if (needed := held_back(found, releases)) <= reserve:
             return found
-        held_back = 2 * needed
+        reserve = 2 * needed
     return math.inf
 
 

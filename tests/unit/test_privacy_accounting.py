@@ -12,7 +12,7 @@ from dp_accounting.rdp import RdpAccountant
 
 from fedsus.errors import Refusal
 from fedsus.privacy import rdp
-from fedsus.privacy.accounting import LEAST_DELTA, LEAST_RESERVE, dp_sgd_event, epsilon, epsilon_rdp
+from fedsus.privacy.accounting import LEAST_DELTA, LEAST_RESERVE, dp_sgd_event, epsilon, epsilon_rdp, held_back
 from fedsus.privacy.events import SkellamDpEvent
 
 
@@ -149,6 +149,14 @@ def test_what_samplers_cost_is_held_back_from_delta() -> None:
     """Where delta is small enough to see it."""
     event, delta = skellam_event(4.0), 2 * LEAST_DELTA
     assert epsilon(event, delta) == by_formula(event, delta - LEAST_RESERVE) > by_formula(event, delta)
+
+
+def test_how_much_is_held_back() -> None:
+    """At most 2**40 draws a release, each within 2**-110, paid by either neighbour."""
+    assert held_back(3.0, 0) == 0
+    assert held_back(6.9, 1) == LEAST_RESERVE == 2.0**-60 < held_back(7.0, 1) == (1 + math.exp(7)) * 2.0**-70
+    assert held_back(3.0, 323) == (1 + math.exp(3)) * 323 * 2.0**-70
+    assert held_back(math.inf, 1) > 1
 
 
 @pytest.mark.parametrize(("noise", "steps"), [(1.0, 1), (0.5, 1), (4.0, 16), (2e4, 2**20)])
