@@ -8,6 +8,7 @@ names its checkpoint, so a run that was killed anywhere goes on from the last re
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -24,6 +25,7 @@ from fedsus.journal import Journal, RunState, blobs
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SystemNoise
+from fedsus.protection import ClientCentral
 from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct
 from fedsus.rounds.messages import encode_request
 from fedsus.rounds.secure import Draw, SecureRounds, draw_anew
@@ -38,6 +40,15 @@ _LONGEST_PAUSE_SECONDS: Final = 30.0
 
 Watch = Callable[[RoundReleased, Vector], None]
 """Told of each released round and the model after it; what it raises ends the run, which can be resumed."""
+
+
+NoiseSource = Callable[[Plan], Noise]
+"""Whose noise a round gets, where the server adds it."""
+
+
+def _system_noise() -> NoiseSource:
+    noise = SystemNoise()
+    return lambda _: noise
 
 
 def pause_after(abandoned: int) -> float:
@@ -56,7 +67,7 @@ class RunLoop:
         virtual: the clock of a simulation, in its seconds since the run's start; None in a deployment. The run then
             waits by it, and the journal names it beside real seconds.
         watch: told of each released round.
-        noise: the server's own generator, for noise that is added here; a simulation gives a seeded one.
+        noise: the server's own generator, for noise that is added here; a simulation gives one seeded by round.
     """
 
     def __init__(
@@ -69,10 +80,10 @@ class RunLoop:
         draw: Draw = draw_anew,
         virtual: Clock | None = None,
         watch: Watch | None = None,
-        noise: Noise | None = None,
+        noise: NoiseSource | None = None,
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
-        self._noise: Noise = SystemNoise() if noise is None else noise
+        self._noise = _system_noise() if noise is None else noise
         self._draw, self._virtual, self._watch = draw, virtual, watch
         self._journal = Journal.open(folder, clock)
         self._abandoned = _in_a_row(self._journal.entries)
@@ -175,7 +186,7 @@ class RunLoop:
             mechanism = mechanism_of(plan)
             self._opened(plan)
             summed = secure.conduct(plan, model, mechanism, cohort, self._has_next(round, attempt), fleet)
-        kept, mean = mechanism.release(kept, summed.total, summed.survivors, self._noise)
+        kept, mean = mechanism.release(kept, summed.total, summed.survivors, self._noise(plan))
         return plan, summed, kept, mean, fleet
 
     def _opened(self, plan: Plan) -> None:
@@ -249,7 +260,7 @@ class RunLoop:
         patience = now() + self._specification.config.server.wait_for_devices
         said = ""
         while True:
-            members = self._fleet.members()
+            members = self._due(self._fleet.members())
             known = members if self._secure is None else self._secure.known(members)
             if len(known) >= wanted:
                 break
@@ -260,6 +271,18 @@ class RunLoop:
         if self._secure is None and len(known) > asked.size:
             return sorted(self._draw(known, asked.size, attempt), key=attrgetter("id"))
         return list(known)
+
+    def _due(self, members: Sequence[Member]) -> Sequence[Member]:
+        """Who may take part in the next round: with noise that is correlated over b rounds, each client in every b-th.
+
+        By a hash of its name, so that it is the same after a restart; devices refuse a round that comes too soon.
+        """
+        privacy = self._specification.privacy
+        if not isinstance(privacy, ClientCentral) or privacy.banded is None or privacy.banded.bands == 1:
+            return members
+        bands, run = privacy.banded.bands, self._specification.run
+        turn = self.progress.next_round % bands
+        return [member for member in members if turn_of(run, member.name, bands) == turn]
 
     def _tell_waiting(self, members: Sequence[Member], wanted: int, said: str) -> str:
         """Say in the server's log whom the run waits for, whenever that changes; what was said last."""
@@ -290,6 +313,12 @@ def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:
         return None
     values = np.asarray(mean.totals, dtype=np.float64) / mean.held_out
     return {metric.name: float(value) for metric, value in zip(plan.metrics, values, strict=True)}
+
+
+def turn_of(run: str, client: str, bands: int) -> int:
+    """Which of every ``bands`` rounds a client takes part in: 0..bands - 1."""
+    found = hashlib.sha256(f"fedsus turn {run} {client}".encode()).digest()
+    return int.from_bytes(found[:8], "big") % bands
 
 
 def _in_a_row(entries: Sequence[Entry]) -> int:

@@ -19,7 +19,7 @@ from fedsus_simulations.clients.attempts import AttemptFile
 from fedsus_simulations.clients.fleet import fleet_of
 from fedsus_simulations.clients.partitions import population_of
 from fedsus_simulations.running.evaluation import Central
-from fedsus_simulations.scenario.seeding import Drawn, number
+from fedsus_simulations.scenario.seeding import Drawn, number, server_noise
 from fedsus_simulations.workers.choosing import workers_for
 from fedsus_simulations.workers.training import BlockTrainer, stack_of
 
@@ -184,6 +184,7 @@ class Simulation:
                 draw=Drawn(self.scenario.seed),
                 virtual=self.fleet.clock,
                 watch=told,
+                noise=server_noise(self.scenario.seed),
             )
             self._resume(folder, loop, central)
             with AttemptFile(folder) as attempts:

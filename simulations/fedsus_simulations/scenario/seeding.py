@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedsus.plan import Plan
+    from fedsus.rounds.server import NoiseSource
     from fedsus.types import Member
 
 
@@ -44,6 +45,11 @@ class Drawn:
 
     def __call__(self, members: Sequence[Member], size: int, attempt: int) -> Sequence[Member]:
         return random.Random(number(self.seed, "cohort", attempt)).sample(members, size)
+
+
+def server_noise(seed: int) -> NoiseSource:
+    """The server's noise, anew for each round: a run that is resumed draws the same."""
+    return lambda plan: SeededNoise(number(seed, "server noise", plan.round))
 
 
 @dataclass(slots=True)

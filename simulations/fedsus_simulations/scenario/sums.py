@@ -53,7 +53,9 @@ def without_masks(config: RunConfig, registered: int) -> RunConfig:
         return config
     found = numbers(asked, cast("Roster", _Registered(range(registered))))
     least = thresholds.floor(asked.cohort.size, found.colluders, found.dropouts, asked.cohort.minimum)
-    return _with(config, exchange="clear_sum", cohort=asked.cohort.model_copy(update={"minimum": least}))
+    counted = asked.secure_sum.model_copy(update={"colluders": found.colluders})  # noise in shares goes by it
+    cohort = asked.cohort.model_copy(update={"minimum": least})
+    return _with(config, exchange="clear_sum", cohort=cohort, secure_sum=counted)
 
 
 def session_of(config: RunConfig, registered: int) -> Session:

@@ -21,6 +21,7 @@ from fedsus.rounds.specification import open_run
 from fedsus.secagg.keys import Identity, Signatures
 from fedsus.secagg.roster import Roster, RosterMember
 from fedsus.types import Clock, Vector
+from fedsus_simulations.scenario.seeding import server_noise
 from fedsus_simulations.whole.devices import DeviceFleet
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def granting(config: RunConfig) -> Policy:
             "privacy": {
                 "epsilon": asked.privacy.epsilon if private else 0.0,
                 "delta": asked.privacy.delta if private else 0.0,
+                "units": [asked.privacy.unit] if private else [],
+                "placements": [asked.privacy.where] if private else [],
                 "without_dp": not private,
             },
             "cohort": {"minimum": asked.cohort.minimum},
@@ -155,4 +158,5 @@ def simulate(
     members = Members.of(sources) if config.plan.exchange == "secure_sum" else None
     fleet = DeviceFleet(devices(config, sources, reference or config.task.name, seed, clock, members))
     open_run(folder, run, config, model, clock, None if members is None else members.roster)
-    return RunLoop(folder, fleet, clock=clock, sleep=time.sleep).run()
+    noise = None if seed is None else server_noise(seed)
+    return RunLoop(folder, fleet, clock=clock, sleep=time.sleep, noise=noise).run()
