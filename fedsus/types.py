@@ -53,7 +53,8 @@ class LocalUpdate:
     """What one client proposes in one round, before encoding.
 
     Attributes:
-        delta: the change of the model, (d,) float32.
+        delta: the change of the model, (d,) float32; float64 where it is a sum of clipped gradients, whose sensitivity
+            rounding would change.
         weight: how much it counts, in examples; 1.0 under differential privacy.
         totals: sums of the task's metrics over the held-out part, (len(bounds),) float64;
             empty under differential privacy, where no metric leaves the device.
@@ -73,7 +74,7 @@ class LocalUpdates:
     """What several clients propose, before encoding: row i is what a `LocalUpdate` of client i would say.
 
     Attributes:
-        deltas: (m, d) float32.
+        deltas: (m, d) float32, or float64 as a `LocalUpdate`'s.
         weights: (m,) float64.
         totals: (m, metrics) float64; no columns where nothing was measured.
         held_out: (m,) int64; zeros where nothing was measured.

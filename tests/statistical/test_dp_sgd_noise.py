@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from fedsus import plan
+from fedsus.learning.clipped_sums import ClippedSums
 from fedsus.learning.dp_sgd import DpSgdTrainer
 from fedsus.learning.settings import Compute, TrainSettings
 from fedsus.privacy.noise import SeededNoise, SystemNoise
@@ -147,12 +148,12 @@ def test_one_example_moves_a_step_by_at_most_the_clip(name: str, rate: float) ->
 
 
 def test_the_sensitivity_test_sees_a_larger_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DpSgdTrainer._clipped_sum
+    original = ClippedSums.sum
 
-    def loose(self: DpSgdTrainer, train: Batch, chosen: NDArray[np.intp], clip: float) -> NDArray[np.float64]:
-        return original(self, train, chosen, 1.5 * clip)
+    def loose(self: ClippedSums, batch: Batch, chosen: NDArray[np.intp], clip: float) -> NDArray[np.float64]:
+        return original(self, batch, chosen, 1.5 * clip)
 
-    monkeypatch.setattr(DpSgdTrainer, "_clipped_sum", loose)
+    monkeypatch.setattr(ClippedSums, "sum", loose)
     with pytest.raises(AssertionError):
         test_one_example_moves_a_step_by_at_most_the_clip("large", 1.0)
 
@@ -179,7 +180,7 @@ def test_a_diverged_update_becomes_the_zero_vector() -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     examples = torch.randn(64, 30, generator=torch.Generator().manual_seed(2))
     whole = one_step(examples, SeededNoise(5), rate=0.7, steps=3)
-    monkeypatch.setattr("fedsus.learning.dp_sgd._CHUNK", 5 * 30)
+    monkeypatch.setattr("fedsus.learning.clipped_sums._CHUNK", 5 * 30)
     np.testing.assert_allclose(one_step(examples, SeededNoise(5), rate=0.7, steps=3), whole, rtol=1e-5)
 
 

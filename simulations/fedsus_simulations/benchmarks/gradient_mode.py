@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsus.errors import RunFailed
-from fedsus.learning.dp_sgd import quiet_hooks
+from fedsus.learning.per_example import quiet_hooks
 from fedsus_simulations.benchmarks.result import comparison, figure
 
 if TYPE_CHECKING:

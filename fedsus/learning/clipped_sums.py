@@ -1,0 +1,186 @@
+"""Sums of clipped per-example gradients (Abadi et al. 2016, Algorithm 1): what one example may move is bounded here.
+
+Three things must hold for that bound, whatever the data. An example whose gradient is not finite counts as the zero
+vector. Norms and sums are float64. And an example more does not change how the gradients of the others are rounded:
+batches are filled up, see ``_ROWS``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from fedsus.learning.loop import seeded
+from fedsus.learning.per_example import Hooked, Layerwise, PerExample, losses_of
+from fedsus.learning.per_example_layers import NotLayerwise
+from fedsus.learning.stacking.converting import NotStackable
+from fedsus.learning.stacking.watching import watched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from fedsus.learning.parameters import Flat
+    from fedsus.learning.per_example_parts import Part
+    from fedsus.tasks.task import Batch, Task
+
+log = logging.getLogger("fedsus.device")
+
+_CHUNK: Final = 1 << 22
+"""Values held at once for the gradients of single examples: 16 MB."""
+
+_LEAST: Final = 1 << 14
+"""An example counts as at least so many values: its activations take memory too, and more than 256 at once are no
+quicker."""
+
+_ROWS: Final = 16
+"""Batches are filled up to a multiple of this. Matrix libraries add in another order for a few rows than for many; a
+model that was made for it turns such a rounding error into another gradient, and one row more would change them all."""
+
+_TOLERANCE: Final = 1e-4
+
+
+class ClippedSums:
+    """Adds up the clipped gradients of examples.
+
+    How is decided once, at the first batch, by the model and the shape of its inputs, on made-up examples: layer by
+    layer where that gives what torch's backward pass gives, else by Opacus' hooks, which is said in the log.
+
+    Args:
+        task: its loss must treat examples independently: the loss of one may not depend on another.
+        flat: the module, with the parameters that gradients are taken at. It must not be used otherwise meanwhile.
+
+    Attributes:
+        wide: the type of norms and sums: float64; MPS has float32 alone.
+        alone: why examples of several clients may not be in one batch; None if they may, and before the first batch.
+
+    Not for use from two threads at once.
+    """
+
+    def __init__(self, task: Task, flat: Flat, device: torch.device) -> None:
+        self._task, self._flat, self._device = task, flat, device
+        self.wide = torch.float32 if device.type == "mps" else torch.float64
+        self.alone: str | None = None
+        self._way: PerExample | None = None
+        self._size = 0
+
+    def sum(self, batch: Batch, chosen: NDArray[np.intp], clip: float) -> NDArray[np.float64]:
+        """Sum of the clipped gradients of the examples in the rows ``chosen``, (d,) float64; zero if there are none.
+
+        An example more or less moves it by at most ``clip`` in L2 norm.
+
+        Raises:
+            ConfigError: the loss is not one number an example.
+        """
+        total = torch.zeros(self._flat.gradient.numel(), dtype=self.wide, device=self._device)
+        if len(chosen):
+            self.settle(batch)
+        step = self.most
+        for first in range(0, len(chosen), step):
+            part = chosen[first : first + step]
+            rows = min(_ROWS, step)
+            index = torch.from_numpy(np.resize(part, -(-len(part) // rows) * rows)).to(self._device)
+            self.add(tuple(tensor[index] for tensor in batch), (len(part),), clip, [total])
+        summed: NDArray[np.float64] = total.cpu().double().numpy()
+        return summed
+
+    def add(self, batch: Batch, ends: Sequence[int], clip: float, totals: Sequence[Tensor]) -> None:
+        """Add to the i-th of ``totals``, (d,) each, the clipped gradients of the examples from ends[i-1] to ends[i].
+
+        Examples behind the last end only fill up. `settle` comes first.
+        """
+        if self._way is None:
+            raise RuntimeError("how gradients are computed is not settled")
+        parts = self._way.parts(batch)
+        if parts:
+            _add_clipped(parts, ends, clip, totals)
+
+    @property
+    def most(self) -> int:
+        """Examples in one pass; a multiple of 16 unless that would be too many."""
+        most = max(1, _CHUNK // max(self._size, _LEAST))
+        return most // _ROWS * _ROWS or most
+
+    def settle(self, batch: Batch) -> None:
+        """Decide how; only the shapes and types of ``batch`` are looked at."""
+        if self._way is not None:
+            return
+        try:
+            way = Layerwise(self._task, self._flat, self.wide)
+            try:
+                with seeded(0, self._device):
+                    self._compare(way, made_up(batch))
+            except Exception as error:  # the task is the user's code, and may do anything with what it is not made for
+                way.close()
+                reason = str(error) if isinstance(error, NotLayerwise) else f"{type(error).__name__}: {error}"
+                raise NotLayerwise(reason) from error
+            self._way = way
+        except NotLayerwise as error:
+            self.alone = " ".join(str(error).split())[:200]
+            log.info("gradients of single examples by Opacus' hooks, which are slower: %s", self.alone)
+            self._way, self._size = Hooked(self._task, self._flat, self.wide), self._flat.gradient.numel()
+
+    def _compare(self, way: Layerwise, batch: Batch) -> None:
+        """Weighted sums of the gradients must be those of torch's own backward pass, which shows each example's.
+
+        Raises:
+            NotLayerwise: they are not.
+        """
+        self._flat.module.train()
+        weights = torch.rand(len(batch[0]), device=self._device) + 0.5
+        state = torch.get_rng_state()
+        try:
+            with watched(self._device):
+                parts = way.parts(batch)
+        except NotStackable as error:
+            self.alone = str(error)
+            torch.set_rng_state(state)
+            parts = way.parts(batch)
+        self._size = sum(part.size for part in parts)
+        found = torch.zeros(self._flat.gradient.numel(), dtype=self.wide, device=self._device)
+        with torch.no_grad():
+            for part in parts:
+                part.add_to([found], (len(weights),), weights.to(self.wide))
+        way.close()
+        torch.set_rng_state(state)
+        expected = self._weighted(batch, weights).to(self.wide)
+        way.open()
+        if not _close(expected, found):
+            raise NotLayerwise("the gradient of an example is not what its layers make of it")
+
+    def _weighted(self, batch: Batch, weights: Tensor) -> Tensor:
+        """The gradient of the weighted sum of the losses, (d,) float32."""
+        self._flat.gradient.zero_()
+        (losses_of(self._task, self._flat.module, batch) * weights).sum().backward()  # type: ignore[no-untyped-call]
+        return self._flat.gradient.clone()
+
+
+def made_up(batch: Batch) -> Batch:
+    """Examples that are nobody's, of the same shapes and types: floats within [0, 1), integers 0 or 1; `_ROWS` rows."""
+    found = []
+    for tensor in batch:
+        shape = (_ROWS, *tensor.shape[1:])
+        values = torch.rand(shape)
+        found.append((values if tensor.is_floating_point() else values > 0.5).to(tensor.device, tensor.dtype))
+    return tuple(found)
+
+
+@torch.no_grad()
+def _add_clipped(parts: Sequence[Part], ends: Sequence[int], clip: float, totals: Sequence[Tensor]) -> None:
+    norms = torch.stack([part.squares() for part in parts]).sum(0).sqrt_()
+    finite = norms.isfinite()
+    if not bool(finite.all()):
+        parts = [part.without(~finite) for part in parts]  # zero times NaN would still be NaN
+    factors = torch.where(finite, (clip / norms).clamp(max=1.0), 0.0)
+    for part in parts:
+        part.add_to(totals, ends, factors)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    scale = float(one.abs().max())
+    return bool(torch.allclose(one, other, rtol=0.0, atol=_TOLERANCE * scale)) and scale < float("inf")
