@@ -166,7 +166,7 @@ class Journey:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            return process.wait(20)
+            return process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()

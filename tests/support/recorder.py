@@ -35,7 +35,7 @@ class Recorder:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(ready),), daemon=True)
         self._thread.start()
-        ready.wait(5)
+        ready.wait(60)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)

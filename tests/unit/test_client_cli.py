@@ -221,7 +221,7 @@ def test_leave_stops_the_agent_and_keeps_ledger_and_key(
     assert not paused(tmp_path / "state")
     result = run("leave", answer="y\n")
     assert "fedsus server devices remove NAME" in result.output
-    assert agent_process.wait(timeout=10) == -signal.SIGTERM
+    assert agent_process.wait(timeout=60) == -signal.SIGTERM
     assert paused(tmp_path / "state")
     assert (tmp_path / "state" / "ledger.sqlite").exists()
     assert (tmp_path / "node.key").exists()

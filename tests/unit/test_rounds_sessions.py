@@ -477,12 +477,12 @@ def test_a_message_that_comes_while_another_is_answered_waits_for_it() -> None:
 
     def train() -> None:
         other.start()
-        assert guard.waited.wait(10), "answered beside the training"
+        assert guard.waited.wait(60), "answered beside the training"
         assert list(sites.first.sessions._live) == [established.sid]
 
     sites.first.fails = train
     answer = sites.first.answer(contribution(established, a_plan(established.sid.hex())))
-    other.join(10)
+    other.join(60)
     assert sites.first.refusals == []
     assert not is_refused(answer.body)
     assert established.sid not in sites.first.sessions._live, "the oldest, once it was answered"

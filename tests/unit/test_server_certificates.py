@@ -60,7 +60,7 @@ def test_a_device_accepts_the_made_certificate_by_name_and_by_address(tmp_path: 
         context = ssl.create_default_context(cafile=str(files.ca))
         with context.wrap_socket(ours, server_hostname=name) as stream:
             assert stream.version() in ("TLSv1.2", "TLSv1.3")
-        thread.join(5)
+        thread.join(60)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "http://host", "user@host", "häuser"])

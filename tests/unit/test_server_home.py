@@ -126,7 +126,7 @@ def test_health_says_what_it_was_told_and_starts_with_not_serving() -> None:
         stub = health_pb2_grpc.HealthStub(channel)
 
         def status() -> int:
-            return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status)
+            return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status)
 
         answers = [status()]
         for serving in (True, False):

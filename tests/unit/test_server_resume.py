@@ -159,7 +159,7 @@ def test_a_loop_that_outlived_its_superlink_is_ended_and_the_run_resubmitted(sce
             assert orphan.poll() is None
             scene.up_since = scene.now + 1
             assert scene.step() == 2
-            assert orphan.wait(5) == -signal.SIGTERM
+            assert orphan.wait(60) == -signal.SIGTERM
         finally:
             orphan.kill()
 
