@@ -53,6 +53,8 @@ def load_device(
 
 def _import_trainers(policy: Policy) -> None:
     """Import now what the policy may need, so that the first round does not wait for it; opacus takes memory."""
+    import torch._dynamo  # noqa: F401  # 800 modules that the first optimizer of a process would import
+
     import fedsus.learning.loop
 
     if policy.privacy.epsilon > 0:
