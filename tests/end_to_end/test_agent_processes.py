@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from flwr.proto import fab_pb2, node_pb2, run_pb2
-from sites import RECORDED, Sites, released, until
+from sites import PATIENCE, RECORDED, Sites, released, until
 
-from fedsus.owner.ledger import Ledger
 from fedsus.reporting import summary
 from fedsus_client import identity
 from fedsus_client.failures import ConnectionLost
@@ -36,14 +35,16 @@ deadline = {deadline}
 size = 3
 minimum = {minimum}
 [plan.training]
-local_epochs = 100
+local_epochs = 60
 batch_size = 1
 """
 STOP_SECONDS = 5.0
 
+pytestmark = pytest.mark.timeout(400)
 
-def gated(sites: Sites, name: str, *, rounds: int, deadline: float, minimum: int = 2, task: str = "gated") -> Path:
-    return sites.open(task, GATED.format(rounds=rounds, deadline=deadline, minimum=minimum), name=name)
+
+def gated(sites: Sites, name: str, *, rounds: int, minimum: int = 2, task: str = "gated") -> Path:
+    return sites.open(task, GATED.format(rounds=rounds, deadline=sites.deadline, minimum=minimum), name=name)
 
 
 def number_of(sites: Sites, name: str) -> int:
@@ -51,56 +52,42 @@ def number_of(sites: Sites, name: str) -> int:
         return next(device.node_id for device in control.devices() if device.name == name)
 
 
-def attempts(sites: Sites, name: str, run: str, data: str = "gate") -> list[tuple[str, int]]:
-    """What the owner's ledger says of a run: (type, attempt)."""
-    book = Ledger(sites.clients[name].state / "ledger.sqlite", time.time, read_only=True)
-    try:
-        return [
-            (entry["type"], entry["attempt"])
-            for entry in book.export()
-            if entry["run"] == run and entry["data"] == data and "attempt" in entry
-        ]
-    finally:
-        book.close()
-
-
 def test_a_device_killed_while_training_is_survived_and_comes_back_with_its_key(sites: Sites) -> None:
-    sites.gate("va").touch()
-    folder = gated(sites, "killed-device", rounds=6, deadline=6.0)
+    sites.hold("va")
+    folder = gated(sites, "killed-device", rounds=300)
     node = number_of(sites, "va")
-    until(sites.seen("va").exists, "the training to begin")
+    attempt = sites.trained(folder, "va")
     sites.kill("va")
-    sites.gate("va").unlink()
+    sites.let_go("va")
     sites.start_agent("va")
-    until(lambda: len(released(folder)) >= 1, "the round of the survivors")
-    assert (released(folder)[0].survivors, released(folder)[0].lost) == (2, 1)
-    until(lambda: released(folder)[-1].survivors == 3 or summary(folder).closed, "all three")
-    assert released(folder)[-1].survivors == 3, sites.log("va")
+    until(lambda: any(one.attempt == attempt for one in released(folder)), "the round of the survivors")
+    (first,) = (one for one in released(folder) if one.attempt == attempt)
+    assert (first.survivors, first.lost) == (2, 1)
+    until(lambda: released(folder)[-1].survivors == 3, "all three")
+    back = next(one.attempt for one in released(folder) if one.survivors == 3 and one.attempt > attempt)
     assert number_of(sites, "va") == node
-    sites.wait_for_run(folder, 60)
-    assert summary(folder).status == "completed"
-    spent = attempts(sites, "va", folder.name)
-    assert [what for what in spent if what[1] == 1] == [("reserved", 1)]  # no answer, no refund
-    assert ("released", released(folder)[-1].attempt) in spent
+    spent = sites.spent("va", folder)
+    assert [what for what in spent if what[1] == attempt] == [("reserved", attempt)]  # no answer, no refund
+    assert ("released", back) in spent
 
 
 def test_sigterm_while_training_sends_nothing(sites: Sites) -> None:
     name, push = RECORDED, "POST /v1/fleet/push-messages"
     pushed = sites.recorder.asked[push]
-    sites.gate(name).touch()
-    folder = gated(sites, "ended-device", rounds=1, deadline=6.0)
-    until(sites.seen(name).exists, "the training to begin")
+    sites.hold(name)
+    folder = gated(sites, "ended-device", rounds=1)
+    attempt = sites.trained(folder, name)
     code, seconds = sites.terminate(name)
     assert (code, seconds < STOP_SECONDS) == (0, True), seconds
     status = sites.status(name)
     assert status is not None
     assert status.state == "stopped"
     assert status.run != folder.name
-    spent = attempts(sites, name, folder.name)
+    spent = [what for what in sites.spent(name, folder) if what[1] == attempt]
     # A first batch may import for longer than an owner should wait: the attempt then counts as spent.
-    assert spent in ([("reserved", 1), ("refunded", 1)], [("reserved", 1)])
-    sites.wait_for_run(folder, 60)
-    assert released(folder)[0].survivors == 2
+    assert spent in ([("reserved", attempt), ("refunded", attempt)], [("reserved", attempt)])
+    sites.wait_for_run(folder, PATIENCE)
+    assert [one.survivors for one in released(folder)] == [2]
     assert sites.recorder.asked[push] == pushed
 
 
@@ -111,14 +98,14 @@ def test_a_refusal_and_a_pause_are_only_counted_at_the_server(sites: Sites) -> N
     marker.touch()
     try:
         # A task that all three have installed, and one policy alone allows.
-        folder = gated(sites, "refused", task="reserved", rounds=1, deadline=20.0, minimum=1)
-        sites.wait_for_run(folder, 60)
+        folder = gated(sites, "refused", task="reserved", rounds=1, minimum=1)
+        sites.wait_for_run(folder, PATIENCE)
     finally:
         marker.unlink()
     entry = released(folder)[0]
     assert (entry.survivors, entry.refused, entry.lost) == (1, 2, 0)
     assert not any(sites.seen(name).exists() for name in (asked, paused))
-    assert attempts(sites, asked, folder.name) == attempts(sites, paused, folder.name) == []
+    assert sites.spent(asked, folder) == sites.spent(paused, folder) == []
     assert "refused: task 'reserved' is not allowed: policy.toml allows" in sites.log(asked)
     assert "refused: the owner paused this device" in sites.log(paused)
     assert b"is not allowed" not in (folder / "server.log").read_bytes() + (folder / "journal.jsonl").read_bytes()
@@ -157,14 +144,20 @@ def test_an_admitted_device_cannot_ask_for_bundle_or_run(sites: Sites) -> None:
 
 
 def test_a_server_restart_is_waited_for_and_the_run_goes_on(sites: Sites) -> None:
-    sites.gate("va").touch()
-    folder = gated(sites, "restarted-server", rounds=2, deadline=12.0)
-    until(sites.seen("va").exists, "the training to begin")
+    sites.hold("va")
+    before = len(sites.log("cleveland"))
+    folder = gated(sites, "restarted-server", rounds=2)
+    sites.trained(folder, "va")
     sites.stop("server")
-    sites.gate("va").unlink()
+    sites.let_go("va")
     down = f"server: the server cannot be reached at 127.0.0.1:{sites.port}: "
-    until(lambda: down in sites.log("cleveland"), "the agent to notice")
-    line = next(line for line in sites.log("cleveland").splitlines() if down in line)
+
+    def said() -> list[str]:
+        """What cleveland's agent said of it since ``before``."""
+        return [line for line in sites.log("cleveland")[before:].splitlines() if down in line]
+
+    until(said, "the agent to notice")
+    line = said()[0]
     assert line.endswith(("; training goes on", "; the answer is sent again")) or "; next try in 0." in line
     code, seconds = sites.terminate("cleveland")
     assert (code, seconds < STOP_SECONDS) == (0, True), seconds
@@ -172,12 +165,12 @@ def test_a_server_restart_is_waited_for_and_the_run_goes_on(sites: Sites) -> Non
     assert status is not None
     assert status.state == "stopped"
 
-    sites.start_agent("cleveland")  # the server is down at its start
     before = len(sites.log("cleveland"))
-    until(lambda: sites.log("cleveland")[before:].count(down) >= 2, "the agent to wait for the server")
-    assert "; next try in 0." in sites.log("cleveland").splitlines()[-1]
+    sites.start_agent("cleveland")  # the server is down at its start
+    until(lambda: len(said()) >= 2, "the agent to wait for the server")
+    assert all("; next try in 0." in line for line in said())
     sites.serve()
-    sites.wait_for_run(folder, 90)
+    sites.wait_for_run(folder, PATIENCE)
     assert summary(folder).status == "completed"
     assert len(summary(folder).rounds) == 2
     for name in sites.clients:

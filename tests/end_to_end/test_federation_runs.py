@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from seeded_agent import SEED
-from sites import DATA, HOSPITALS, Sites, released, until
+from sites import DATA, HOSPITALS, PATIENCE, Sites, released, until
 
 from fedsus.config import RunConfig, load
-from fedsus.journal import AttemptOpened
+from fedsus.journal import AttemptAbandoned, AttemptOpened
 from fedsus.reporting import read, released_model, summary
 from fedsus.tasks.task import DataSource
 from fedsus_server import looping
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from fedsus.journal.entries import Entry
     from fedsus.types import Vector
 
+pytestmark = pytest.mark.timeout(400)
+
 PLAN = """
 rounds = 5
 deadline = 30.0
 metrics = [{ name = "loss", low = 0.0, high = 10.0 }, { name = "accuracy", low = 0.0, high = 1.0 }]
+secure_sum = { light_deadline = 30.0, grace = 30.0 }  # the fast ones leave out no slow one
 [plan.cohort]
 size = 3
 minimum = 3
@@ -51,7 +55,7 @@ def simulated(sites: Sites, name: str, folder: Path) -> Vector:
 def test_deployed_and_simulated_give_the_same_model_bit_for_bit(sites: Sites, tmp_path: Path) -> None:
     folder = sites.open("heart", PLAN, name="undisturbed")
     expected = simulated(sites, "undisturbed", tmp_path / "memory")
-    sites.wait_for_run(folder, 60)
+    sites.wait_for_run(folder, PATIENCE)
     found = released_model(folder)
     assert not np.array_equal(found, sites.model("undisturbed"))
     assert found.tobytes() == expected.tobytes()
@@ -63,24 +67,27 @@ def test_deployed_and_simulated_give_the_same_model_bit_for_bit(sites: Sites, tm
 
 def test_a_killed_round_loop_spends_its_attempt_and_changes_nothing_else(sites: Sites, tmp_path: Path) -> None:
     folder = sites.open("heart", PLAN, name="disturbed")
-    until(lambda: len(released(folder)) >= 2, "two rounds")
+    until(lambda: released(folder), "a round")
     killed, seen = stopped_within_a_round(folder)
     os.kill(killed, signal.SIGKILL)
-    sites.wait_for_run(folder, 60)
+    sites.wait_for_run(folder, PATIENCE)
     assert loop_of(folder) != killed
     entries, spent = read(folder), seen[-1]
     assert isinstance(spent, AttemptOpened)
     assert summary(folder).status == "completed"
     assert entries[: len(seen)] == seen
     attempts = [(entry.round, entry.attempt) for entry in entries if isinstance(entry, AttemptOpened)]
-    assert [attempt for _, attempt in attempts] == list(range(1, 1 + 5 + 1 + 1))  # one twice, and the evaluation
+    abandoned = [entry for entry in entries if isinstance(entry, AttemptAbandoned)]
+    # Five rounds and the evaluation, the killed one twice; on a slow machine what the journal says was abandoned.
+    assert [attempt for _, attempt in attempts] == list(range(1, 1 + 6 + 1 + len(abandoned)))
     assert (spent.round, spent.attempt + 1) in attempts
+    assert spent.attempt not in {entry.attempt for entry in released(folder)}
     assert released_model(folder).tobytes() == simulated(sites, "disturbed", tmp_path / "memory").tobytes()
 
 
 def stopped_within_a_round(folder: Path) -> tuple[int, list[Entry]]:
     """Hold a run's loop with SIGSTOP between an attempt's two entries; its process and the journal."""
-    pid, limit = loop_of(folder), time.monotonic() + 30
+    pid, limit = loop_of(folder), time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         os.kill(pid, signal.SIGSTOP)
         entries = read(folder)
@@ -100,24 +107,21 @@ def loop_of(folder: Path) -> int:
 def test_an_agent_asks_for_the_gateways_paths_alone_and_never_for_a_bundle(sites: Sites) -> None:
     before = Counter(sites.recorder.asked)
     folder = sites.open("heart", PLAN, name="recorded")
-    sites.wait_for_run(folder, 60)
+    sites.wait_for_run(folder, PATIENCE)
+    answered = 2 + 3 * (5 + 1)  # rounds, and the evaluation: three exchanges each, and two before the first
+    confirm = "POST /v1/fleet/confirm-message-received"
+    until(lambda: (sites.recorder.asked - before)[confirm] >= answered, "the last confirmation")
     asked = sites.recorder.asked - before
     paths = {request.removeprefix("POST ") for request in sites.recorder.asked}
     assert paths <= PATHS
     assert not any("get-" in path for path in paths)
-    answered = 2 + 3 * (5 + 1)  # rounds, and the evaluation: three exchanges each, and two before the first
     for name in ("pull-object", "push-messages", "push-object", "confirm-message-received"):
         assert asked[f"POST /v1/fleet/{name}"] == answered, asked
     assert answered <= asked["POST /v1/fleet/pull-messages"] <= 3 * answered + 2
 
 
 def test_sigterm_while_idle_ends_an_agent_within_five_seconds(sites: Sites) -> None:
-    def state() -> str:
-        status = sites.status("va")
-        return "" if status is None else status.state
-
-    until(lambda: state() == "idle", "the agent's question to wait at the server")
     code, seconds = sites.terminate("va")
     assert (code, seconds < 5.0) == (0, True), seconds
-    assert state() == "stopped"
+    assert sites.state("va") == "stopped"
     assert sites.log("va").rstrip().endswith("INFO stopped")

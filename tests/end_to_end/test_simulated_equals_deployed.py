@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from seeded_agent import SEED
-from sites import DATA, HOSPITALS, Sites
+from sites import DATA, HOSPITALS, PATIENCE, Sites
 
 from fedsus.config import RunConfig, load, validate
 from fedsus.journal import RoundReleased
@@ -38,6 +38,7 @@ deadline = 30.0
 {metrics}
 exchange = "{exchange}"
 cohort = { size = 3, minimum = 3 }
+secure_sum = { light_deadline = 30.0, grace = 30.0 }
 [plan.training]
 local_epochs = 2
 [plan.training.optimizer]
@@ -120,6 +121,7 @@ def whole_devices(config: RunConfig, folder: Path, start: Vector) -> Facts:
     return facts(folder)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("kind", "exchange"), CASES)
 def test_deployed_and_simulated_are_the_same_run(sites: Sites, tmp_path: Path, kind: str, exchange: str) -> None:
     name = f"equal-{kind}-{exchange}"
@@ -127,7 +129,7 @@ def test_deployed_and_simulated_are_the_same_run(sites: Sites, tmp_path: Path, k
     config, start = load(sites.folder / f"{name}.toml", RunConfig), sites.model(name)
     devices = whole_devices(config, tmp_path / "devices", start)
     found = {masks: simulated(config, masks, tmp_path / masks, start) for masks in ("none", "real")}
-    sites.wait_for_run(deployed, 90)
+    sites.wait_for_run(deployed, PATIENCE)
     assert not np.array_equal(released_model(deployed), start)
     assert [fact[:2] for fact in devices] == [(round, 3) for round in range(1, 4 if kind == "private" else 5)]
     assert devices == facts(deployed)

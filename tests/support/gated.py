@@ -21,7 +21,7 @@ class _Settings(Strict):
 
 
 class Gated:
-    """Each batch takes 150 ms while the gate, the source's path, exists; ``<gate>.seen`` says that training began."""
+    """A batch takes a second while the gate, the source's path, exists; ``<gate>.seen`` says that one began."""
 
     Settings: ClassVar[type[BaseModel]] = _Settings
     bounds: ClassVar[dict[str, tuple[float, float]]] = {"loss": (0.0, 10.0)}
@@ -45,7 +45,7 @@ class Gated:
     def loss(self, model: Forward, batch: Batch) -> Tensor:
         if self._gate is not None and self._gate.exists():
             self._gate.with_name(f"{self._gate.name}.seen").touch()
-            time.sleep(0.15)  # the work of this task
+            time.sleep(1.0)  # the work of this task
         return (model(batch[0])[:, 0] - batch[1]) ** 2
 
     def measure(self, model: Forward, batch: Batch) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import re
 import subprocess
 import sys
 import time
@@ -11,16 +14,18 @@ from pathlib import Path
 from recorder import Recorder
 
 from fedsus.config import RunConfig, load
-from fedsus.journal import RoundReleased
+from fedsus.errors import EnvironmentFault
+from fedsus.journal import AttemptOpened, RoundReleased
 from fedsus.learning.parameters import flatten
 from fedsus.model_file import metadata, read_model, write_model
+from fedsus.owner.ledger import Ledger
 from fedsus.plan import TaskPart
 from fedsus.reporting import read
 from fedsus.tasks import heart, registry
 from fedsus.types import Vector
 from fedsus_client import identity
-from fedsus_client.status import Status, read_status, running
-from fedsus_server import devices
+from fedsus_client.status import PAUSED, Status, read_status, running
+from fedsus_server import devices, runs
 from fedsus_server.supervisor import claim_port
 from fedsus_simulations.whole.federation import ClientFiles, LocalFederation
 
@@ -29,7 +34,7 @@ HOSPITALS = ("cleveland", "hungary", "va")
 RECORDED = "hungary"
 DATA = Path(heart.__file__).parent / "data" / "heart"
 TASKS = {"heart": "heart", "gated": "gated:Gated", "reserved": "gated:Gated"}
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 AGENT = """
 [tasks]
@@ -73,11 +78,23 @@ def until(condition: Callable[[], object], what: str, patience: float = PATIENCE
     limit = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < limit, f"waited {patience:g} s for {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
+
+
+def steady_port() -> int:
+    """A free port below those that the system hands out by itself: nobody gets it while the server is down."""
+    handed_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(handed_out.read_text(encoding="ascii").split()[0]) if handed_out.exists() else 0
+    for port in random.SystemRandom().sample(range(10_000, first), 100) if first > 11_000 else ():
+        with contextlib.suppress(EnvironmentFault):
+            return claim_port("127.0.0.1", port)
+    return claim_port("127.0.0.1", 0)
 
 
 class Sites(LocalFederation):
     """A `LocalFederation` on one port, so that its agents find the server again after a restart."""
+
+    names = HOSPITALS
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -85,7 +102,7 @@ class Sites(LocalFederation):
             environment={"OMP_NUM_THREADS": "1"},
             agent_command=(sys.executable, "-W", "ignore", str(SUPPORT / "seeded_agent.py")),
         )
-        self.port = claim_port("127.0.0.1", 0)
+        self.port = steady_port()
         self._recorder: Recorder | None = None
         self._before: dict[str, int] = {}
 
@@ -105,7 +122,7 @@ class Sites(LocalFederation):
     def start(self) -> None:
         """Server, keys, agents."""
         self.serve()
-        for name in HOSPITALS:
+        for name in self.names:
             self.add(name)
         recorded = self.clients[RECORDED].agent
         text = recorded.read_text(encoding="utf-8")
@@ -134,14 +151,25 @@ class Sites(LocalFederation):
             devices.remove(control, name)
 
     def restore(self) -> None:
-        """All hospitals' agents run, are connected and ready to train, with open gates."""
-        for name in HOSPITALS:
-            self.gate(name).unlink(missing_ok=True)
-            self.seen(name).unlink(missing_ok=True)
+        """No run is on; all hospitals' agents run, are connected, ready to train and idle, with open gates."""
+        if "server" not in self._processes or self._processes["server"].poll() is not None:
+            self.serve()
+        for active in self.home.active():
+            runs.stop(self.home, Path(active.folder), time.time)
+        for name in self.names:
+            self.let_go(name)
             if name not in self._processes or self._processes[name].poll() is not None:
                 self.start_agent(name)
-        for name in HOSPITALS:
+        for name in self.names:
             until(lambda name=name: self.connected(name), f"agent {name}")  # type: ignore[misc]
+        # An agent asks again when it is done with what it was told, and says then that it is paused. Twice: a message
+        # that was on its way the first time, of a run that was stopped, is refused or done with the second time.
+        for state in ("paused", "idle") * 2:
+            for name in self.names:
+                marker = self.clients[name].state / PAUSED
+                marker.touch() if state == "paused" else marker.unlink(missing_ok=True)
+            for name in self.names:
+                until(lambda name=name, state=state: self.state(name) == state, f"{name} to be {state}")  # type: ignore[misc]
 
     def start_agent(self, name: str) -> subprocess.Popen[bytes]:
         self._before[name] = len(self.log(name))
@@ -151,7 +179,12 @@ class Sites(LocalFederation):
         if "INFO ready to train" not in self.log(name)[self._before[name] :]:
             return False
         status = self.status(name)
-        return status is not None and running(status) and status.state in ("idle", "training")
+        return status is not None and running(status) and status.state == "idle"
+
+    def state(self, name: str) -> str:
+        """What an agent says that it does."""
+        status = self.status(name)
+        return "" if status is None else status.state
 
     def status(self, name: str) -> Status | None:
         return read_status(self.clients[name].state)
@@ -161,6 +194,54 @@ class Sites(LocalFederation):
 
     def seen(self, name: str) -> Path:
         return self.clients[name].folder / "gate.seen"
+
+    @property
+    def deadline(self) -> float:
+        """Seconds for a short training that is not held: as long as loading torch took here, where that is long."""
+        took = [re.findall(r"ready to train after ([\d.]+) s", self.log(name)) for name in self.names]
+        return max(6.0, *(float(found[-1]) for found in took))
+
+    def hold(self, *names: str) -> None:
+        """Let their next training last until `let_go`."""
+        for name in names:
+            self.seen(name).unlink(missing_ok=True)
+            self.gate(name).touch()
+
+    def let_go(self, *names: str) -> None:
+        for name in names:
+            self.gate(name).unlink(missing_ok=True)
+            self.seen(name).unlink(missing_ok=True)
+
+    def trained(self, run: Path, *names: str, since: int = 0) -> int:
+        """Wait until all these hospitals, which are held, train the newest attempt of a run; its number.
+
+        Args:
+            since: an attempt that was opened before they were held, whose training may end at any moment.
+        """
+
+        newest = 0
+
+        def together() -> bool:
+            nonlocal newest
+            newest = opened(run)
+            if newest <= since or not all(self.seen(name).exists() for name in names):
+                return False
+            return all(("reserved", newest) in self.spent(name, run) for name in names)
+
+        until(together, f"the training of {', '.join(names)}")
+        return newest
+
+    def spent(self, name: str, run: Path, data: str = "gate") -> list[tuple[str, int]]:
+        """What the owner's ledger says of a run: (type, attempt)."""
+        book = Ledger(self.clients[name].state / "ledger.sqlite", time.time, read_only=True)
+        try:
+            return [
+                (entry["type"], entry["attempt"])
+                for entry in book.export()
+                if entry["run"] == run.name and entry["data"] == data and "attempt" in entry
+            ]
+        finally:
+            book.close()
 
     def log(self, name: str) -> str:
         file = self.clients[name].state / "agent.log"
@@ -177,7 +258,7 @@ class Sites(LocalFederation):
         process = self._processes.pop(name)
         started = time.monotonic()
         process.terminate()
-        return process.wait(20), time.monotonic() - started
+        return process.wait(60), time.monotonic() - started
 
     def open(self, task: str, plan: str, *, name: str, server: str = "wait_for_devices = 30.0") -> Path:
         """Write a run file with its initial model and hand it to the server; the run's folder."""
@@ -207,3 +288,8 @@ def initial(part: TaskPart) -> Vector:
 def released(folder: Path) -> list[RoundReleased]:
     """The rounds of a run that were released so far."""
     return [entry for entry in read(folder) if isinstance(entry, RoundReleased)]
+
+
+def opened(folder: Path) -> int:
+    """The newest attempt of a run; 0 before the first."""
+    return max((entry.attempt for entry in read(folder) if isinstance(entry, AttemptOpened)), default=0)
