@@ -18,20 +18,18 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from fedsus.encoding import packing, residues
-from fedsus.encoding.noised import clipped, full, metric_integers, metric_totals, norm_of
+from fedsus.encoding.noised import NoisedUpdates, clip_rows, metric_totals
 from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.privacy import factorisation, sensitivity
 from fedsus.types import Mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from fedsus.encoding.packing import Buffer
     from fedsus.plan import Plan
     from fedsus.protection import Adaptive, ClientCentral
-    from fedsus.types import Arrays, LocalUpdate, LocalUpdates, Noise, Ring
+    from fedsus.types import Arrays, LocalUpdates, Noise, Ring
 
 _LEVELS: Final = 127
 """Fewer steps than this on each side of zero is no update worth sending."""
@@ -40,7 +38,7 @@ _LEAST_CLIP: Final = 1e-9
 _MOST_CLIP: Final = 1e9
 
 
-class ClientGaussian:
+class ClientGaussian(NoisedUpdates):
     """Client unit, noise at the server: independent or correlated over rounds, with a fixed or an adaptive bound.
 
     Attributes:
@@ -53,13 +51,13 @@ class ClientGaussian:
 
     def __init__(self, plan: Plan, privacy: ClientCentral) -> None:
         self._plan, self._privacy = plan, privacy
+        super().__init__(plan.dimension, plan.metrics if privacy.metrics is not None else (), privacy.full_weight)
         self.bits = plan.encoding.bits
         self._clip = privacy.clip if plan.clip is None else plan.clip
-        self._metrics = len(plan.metrics) if privacy.metrics is not None else 0
-        self._end = plan.dimension + self._metrics
+        self._end = plan.dimension + len(self.metrics)
         self.size = self._end + (privacy.adaptive is not None)
         self._steps = ((1 << (self.bits - 1)) - 1) // plan.cohort.size  # M
-        if self._steps < max(_LEVELS, sensitivity.METRIC_STEPS if self._metrics else 1):
+        if self._steps < max(_LEVELS, sensitivity.METRIC_STEPS if self.metrics else 1):
             raise ConfigError(
                 f"encoding.bits = {self.bits}: cannot carry {plan.cohort.size} clients; use more bits or fewer clients"
             )
@@ -72,39 +70,18 @@ class ClientGaussian:
             return {"noise": np.zeros((self._privacy.banded.bands - 1, self._plan.dimension))}
         return {}
 
-    def encode(self, update: LocalUpdate, noise: Noise) -> Ring:
-        """One client's integers, (size,) uint32. An update with NaN or infinity becomes zeros.
-
-        Raises:
-            ProtocolViolation: the update's shapes are not the plan's.
-        """
+    def _integers(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
         del noise  # the server's
-        dimension = self._plan.dimension
-        if update.delta.shape != (dimension,):
-            raise ProtocolViolation(f"update: shape {update.delta.shape}, the plan says ({dimension},)")
-        weight = full(update.weight, self._privacy.full_weight)
-        values = clipped(update.delta, self._clip, weight)
-        values *= self._steps / self._clip
-        whole = np.empty(self.size, dtype=np.int64)
-        whole[:dimension] = np.trunc(values)
-        if self._metrics:
-            whole[dimension : self._end] = metric_integers(self._plan.metrics, update)
+        rows = self._checked(updates)
+        rows *= self._weights(updates)[:, np.newaxis]
+        norms = clip_rows(rows, self._clip)
+        rows *= self._steps / self._clip
+        whole = np.empty((len(updates), self.size), dtype=np.int64)
+        whole[:, : self.dimension] = np.trunc(rows)
+        whole[:, self.dimension : self._end] = self._told(updates)
         if self._privacy.adaptive is not None:
-            whole[-1] = 1 if weight * norm_of(update.delta.astype(np.float64)) <= self._clip else -1
+            whole[:, -1] = np.where(norms <= self._clip, 1, -1)
         return residues.of_whole(whole, self.bits)
-
-    def encode_all(self, updates: LocalUpdates, noises: Sequence[Noise]) -> NDArray[np.uint32]:
-        """The integers of a stack of m clients, (m, size) uint32: row i is what `encode` makes of update i."""
-        rings = np.empty((len(updates), self.size), dtype=np.uint32)
-        for row, update, noise in zip(rings, updates, noises, strict=True):
-            row[:] = self.encode(update, noise)
-        return rings
-
-    def add_to(self, total: Ring, updates: LocalUpdates, noises: Sequence[Noise]) -> None:
-        """Add the integers of all updates to ``total`` (size,) uint32 in place, mod 2**bits."""
-        for update, noise in zip(updates, noises, strict=True):
-            total += self.encode(update, noise)
-        total &= np.uint32((1 << self.bits) - 1)
 
     def check(self, packed: Buffer) -> None:
         """Refuse one client's packed integers that `encode` cannot make.
@@ -136,10 +113,10 @@ class ClientGaussian:
         update = whole[:dimension].astype(np.float64) + np.rint(row * (self._privacy.noise_multiplier * self._steps))
         update *= self._clip / self._steps / survivors
         totals, held_out = np.zeros(0), 0
-        if self._privacy.metrics is not None and self._metrics:
-            deviation = self._privacy.metrics * sensitivity.client_metrics(self._metrics).l2
-            told = whole[dimension : self._end] + np.rint(noise.normal(self._metrics) * deviation)
-            totals, held_out = metric_totals(self._plan.metrics, told, survivors), survivors
+        if self._privacy.metrics is not None and self.metrics:
+            deviation = self._privacy.metrics * sensitivity.client_metrics(len(self.metrics)).l2
+            told = whole[dimension : self._end] + np.rint(noise.normal(len(self.metrics)) * deviation)
+            totals, held_out = metric_totals(self.metrics, told, survivors), survivors
         if self._privacy.adaptive is not None:
             following = {"clip": self._next_clip(self._privacy.adaptive, int(whole[-1]), survivors, noise)}
         return following, Mean(update.astype(np.float32), float(survivors), totals, held_out, None)

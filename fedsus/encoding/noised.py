@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fedsus.errors import ProtocolViolation
 from fedsus.privacy.sensitivity import METRIC_STEPS
+from fedsus.types import LocalUpdate, LocalUpdates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,58 +16,123 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedsus.plan import Metric
-    from fedsus.types import LocalUpdate
+    from fedsus.types import Noise, Ring
 
 _MARGIN: Final = 1e-12
 """What a clipped vector stays below its bound, relative: more than float64 errs in its norm."""
 
 
-def full(weight: float, most: float | None) -> float:
-    """What an update counts: min(weight / most, 1); 1 where all count alike, 0 for a weight that is none."""
-    if most is None:
-        return 1.0
-    return min(weight / most, 1.0) if math.isfinite(weight) and weight > 0 else 0.0
+class NoisedUpdates:
+    """How updates are taken in, one or many: row i of a stack is what a stack of it alone would give.
 
-
-def clipped(delta: NDArray[np.float32] | NDArray[np.float64], clip: float, weight: float) -> NDArray[np.float64]:
-    """``weight * delta`` (d,), at most ``clip`` long, (d,) float64. Zeros where a coordinate is NaN or infinite."""
-    values = delta.astype(np.float64)
-    if not np.isfinite(values).all():
-        return np.zeros_like(values)
-    values *= weight
-    norm = norm_of(values)
-    if norm > clip * (1 - _MARGIN):
-        values *= clip * (1 - 2 * _MARGIN) / norm
-    return values
-
-
-def norm_of(values: NDArray[np.float64]) -> float:
-    """L2 norm; NaN or infinity where a coordinate is, also where squares overflow."""
-    largest = float(np.max(np.abs(values), initial=0.0))
-    if largest == 0 or not math.isfinite(largest):
-        return largest
-    if largest > 1e150 or largest < 1e-150:  # squares would overflow, or vanish
-        return float(np.linalg.norm(values / largest)) * largest
-    return math.sqrt(float(values @ values))
-
-
-def metric_integers(metrics: Sequence[Metric], update: LocalUpdate) -> NDArray[np.int64]:
-    """Means of a client's metrics over its held-out part, each from -STEPS/2 to STEPS/2, (k,) int64.
-
-    Clamped to the plan's ranges. Zeros, the middle, where a client has none or one is not finite.
+    Attributes:
+        dimension: parameters of the model.
+        metrics: what the plan names and noises.
+        full_weight: as `fedsus.protection.ClientCentral`.
     """
-    low = np.array([metric.low for metric in metrics])
-    width = np.array([metric.high for metric in metrics]) - low
-    if update.held_out <= 0 or len(update.totals) != len(metrics) or not np.isfinite(update.totals).all():
-        return np.zeros(len(metrics), dtype=np.int64)
-    share = np.clip((update.totals / update.held_out - low) / width, 0.0, 1.0) - 0.5
-    whole: NDArray[np.int64] = np.rint(share * METRIC_STEPS).astype(np.int64)
-    return whole
+
+    bits: int
+    size: int
+
+    def __init__(self, dimension: int, metrics: Sequence[Metric], full_weight: float | None) -> None:
+        self.dimension, self.metrics, self.full_weight = dimension, metrics, full_weight
+
+    def encode(self, update: LocalUpdate, noise: Noise) -> Ring:
+        """One client's integers, (size,) uint32. NaN or infinity count as zeros.
+
+        Raises:
+            ProtocolViolation: the update's shape is not the plan's.
+        """
+        totals = update.totals if len(update.totals) == len(self.metrics) else np.full(len(self.metrics), np.nan)
+        one = LocalUpdates(
+            update.delta[np.newaxis],
+            np.array([update.weight], dtype=np.float64),
+            np.asarray(totals, dtype=np.float64)[np.newaxis],
+            np.array([update.held_out]),
+        )
+        ring: Ring = self._integers(one, noise)[0]
+        return ring
+
+    def encode_all(self, updates: LocalUpdates, noises: Sequence[Noise]) -> NDArray[np.uint32]:
+        """The integers of a stack of m clients, (m, size) uint32.
+
+        Row i is what `encode` makes with noise i. One source for all is drawn from once for all: the same law, and
+        other integers than one client after the other.
+        """
+        if len(updates) > 1 and all(noise is noises[0] for noise in noises):
+            return self._integers(updates, noises[0])
+        rings = np.empty((len(updates), self.size), dtype=np.uint32)
+        for row, update, noise in zip(rings, updates, noises, strict=True):
+            row[:] = self.encode(update, noise)
+        return rings
+
+    def add_to(self, total: Ring, updates: LocalUpdates, noises: Sequence[Noise]) -> None:
+        """Add the integers of all updates to ``total`` (size,) uint32 in place, mod 2**bits."""
+        for update, noise in zip(updates, noises, strict=True):
+            total += self.encode(update, noise)
+        total &= np.uint32((1 << self.bits) - 1)
+
+    def _integers(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
+        """The integers of each, (m, size) uint32, all drawn from one source."""
+        raise NotImplementedError
+
+    def _weights(self, updates: LocalUpdates) -> NDArray[np.float64]:
+        """What each update counts, (m,): min(weight / full_weight, 1); 0 for a weight that is none."""
+        if self.full_weight is None:
+            return np.ones(len(updates))
+        counted = np.where(np.isfinite(updates.weights) & (updates.weights > 0), updates.weights, 0.0)
+        return np.minimum(counted / self.full_weight, 1.0)
+
+    def _checked(self, updates: LocalUpdates) -> NDArray[np.float64]:
+        """The updates, (m, d) float64, a copy. Zeros where a coordinate is NaN or infinite."""
+        if updates.deltas.shape[1:] != (self.dimension,):
+            raise ProtocolViolation(f"update: shape {updates.deltas.shape[1:]}, the plan says ({self.dimension},)")
+        rows = updates.deltas.astype(np.float64)
+        rows[~np.isfinite(rows).all(axis=1)] = 0.0
+        return rows
+
+    def _told(self, updates: LocalUpdates) -> NDArray[np.int64]:
+        """Means of each client's metrics over its held-out part, each from -STEPS/2 to STEPS/2, (m, k) int64.
+
+        Clamped to the plan's ranges. Zeros, the middle, where a client has none or one is not finite.
+        """
+        low, width = _ranges(self.metrics)
+        counted = updates.held_out > 0
+        if updates.totals.shape[1:] != low.shape:
+            return np.zeros((len(updates), len(low)), dtype=np.int64)
+        counted = counted & np.isfinite(updates.totals).all(axis=1)
+        share = np.full((len(updates), len(low)), 0.5)
+        share[counted] = (updates.totals[counted] / updates.held_out[counted, np.newaxis] - low) / width
+        whole: NDArray[np.int64] = np.rint((np.clip(share, 0.0, 1.0) - 0.5) * METRIC_STEPS).astype(np.int64)
+        return whole
+
+
+def clip_rows(rows: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
+    """Shorten rows (m, d) in place to norm ``clip``; the norms (m,) that they had."""
+    norms = norms_of(rows)
+    long = norms > clip * (1 - _MARGIN)
+    if long.any():
+        rows[long] *= (clip * (1 - 2 * _MARGIN) / norms[long])[:, np.newaxis]
+    return norms
+
+
+def norms_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """L2 norms of finite rows (m, d), (m,); no square overflows or vanishes."""
+    largest = np.abs(rows).max(axis=1)
+    unit = np.where(largest > 0, largest, 1.0)
+    scaled = rows / unit[:, np.newaxis]
+    scaled *= scaled
+    norms: NDArray[np.float64] = np.sqrt(np.add.reduce(scaled, axis=1)) * largest
+    return norms
 
 
 def metric_totals(metrics: Sequence[Metric], sums: NDArray[np.number[Any]], survivors: int) -> NDArray[np.float64]:
-    """Sums of the clients' means, from the sums of `metric_integers` with their noise, (k,) float64."""
-    low = np.array([metric.low for metric in metrics])
-    width = np.array([metric.high for metric in metrics]) - low
+    """Sums of the clients' means, from the sums of their integers with the noise, (k,) float64."""
+    low, width = _ranges(metrics)
     totals: NDArray[np.float64] = survivors * low + width * (sums / METRIC_STEPS + survivors / 2)
     return totals
+
+
+def _ranges(metrics: Sequence[Metric]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    low = np.array([metric.low for metric in metrics], dtype=np.float64)
+    return low, np.array([metric.high for metric in metrics], dtype=np.float64) - low

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from fedsus.encoding import packing, residues
-from fedsus.encoding.noised import clipped, full, metric_integers, metric_totals
+from fedsus.encoding.noised import NoisedUpdates, clip_rows, metric_totals
 from fedsus.encoding.rotation import rotate, rotate_back
 from fedsus.errors import ProtocolViolation
 from fedsus.plan import learning_rate
@@ -26,13 +26,11 @@ from fedsus.protection import ClientDistributed, ExampleDistributed
 from fedsus.types import Mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from fedsus.encoding.packing import Buffer
     from fedsus.plan import Plan
-    from fedsus.types import Arrays, LocalUpdate, LocalUpdates, Noise, Ring
+    from fedsus.types import Arrays, LocalUpdates, Noise, Ring
 
 _REDRAWS: Final = 64
 """Most roundings of one update: that all of them are too long has a chance below 2**-46; then it is cut to integers
@@ -42,7 +40,7 @@ _EDGE: Final = 7 / 8
 """Sums beyond this part of the range are counted: where there are many, some have wrapped around."""
 
 
-class SkellamShares:
+class SkellamShares(NoisedUpdates):
     """What both units have in common. See `ClientSkellam` and `ExampleSkellam`.
 
     Attributes:
@@ -50,48 +48,28 @@ class SkellamShares:
         size: the padded update, then the metrics.
     """
 
-    def __init__(self, plan: Plan, privacy: ClientDistributed | ExampleDistributed) -> None:
-        self._plan, self._privacy, self._shares = plan, privacy, privacy.shares
+    def __init__(self, plan: Plan, privacy: ClientDistributed | ExampleDistributed, full_weight: float | None) -> None:
+        self._plan, self._shares = plan, privacy.shares
+        super().__init__(plan.dimension, plan.metrics if privacy.shares.metrics is not None else (), full_weight)
         self.bits = privacy.shares.bits
         self._padded = sensitivity.padded(plan.dimension)
-        self._metrics = len(plan.metrics) if privacy.shares.metrics is not None else 0
-        self.size = self._padded + self._metrics
+        self.size = self._padded + len(self.metrics)
         self._seed = f"fedsus rotation {plan.round}".encode()  # public; of the round alone, however it is run
 
     def init(self) -> Arrays:
         """Nothing is kept between rounds."""
         return {}
 
-    def encode(self, update: LocalUpdate, noise: Noise) -> Ring:
-        """One client's integers with its share of the noise, (size,) uint32. NaN or infinity count as zeros.
-
-        Raises:
-            ProtocolViolation: the update's shapes are not the plan's.
-        """
-        if update.delta.shape != (self._plan.dimension,):
-            raise ProtocolViolation(f"update: shape {update.delta.shape}, the plan says ({self._plan.dimension},)")
-        ring = np.empty(self.size, dtype=np.uint32)
-        whole = self._integers(update, noise)
-        whole += skellam(self._shares.variance).draw(noise, self._padded)
-        ring[: self._padded] = residues.of_whole(whole, self.bits)
-        if self._shares.metrics is not None and self._metrics:
-            told = metric_integers(self._plan.metrics, update)
-            told += skellam(self._shares.metrics).draw(noise, self._metrics)
-            ring[self._padded :] = residues.of_whole(told, self.bits)
-        return ring
-
-    def encode_all(self, updates: LocalUpdates, noises: Sequence[Noise]) -> NDArray[np.uint32]:
-        """The integers of a stack of m clients, (m, size) uint32: row i is what `encode` makes with noise i."""
+    def _integers(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
         rings = np.empty((len(updates), self.size), dtype=np.uint32)
-        for row, update, noise in zip(rings, updates, noises, strict=True):
-            row[:] = self.encode(update, noise)
+        whole = self._rounded(updates, noise)
+        whole += skellam(self._shares.variance).draw(noise, whole.size).reshape(whole.shape)
+        rings[:, : self._padded] = residues.of_whole(whole, self.bits)
+        if self._shares.metrics is not None and self.metrics:
+            told = self._told(updates)
+            told += skellam(self._shares.metrics).draw(noise, told.size).reshape(told.shape)
+            rings[:, self._padded :] = residues.of_whole(told, self.bits)
         return rings
-
-    def add_to(self, total: Ring, updates: LocalUpdates, noises: Sequence[Noise]) -> None:
-        """Add the integers of all updates to ``total`` (size,) uint32 in place, mod 2**bits."""
-        for update, noise in zip(updates, noises, strict=True):
-            total += self.encode(update, noise)
-        total &= np.uint32((1 << self.bits) - 1)
 
     def check(self, packed: Buffer) -> None:
         """Refuse another length: noise reaches every residue."""
@@ -116,12 +94,12 @@ class SkellamShares:
         found *= self._factor(survivors) / self._shares.scale
         near = int(np.count_nonzero(np.abs(update.astype(np.int64)) > _EDGE * 2 ** (self.bits - 1)))
         totals, held_out = np.zeros(0), 0
-        if self._metrics:
-            totals, held_out = metric_totals(self._plan.metrics, whole[self._padded :], survivors), survivors
+        if self.metrics:
+            totals, held_out = metric_totals(self.metrics, whole[self._padded :], survivors), survivors
         return state, Mean(found.astype(np.float32), float(survivors), totals, held_out, near)
 
-    def _integers(self, update: LocalUpdate, noise: Noise) -> NDArray[np.int64]:
-        """The rounded update, (padded,) int64, within the mechanism's sensitivity."""
+    def _rounded(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.int64]:
+        """The rounded updates, (m, padded) int64, within the mechanism's sensitivity."""
         raise NotImplementedError
 
     def _factor(self, survivors: int) -> float:
@@ -133,18 +111,26 @@ class ClientSkellam(SkellamShares):
     """Client unit: the mean over the survivors of clipped updates."""
 
     def __init__(self, plan: Plan, privacy: ClientDistributed) -> None:
-        super().__init__(plan, privacy)
-        self._clip, self._full = privacy.clip, privacy.full_weight
+        super().__init__(plan, privacy, privacy.full_weight)
+        self._clip = privacy.clip
         self._most = sensitivity.largest_square(privacy.clip, privacy.shares.scale, self._padded)
 
-    def _integers(self, update: LocalUpdate, noise: Noise) -> NDArray[np.int64]:
-        scaled = rotate(clipped(update.delta, self._clip, full(update.weight, self._full)), self._seed)
+    def _rounded(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.int64]:
+        rows = self._checked(updates)
+        rows *= self._weights(updates)[:, np.newaxis]
+        clip_rows(rows, self._clip)
+        scaled = rotate(rows, self._seed)
         scaled *= self._shares.scale
+        whole = _dithered(scaled, noise)
         for _ in range(_REDRAWS):
-            whole = _rounded(scaled, noise)
-            if int(whole @ whole) <= self._most:  # exact: the squares of D2 < 2**31 steps sum below 2**62
+            # Exact: the squares of at most D2 < 2**31 steps sum below 2**62.
+            long = np.flatnonzero(np.einsum("ij,ij->i", whole, whole) > self._most)
+            if not long.size:
                 return whole
-        return np.trunc(scaled).astype(np.int64)
+            whole[long] = _dithered(scaled[long], noise)
+        long = np.flatnonzero(np.einsum("ij,ij->i", whole, whole) > self._most)
+        whole[long] = np.trunc(scaled[long])
+        return whole
 
     def _factor(self, survivors: int) -> float:
         return 1 / survivors
@@ -154,24 +140,25 @@ class ExampleSkellam(SkellamShares):
     """Example unit: one gradient step of the learning rate, on the noised sum over a public denominator."""
 
     def __init__(self, plan: Plan, privacy: ExampleDistributed) -> None:
-        super().__init__(plan, privacy)
+        super().__init__(plan, privacy, None)
         self._most = sensitivity.LARGEST_SUM / privacy.shares.scale
-        rate = learning_rate(plan.training, plan.round, plan.rounds)
-        self._step = rate / privacy.denominator
+        self._step = learning_rate(plan.training, plan.round, plan.rounds) / privacy.denominator
 
-    def _integers(self, update: LocalUpdate, noise: Noise) -> NDArray[np.int64]:
-        scaled = rotate(clipped(update.delta, self._most, 1.0), self._seed)
+    def _rounded(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.int64]:
+        rows = self._checked(updates)
+        clip_rows(rows, self._most)
+        scaled = rotate(rows, self._seed)
         scaled *= self._shares.scale
-        return _rounded(scaled, noise)
+        return _dithered(scaled, noise)
 
     def _factor(self, survivors: int) -> float:
         del survivors
         return self._step
 
 
-def _rounded(values: NDArray[np.float64], noise: Noise) -> NDArray[np.int64]:
-    """Stochastic rounding, unbiased: floor(y + u), u uniform in [0, 1)."""
-    dithered: NDArray[np.float64] = noise.uniform(values.size)
+def _dithered(values: NDArray[np.float64], noise: Noise) -> NDArray[np.int64]:
+    """Stochastic rounding of (m, d), unbiased: floor(y + u), u uniform in [0, 1)."""
+    dithered: NDArray[np.float64] = noise.uniform(values.size).reshape(values.shape)
     dithered += values
     np.floor(dithered, out=dithered)
     whole: NDArray[np.int64] = dithered.astype(np.int64)
