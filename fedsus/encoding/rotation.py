@@ -26,9 +26,8 @@ _SIZE: Final = 1 << 14
 """Values at a time: two buffers of 128 KiB."""
 _GROUP: Final = 6
 """Levels at a time across blocks: columns of 256 values, so that memory is read in runs."""
-_SIGNS: Final[NDArray[np.float64]] = 1.0 - 2.0 * np.unpackbits(
-    np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little"
-)
+_BITS: Final = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little")
+_SIGNS: Final = np.where(_BITS, -1.0, 1.0)
 """The eight signs of each byte, (256, 8) float64: the lowest bit first, 1 is minus."""
 
 
