@@ -5,29 +5,17 @@ With the loop trainer, one thread and the same seeds; with masks and without, wi
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from same_run import facts, simulated, sources, whole_devices
 from seeded_agent import SEED
-from sites import DATA, HOSPITALS, PATIENCE, Sites
+from sites import PATIENCE, Sites
 
 from fedsus.config import RunConfig, load, validate
-from fedsus.journal import RoundReleased
-from fedsus.owner.ledger import Ledger
-from fedsus.reporting import read, released_model
-from fedsus.rounds.device import Device
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
-from fedsus.tasks.task import DataSource
-from fedsus.types import Vector
-from fedsus_simulations.running.simulation import Simulation
-from fedsus_simulations.scenario.config import Scenario
-from fedsus_simulations.scenario.seeding import SeededClient
-from fedsus_simulations.whole.devices import DeviceFleet
-from fedsus_simulations.whole.memory import DATA_ID, Members, granting, simulate
+from fedsus.reporting import released_model
+from fedsus_simulations.whole.memory import simulate
 
 METRICS = """
 metrics = [{ name = "loss", low = 0.0, high = 10.0 }, { name = "accuracy", low = 0.0, high = 1.0 }]
@@ -68,57 +56,6 @@ IN_MEMORY = {
     "metrics": [{"name": "loss", "low": 0.0, "high": 10.0}, {"name": "accuracy", "low": 0.0, "high": 1.0}],
 }
 CASES = [("open", "clear_sum"), ("open", "secure_sum"), ("private", "secure_sum")]
-Facts = list[tuple[Any, ...]]
-
-
-def sources() -> dict[str, DataSource]:
-    return {name: DataSource(DATA / f"{name}.csv") for name in HOSPITALS}
-
-
-def facts(folder: Path) -> Facts:
-    """What each round released; the checkpoint is the hash of the strategy's state with the model."""
-    rounds = [entry for entry in read(folder) if isinstance(entry, RoundReleased)]
-    return [(one.round, one.survivors, one.checkpoint, one.metrics, one.weight, one.saturated) for one in rounds]
-
-
-def simulated(config: RunConfig, masks: str, folder: Path, start: Vector) -> Facts:
-    """The same run, simulated."""
-    fields = config.model_dump(exclude_unset=True)
-    population = {"partition": "files", "files": {name: str(source.path) for name, source in sources().items()}}
-    loop = {"masks": masks, "trainer": "loop"}
-    asked = validate(fields | {"population": population, "simulation": loop, "seed": SEED}, Scenario, "scenario")
-    simulation = Simulation.of(asked, folder)
-    try:
-        model = simulation.run(folder, "simulated", start=start)
-    finally:
-        simulation.close()
-    assert model.tobytes() == released_model(folder).tobytes()
-    return facts(folder)
-
-
-def whole_devices(config: RunConfig, folder: Path, start: Vector) -> Facts:
-    """The same run of devices with ledgers, policies and data of their own, one after the other."""
-    from fedsus.learning.settings import Compute
-
-    members = Members.of(HOSPITALS) if config.plan.exchange == "secure_sum" else None
-
-    def device(name: str, source: DataSource) -> Device:
-        client = SeededClient(SEED, name)
-        return Device(
-            policy=granting(config),
-            ledger=Ledger(None, time.time),
-            tasks={"heart": "heart"},
-            sources={DATA_ID: source},
-            compute=Compute("cpu", 1),
-            noise=client,
-            seeds=client,
-            sessions=None if members is None else members.sessions(name, time.time),
-        )
-
-    fleet = DeviceFleet({name: device(name, source) for name, source in sources().items()})
-    open_run(folder, "devices", config, start, time.time, None if members is None else members.roster)
-    RunLoop(folder, fleet, clock=time.time, sleep=time.sleep).run()
-    return facts(folder)
 
 
 @pytest.mark.timeout(400)
@@ -144,3 +81,32 @@ def test_whole_devices_in_memory_are_the_same_run_too(tmp_path: Path) -> None:
     found = [simulated(config, masks, tmp_path / masks, start) for masks in ("none", "real")]
     assert found == [facts(tmp_path / "memory")] * 2
     assert len(found[0]) == 3
+
+
+PLACEMENTS = {
+    "example distributed": {
+        "privacy": {"unit": "example", "placement": "distributed", "denominator": 60.0, "sampling_rate": 0.2},
+    },
+    "client distributed": {"privacy": {"unit": "client", "metrics_share": 0.1}, "metrics": IN_MEMORY["metrics"]},
+    "client central, adaptive": {"privacy": {"unit": "client", "placement": "central", "adaptive": {}}},
+    "client central, banded": {"privacy": {"unit": "client", "placement": "central", "bands": 1}},
+}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_noise_of_every_placement_is_the_same_in_devices_and_simulated(placement: str, tmp_path: Path) -> None:
+    asked = PLACEMENTS[placement]
+    plan = {
+        "rounds": 2,
+        "cohort": {"size": 3, "minimum": 3},
+        **asked,
+        "privacy": {"epsilon": 50.0, "delta": 1e-5, "clip": 0.5, **asked["privacy"]},  # type: ignore[dict-item]
+    }
+    config = validate({"name": "r", "task": {"name": "heart"}, "plan": plan}, RunConfig, "run")
+    start = np.zeros(34, dtype=np.float32)
+    devices = whole_devices(config, tmp_path / "devices", start)
+    found = {masks: simulated(config, masks, tmp_path / masks, start) for masks in ("none", "real")}
+    assert found == {"none": devices, "real": devices}
+    assert [fact[1] for fact in devices] == [3, 3]
+    assert (devices[0][3] is not None) == ("metrics" in asked), "noised metrics where they have a share"
+    assert not np.array_equal(released_model(tmp_path / "none"), start)
