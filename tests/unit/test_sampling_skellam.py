@@ -19,6 +19,7 @@ from fedsus.errors import ConfigError
 from fedsus.privacy import sampling
 from fedsus.privacy.noise import SeededNoise
 from fedsus.privacy.sampling import SkellamTable, skellam
+from fedsus_simulations.scenario.seeding import SeededClient
 
 ONE = 1 << 127
 
@@ -191,3 +192,16 @@ def test_tables_are_kept_shared_and_not_for_writing() -> None:
             array[0] = 1
     again = pickle.loads(pickle.dumps(table))
     np.testing.assert_array_equal(again.draw(SeededNoise(1), 9), table.draw(SeededNoise(1), 9))
+
+
+def test_an_entry_at_the_start_of_a_bucket_is_left_open() -> None:
+    """The first word of the bucket ties with it."""
+    high = np.array([5 << 60, 2**64 - 1], dtype=np.uint64)
+    assert sampling._guide(high, 4).tolist() == [0] * 6 + [1] * 10
+
+
+def test_simulated_clients_draw_their_own_and_the_same_again() -> None:
+    table = skellam(100.0)
+    first, again, other = (table.draw(SeededClient(1, name), 200) for name in ("a", "a", "b"))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
