@@ -25,12 +25,13 @@ class AdaptiveConfig(Strict):
     Attributes:
         quantile: share of the updates that are to be below the bound.
         learning_rate: how quickly the bound follows.
-        noise: standard deviation of the noise on how many are below; a twentieth of the cohort when not given.
+        noise: standard deviation of the noise on how many are below; a twentieth of the cohort when not given. It
+            spends a part of epsilon that no noise on the updates gives back.
     """
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.2
-    noise: Positive | None = None
+    noise: Annotated[float, Field(ge=0.05, le=1e6)] | None = None
 
 
 class PrivacyConfig(Strict):
@@ -42,23 +43,27 @@ class PrivacyConfig(Strict):
             with few colluders; "central": at the server, from who receives the models. When not given "local" for
             examples and "distributed" for clients.
         epsilon, delta: for the whole run, spare attempts included; against the strongest adversary of the placement.
-        clip: L2 bound of one example's gradient, or of one client's update.
+        clip: L2 bound of one example's gradient, or of one client's update; with ``adaptive`` the first round's.
         sampling_rate: q, examples alone: the chance of each to be in a batch.
         denominator: examples alone: public constant that divides the noised sum of gradients. Local: of one client's
             batch; distributed: of all clients' batches together.
-        full_weight: clients alone: a client with n examples counts min(n / full_weight, 1); when not given all count 1.
-        granularity: distributed alone: scale * clip / sqrt(dimension). More costs bits and less accuracy.
+        full_weight: clients alone: an update of a client with n examples is multiplied by min(n / full_weight, 1)
+            before it is clipped; when not given all count 1. What divides the sum is the number of clients, for a
+            divisor that depends on the data would need noise of its own.
+        granularity: distributed alone: scale * clip / sqrt(dimension), dimension padded. More costs bits and gives
+            accuracy: rounding lengthens an example's gradient by 1 / granularity.
         bits: distributed alone: sums are taken mod 2**bits; when not given, what the sum needs.
         metrics_share: clients alone: share of the budget that the metrics spend; when not given none are sent.
-        adaptive: central alone.
-        bands: central alone: noise is correlated over so many rounds, and a client takes part in every so many.
+        adaptive: central alone: the bound follows the updates.
+        bands: central alone: noise is correlated over so many rounds, and a client takes part in every so many: at
+            most rounds / bands times, rounded up, which the noise is calibrated for and devices enforce.
     """
 
     unit: Literal["none", "example", "client"] = "none"
     placement: Literal["local", "distributed", "central"] | None = None
     epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
     delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
-    clip: Positive = 1.0
+    clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     denominator: Positive | None = None
     full_weight: Positive | None = None
@@ -76,8 +81,11 @@ class PrivacyConfig(Strict):
     @model_validator(mode="after")
     def _complete(self) -> PrivacyConfig:
         if self.unit == "none":
-            if self.epsilon is not None or self.delta is not None or self.placement is not None:
-                raise ValueError("'epsilon', 'delta' and 'placement' need unit = 'example' or 'client'")
+            for name, field in type(self).model_fields.items():
+                if field.default is None and getattr(self, name) is not None:
+                    raise ValueError(
+                        f"'{name}' and the like need unit = 'example' or 'client': with 'none' nobody is protected"
+                    )
             return self
         needed = ("epsilon", "delta", "denominator") if self.unit == "example" else ("epsilon", "delta")
         for name in needed:
@@ -92,6 +100,7 @@ class PrivacyConfig(Strict):
             choices = "'local' or 'distributed'" if self.unit == "example" else "'distributed' or 'central'"
             raise ValueError(f"placement '{self.where}' is not there for unit '{self.unit}': choose {choices}")
         for name, unit, where in (
+            ("denominator", "example", None),
             ("full_weight", "client", None),
             ("metrics_share", "client", None),
             ("bits", None, "distributed"),
@@ -172,6 +181,11 @@ class PlanConfig(Strict):
             raise ValueError(
                 f"cohort.size {self.cohort.size}: secure_sum needs at least 3 clients, since of two each could compute "
                 'the other\'s update; or set exchange = "clear_sum", which shows the server each update'
+            )
+        if self.privacy.metrics_share is not None and not self.metrics:
+            raise ValueError(
+                f"privacy.metrics_share = {self.privacy.metrics_share:g}: no metrics are asked for; list them in "
+                "[[plan.metrics]], or leave the share out"
             )
         return self
 

@@ -11,8 +11,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from fedsus.strict import Positive, Strict
 
-MOST_VARIANCE: Final = 1e11
-"""Of one client's share, in steps squared: beyond it a sampler's table takes too long."""
+MOST_VARIANCE: Final = 8e10
+"""Of one client's share, in steps squared: beyond it `fedsus.privacy.sampling.SkellamTable` would be too large."""
 
 
 class NoPrivacy(Strict):

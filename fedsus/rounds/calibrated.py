@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from fedsus.errors import ConfigError
-from fedsus.privacy.calibration import LARGEST_NOISE
+from fedsus.errors import ConfigError, Refusal
+from fedsus.privacy.accounting import SMALLEST_NOISE
+from fedsus.privacy.calibration import LARGEST_LOCAL, LARGEST_NOISE, most_attempts, smallest_noise
 from fedsus.privacy.sensitivity import client_metrics, padded
 from fedsus.protection import (
     MOST_VARIANCE,
@@ -19,82 +21,145 @@ from fedsus.protection import (
     NoPrivacy,
     Shares,
 )
+from fedsus.rounds import demands
 from fedsus.rounds.secure import numbers
+from fedsus.rounds.width import MOST_BITS, bits_of
 from fedsus.secagg import thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedsus.config import PrivacyConfig, RunConfig
+    from fedsus.config import PlanConfig, PrivacyConfig, RunConfig
     from fedsus.protection import Distributed, Privacy, Private
     from fedsus.secagg.roster import Roster
 
-_ROOM: Final = 4.0
-"""Standard deviations of a sum, had all moved the same way, that fit into the range: K of PRIVACY's formula."""
+    Spends: TypeAlias = Callable[[Privacy, int], float]
 
-_FEWEST_BITS: Final = 16
+_MOST_STEPS: Final = 1_000_000
+_LARGEST_SCALE: Final = 1e15
+_LEAST_COUNT_NOISE: Final = SMALLEST_NOISE / 2
+"""On how many are below an adaptive bound, which one client moves by a half."""
 
 
-def calibrated(config: RunConfig, dimension: int, roster: Roster | None, spends: Callable[[Privacy], float]) -> Privacy:
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """A privacy part as a function of its noise multiplier, the largest that it takes, and what else would help."""
+
+    of: Callable[[float], Private]
+    largest: float
+    hint: str = ""
+
+
+def calibrated(config: RunConfig, dimension: int, roster: Roster | int | None, spends: Spends) -> Privacy:
     """The plan's privacy part, with the least noise that keeps the run within its epsilon.
 
     Args:
         dimension: parameters of the model.
-        roster: for a secure sum.
-        spends: what the whole run spends with a privacy part, against the adversary that its epsilon is for.
+        roster: for a secure sum; or how many members it is going to have.
+        spends: what so many attempts spend with a privacy part, against the adversary that its epsilon is for.
 
     Raises:
-        ConfigError: no noise reaches the asked epsilon, or the training does not fit the unit.
+        ConfigError: no noise reaches the asked epsilon: says which epsilon, and how many rounds, would be; or the run
+            does not fit unit and placement.
     """
     asked = config.plan.privacy
     if asked.unit == "none" or asked.epsilon is None or asked.delta is None:
         return NoPrivacy()
-    if (asked.unit, asked.where) == ("example", "local"):
-        return _local(config, asked, asked.epsilon, asked.delta)
-    from fedsus.privacy.calibration import smallest_noise
-
-    made, largest = _maker(config, dimension, roster)
+    demands.check(config, roster if roster is None or isinstance(roster, int) else len(roster.members))
+    family = _family(config, dimension, roster)
+    attempts = config.plan.rounds + config.plan.spares
     try:
-        noise = smallest_noise(asked.epsilon, lambda multiplier: spends(made(multiplier)), largest)
-    except ConfigError as error:
+        noise = smallest_noise(
+            asked.epsilon, lambda multiplier: spends(family.of(multiplier), attempts), family.largest
+        )
+        if noise is None:
+            raise ConfigError(_impossible(config, family, spends, asked.epsilon))
+    except Refusal as error:
         raise ConfigError(f"plan.privacy: {error}") from None
-    return made(noise)
+    return _with_bits(config, padded(dimension), family.of(noise))
 
 
-def _local(config: RunConfig, asked: PrivacyConfig, epsilon: float, delta: float) -> ExamplePrivacy:
-    from fedsus.privacy.calibration import calibrate
+def _family(config: RunConfig, dimension: int, roster: Roster | int | None) -> _Family:
+    asked = config.plan.privacy
+    if asked.where == "local":
+        return _Family(lambda multiplier: _local(config, multiplier), LARGEST_LOCAL)
+    if asked.where == "central":
+        return _central_family(config)
+    colluders, survivors = noise_floor(config, roster)
+    honest = survivors - colluders
+    if honest < 1:
+        raise ConfigError(
+            f"plan.cohort: {survivors} survivors of which {colluders} may collude leave nobody's noise; "
+            "raise cohort.minimum or ask for fewer colluders"
+        )
+    scale = asked.granularity * math.sqrt(padded(dimension)) / asked.clip
+    if scale > _LARGEST_SCALE:
+        raise ConfigError(f"plan.privacy.clip = {asked.clip:g}: steps of {1 / scale:g} are too fine; expect more")
+    once = _variances(config, padded(dimension), honest, 1.0)
+    largest = min(LARGEST_NOISE, 0.999 * math.sqrt(MOST_VARIANCE / max(part for part in once if part is not None)))
+    finer = "" if largest == LARGEST_NOISE else f", a granularity below {asked.granularity:g}"
+    if largest < SMALLEST_NOISE:
+        fits = asked.granularity * largest / SMALLEST_NOISE
+        raise ConfigError(
+            f"plan.privacy.granularity = {asked.granularity:g}: {honest} shares cannot carry noise for "
+            f"{padded(dimension)} coordinates so fine; ask for at most {fits:.3g}"
+        )
+    return _Family(lambda multiplier: _distributed(config, dimension, colluders, survivors, multiplier), largest, finer)
 
-    steps = round(config.plan.training.local_epochs / asked.sampling_rate)
-    total = steps * (config.plan.rounds + config.plan.spares)
+
+def _impossible(config: RunConfig, family: _Family, spends: Spends, epsilon: float) -> str:
+    """No noise is enough: the least epsilon that would be reached, and how many rounds would fit."""
+    asked, most = config.plan, family.of(family.largest)
+    least = _rounded_up(spends(most, asked.rounds + asked.spares) * (1 + 1e-5))
+    rounds = None
+    if asked.privacy.bands is None:  # else what is spent depends on the rounds, and not on the attempts
+        fit = most_attempts(epsilon, lambda count: spends(most, count), asked.rounds + asked.spares)
+        rounds = _rounds_within(asked, fit)
+    ways = [f"epsilon = {least:g} or more"] if least <= 1000 else []
+    ways += [f"at most {rounds} rounds"] if rounds else []
+    return (
+        f"plan.privacy.epsilon = {epsilon:g}: {asked.rounds} rounds with {asked.spares} spare attempts spend "
+        f"{least:g} even with the most noise that a plan holds (multiplier {family.largest:.4g}); "
+        f"ask for {', '.join(ways) or 'fewer rounds'}{family.hint}"
+    )
+
+
+def _rounds_within(asked: PlanConfig, attempts: int) -> int:
+    """Most rounds that leave room for their spare attempts; 0 where none do."""
+    rounds = attempts if asked.spare_attempts is None else max(attempts - asked.spare_attempts, 0)
+    while rounds > 0 and rounds + asked.model_copy(update={"rounds": rounds}).spares > attempts:
+        rounds -= 1
+    return rounds
+
+
+def _rounded_up(number: float) -> float:
+    """To four significant digits."""
+    if not 0 < number < math.inf:
+        return number
+    digits = 3 - math.floor(math.log10(number))
+    return float(f"{math.ceil(number * 10.0**digits)}e{-digits}")
+
+
+def _local(config: RunConfig, multiplier: float) -> ExamplePrivacy:
+    asked, epochs = config.plan.privacy, config.plan.training.local_epochs
+    steps = round(epochs / asked.sampling_rate)
+    if steps > _MOST_STEPS:
+        raise ConfigError(
+            f"plan.privacy.sampling_rate = {asked.sampling_rate:g}: {steps} batches a round, at most {_MOST_STEPS} "
+            f"are possible; ask for {epochs / _MOST_STEPS:g} or more"
+        )
     return ExamplePrivacy(
-        epsilon=epsilon,
-        delta=delta,
+        epsilon=_given(asked.epsilon, "epsilon"),
+        delta=_given(asked.delta, "delta"),
         clip=asked.clip,
         sampling_rate=asked.sampling_rate,
         steps=steps,
         denominator=_given(asked.denominator, "denominator"),
-        noise_multiplier=calibrate(epsilon, delta, asked.sampling_rate, total),
+        noise_multiplier=multiplier,
     )
 
 
-def _maker(config: RunConfig, dimension: int, roster: Roster | None) -> tuple[Callable[[float], Private], float]:
-    """The privacy part as a function of the noise multiplier, and the largest that it takes."""
-    asked = config.plan.privacy
-    if asked.where == "central":
-        return (lambda multiplier: _central(config, multiplier)), LARGEST_NOISE / 2
-    colluders, survivors = noise_floor(config, roster)
-    if asked.unit == "example":
-        _one_step(config)
-
-    def made(multiplier: float) -> Distributed:
-        return _distributed(config, dimension, colluders, survivors, multiplier)
-
-    shares = made(1.0).shares
-    most = max(shares.variance, shares.metrics or 0.0)
-    return made, min(LARGEST_NOISE, 0.999 * math.sqrt(MOST_VARIANCE / most))
-
-
-def noise_floor(config: RunConfig, roster: Roster | None) -> tuple[int, int]:
+def noise_floor(config: RunConfig, roster: Roster | int | None) -> tuple[int, int]:
     """A, and the least clients whose shares are in a sum that is opened.
 
     Raises:
@@ -106,34 +171,32 @@ def noise_floor(config: RunConfig, roster: Roster | None) -> tuple[int, int]:
         least = thresholds.floor(asked.cohort.size, found.colluders, found.dropouts, asked.cohort.minimum)
         return found.colluders, least
     if asked.secure_sum.colluders is None:
-        raise ConfigError(
-            f"plan.exchange = 'clear_sum': placement '{asked.privacy.where}' hides each update in a secure sum; "
-            "ask for exchange = 'secure_sum', or placement = 'local'"
-        )
+        raise ConfigError(demands.in_clear(config))
     return asked.secure_sum.colluders, asked.cohort.minimum
 
 
-def _distributed(
-    config: RunConfig, dimension: int, colluders: int, survivors: int, multiplier: float
-) -> ExampleDistributed | ClientDistributed:
+def _variances(config: RunConfig, size: int, honest: int, multiplier: float) -> tuple[float, float | None]:
+    """Of one client's share of the noise: each coordinate of the update, each metric; in steps squared.
+
+    With the share of the budget that metrics have, both blocks together spend what one of noise ``multiplier`` would.
+    """
     asked = config.plan.privacy
-    epsilon, delta = _given(asked.epsilon, "epsilon"), _given(asked.delta, "delta")
-    size, honest = padded(dimension), survivors - colluders
-    if honest < 1:
-        raise ConfigError(
-            f"plan.cohort: {survivors} survivors of which {colluders} may collude leave nobody's noise; "
-            "raise cohort.minimum or ask for fewer colluders"
-        )
     share = asked.metrics_share if config.plan.metrics else None
-    scale = asked.granularity * math.sqrt(size) / asked.clip
-    variance = (scale * asked.clip * multiplier) ** 2 / (1 - (share or 0)) / honest
-    metrics = None
-    if share is not None:
-        metrics = (client_metrics(len(config.plan.metrics)).l2 * multiplier) ** 2 / share / honest
+    variance = (asked.granularity * multiplier) ** 2 * size / (1 - (share or 0)) / honest
+    if share is None:
+        return variance, None
+    return variance, (client_metrics(len(config.plan.metrics)).l2 * multiplier) ** 2 / share / honest
+
+
+def _distributed(config: RunConfig, dimension: int, colluders: int, survivors: int, multiplier: float) -> Distributed:
+    """With the most bits: epsilon does not depend on them."""
+    asked, size = config.plan.privacy, padded(dimension)
+    epsilon, delta = _given(asked.epsilon, "epsilon"), _given(asked.delta, "delta")
+    variance, metrics = _variances(config, size, survivors - colluders, multiplier)
     shares = Shares(
-        scale=scale,
+        scale=asked.granularity * math.sqrt(size) / asked.clip,
         variance=variance,
-        bits=asked.bits or _bits(config, size, variance, metrics),
+        bits=MOST_BITS,
         colluders=colluders,
         survivors=survivors,
         metrics=metrics,
@@ -152,39 +215,35 @@ def _distributed(
     )
 
 
-def _bits(config: RunConfig, size: int, variance: float, metrics: float | None) -> int:
-    """Bits for `_ROOM` deviations of one coordinate of a sum in which all vectors point the same way.
+def _with_bits(config: RunConfig, size: int, privacy: Private) -> Private:
+    """The same, with as many bits as its sums need."""
+    if not isinstance(privacy, ExampleDistributed | ClientDistributed):
+        return privacy
+    shares = privacy.shares.model_copy(update={"bits": bits_of(config, size, privacy.shares)})
+    return privacy.model_copy(update={"shares": shares})
 
-    Rotated, a vector of length L has coordinates of standard deviation L / sqrt(size). The metrics' sums are sure.
-    """
-    from fedsus.privacy.sensitivity import METRIC_STEPS
 
-    asked, clients = config.plan.privacy, config.plan.cohort.size
-    together = clients if asked.unit == "client" else _given(asked.denominator, "denominator")
-    deviation = math.sqrt((asked.granularity * together) ** 2 + clients / 4 + variance * clients)
-    bits = max(_FEWEST_BITS, math.ceil(math.log2(2 * _ROOM * deviation)))
-    if metrics is not None:
-        told = clients * METRIC_STEPS + 2 * 2 * _ROOM * math.sqrt(metrics * clients)
-        bits = max(bits, math.ceil(math.log2(told)))
-    if bits > 32:
-        raise ConfigError(
-            f"plan.privacy: sums need {bits} bits, 32 are there; lower granularity = {asked.granularity:g}, "
-            "or ask fewer clients"
-        )
-    return bits
+def _central_family(config: RunConfig) -> _Family:
+    share = config.plan.privacy.metrics_share if config.plan.metrics else None
+    least = min(math.sqrt(1 - (share or 0)), 1.0 if share is None else math.sqrt(share))
+    hint, adaptive = "", _adaptive(config, config.plan.privacy)
+    if adaptive is not None:
+        hint = f", more noise than adaptive.noise = {adaptive.noise:g}"
+    return _Family(lambda multiplier: _central(config, multiplier), LARGEST_NOISE * least * (1 - 1e-9), hint)
+
+
+def _adaptive(config: RunConfig, asked: PrivacyConfig) -> Adaptive | None:
+    given = asked.adaptive
+    if given is None:
+        return None
+    noise = given.noise or max(config.plan.cohort.size / 20, _LEAST_COUNT_NOISE)
+    return Adaptive(quantile=given.quantile, learning_rate=given.learning_rate, noise=noise)
 
 
 def _central(config: RunConfig, multiplier: float) -> ClientCentral:
     asked = config.plan.privacy
     share = asked.metrics_share if config.plan.metrics else None
-    adaptive, banded = None, None
-    if asked.adaptive is not None:
-        given = asked.adaptive
-        adaptive = Adaptive(
-            quantile=given.quantile,
-            learning_rate=given.learning_rate,
-            noise=given.noise or max(config.plan.cohort.size / 20, 1e-3),
-        )
+    banded = None
     if asked.bands is not None:
         banded = Banded(bands=asked.bands, participations=math.ceil(config.plan.rounds / asked.bands))
     return ClientCentral(
@@ -194,27 +253,9 @@ def _central(config: RunConfig, multiplier: float) -> ClientCentral:
         full_weight=asked.full_weight,
         noise_multiplier=multiplier / math.sqrt(1 - (share or 0)),
         metrics=None if share is None else multiplier / math.sqrt(share),
-        adaptive=adaptive,
+        adaptive=_adaptive(config, asked),
         banded=banded,
     )
-
-
-def _one_step(config: RunConfig) -> None:
-    """Refuse training that is more than one plain gradient step."""
-    training, strategy = config.plan.training, config.plan.strategy.name
-    for name, found, expected in (
-        ("local_epochs", training.local_epochs, 1),
-        ("optimizer.name", training.optimizer.name, "sgd"),
-        ("optimizer.momentum", training.optimizer.momentum, 0.0),
-        ("optimizer.weight_decay", training.optimizer.weight_decay, 0.0),
-        ("proximal", training.proximal, 0.0),
-        ("gradient_clip", training.gradient_clip, None),
-    ):
-        if found != expected:
-            raise ConfigError(
-                f"plan.training.{name} = {found}: the example unit distributed takes one plain gradient step a round; "
-                f"leave it at {expected}, and give momentum to the strategy (now '{strategy}')"
-            )
 
 
 def _given(value: float | None, name: str) -> float:

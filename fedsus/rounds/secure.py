@@ -71,8 +71,11 @@ class Numbers:
     thresholds: Thresholds
 
 
-def numbers(asked: PlanConfig, roster: Roster | None) -> Numbers:
+def numbers(asked: PlanConfig, roster: Roster | int | None) -> Numbers:
     """The numbers of a plan's cohorts, as devices will recompute them.
+
+    Args:
+        roster: or how many members it is going to have.
 
     Raises:
         ConfigError: no roster, one that is too small, or numbers that do not work.
@@ -82,10 +85,11 @@ def numbers(asked: PlanConfig, roster: Roster | None) -> Numbers:
             "exchange 'secure_sum' needs the federation's signed roster: [server] roster; "
             "make one: fedsus federation new"
         )
-    size, members = asked.cohort.size, len(roster.members)
+    size, members = asked.cohort.size, roster if isinstance(roster, int) else len(roster.members)
     if members < size:
+        whose = "a roster" if isinstance(roster, int) else f"roster {roster.number} of '{roster.federation}'"
         raise ConfigError(
-            f"plan.cohort.size = {size}: roster {roster.number} of '{roster.federation}' has {members} members; "
+            f"plan.cohort.size = {size}: {whose} has {members} members; "
             "ask for fewer, or let its owners admit more: fedsus federation admit"
         )
     choice: Choice = "whole" if members == size else asked.secure_sum.choice

@@ -138,9 +138,8 @@ def specified(
         ConfigError: no noise reaches the asked epsilon, or no cohort of the roster is safe with the asked numbers.
     """
 
-    def spends(privacy: Privacy) -> float:
-        trial = Specification(run, config, privacy, roster, server, dimension)
-        return trial.epsilon(trial.attempts)
+    def spends(privacy: Privacy, attempts: int) -> float:
+        return Specification(run, config, privacy, roster, server, dimension).epsilon(attempts)
 
     privacy = calibrated(config, dimension, roster, spends)
     return Specification(run, config, privacy, roster, server, dimension)

@@ -1,0 +1,77 @@
+"""How many bits a sum with noise in shares needs. Too few cost accuracy, by wrapping around, and no privacy."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from fedsus.errors import ConfigError
+from fedsus.privacy.sensitivity import METRIC_STEPS
+
+if TYPE_CHECKING:
+    from fedsus.config import RunConfig
+    from fedsus.protection import Shares
+
+FEWEST_BITS: Final = 16
+MOST_BITS: Final = 32
+
+_ROOM: Final = 4.0
+"""Standard deviations of a sum that fit into the range on each side (k of Kairouz, Liu and Steinke 2021)."""
+
+
+def bits_of(config: RunConfig, size: int, shares: Shares) -> int:
+    """As asked for, else as many as sums need in which all vectors point the same way.
+
+    Args:
+        size: coordinates after rotation.
+
+    Raises:
+        ConfigError: the noise alone would wrap around, or sums need more than there are.
+    """
+    asked = config.plan.privacy
+    needed = needed_bits(config, size, shares)
+    if asked.bits is None:
+        if needed > MOST_BITS:
+            fits = asked.granularity / 2 ** (needed - MOST_BITS)
+            raise ConfigError(
+                f"plan.privacy.granularity = {asked.granularity:g}: sums need {needed} bits, {MOST_BITS} are there; "
+                f"ask for at most {fits:.3g}, or for fewer clients"
+            )
+        return needed
+    least = _bits(_noise(config, shares), _told(config, shares))
+    if asked.bits < least:
+        raise ConfigError(
+            f"plan.privacy.bits = {asked.bits}: the noise of a sum alone needs {least}; leave it out for {needed}, "
+            f"or lower granularity = {asked.granularity:g}"
+        )
+    return asked.bits
+
+
+def needed_bits(config: RunConfig, size: int, shares: Shares) -> int:
+    """Bits for `_ROOM` deviations of one coordinate of a sum in which all vectors point the same way.
+
+    Rotated, a vector of length L has coordinates of standard deviation L / sqrt(size). The metrics' sums are sure.
+    """
+    asked = config.plan.privacy
+    together = float(config.plan.cohort.size)
+    if asked.unit == "example" and asked.denominator is not None:
+        together = asked.denominator
+    aligned = shares.scale * asked.clip / math.sqrt(size) * together
+    return _bits(math.hypot(aligned, _noise(config, shares)), _told(config, shares))
+
+
+def _noise(config: RunConfig, shares: Shares) -> float:
+    """Standard deviation of noise and rounding in one coordinate of the sum of a whole cohort."""
+    return math.sqrt((shares.variance + 0.25) * config.plan.cohort.size)
+
+
+def _told(config: RunConfig, shares: Shares) -> float:
+    """Range of a metric's sum, its noise included."""
+    if shares.metrics is None:
+        return 0.0
+    clients = config.plan.cohort.size
+    return clients * METRIC_STEPS + 2 * 2 * _ROOM * math.sqrt(shares.metrics * clients)
+
+
+def _bits(deviation: float, told: float) -> int:
+    return max(FEWEST_BITS, math.ceil(math.log2(max(2 * _ROOM * deviation, told))))
