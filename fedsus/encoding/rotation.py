@@ -1,8 +1,9 @@
 """Random signs and a Walsh-Hadamard transform: an orthonormal map after which no coordinate of an update is large.
 
 For x of length n = 2**m (padded with zeros): y = H D x / sqrt(n), D the diagonal of n random signs, H the Hadamard
-matrix in natural order (Sylvester's). Each coordinate of y is then about |x| / sqrt(n) (Ailon and Chazelle 2009), so
-that a common scale for rounding wastes no bits (Kairouz, Liu and Steinke, arXiv:2102.06387, algorithm 1).
+matrix in natural order (Sylvester's). Each coordinate of y is then of the order of |x| / sqrt(n), the largest about
+sqrt(2 log n) times that (Ailon and Chazelle 2009), so that a common scale for rounding wastes few bits (Kairouz, Liu
+and Steinke, arXiv:2102.06387, algorithm 1).
 
 The signs come from a public seed, a round's: they flatten, and hide nothing. Only sums and differences of two numbers
 are ever taken, each in a fixed place of the tree, so the result has the same bits whatever the machine, its threads,
