@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fedsus.encoding import packing, residues
-from fedsus.encoding.noised import NoisedUpdates, clip_rows, metric_totals
+from fedsus.encoding import packing, residues, rounding
+from fedsus.encoding.noised import NoisedUpdates, metric_totals, shortened
 from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.privacy import factorisation, sensitivity
 from fedsus.types import Mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from fedsus.encoding.packing import Buffer
@@ -72,16 +74,39 @@ class ClientGaussian(NoisedUpdates):
 
     def _integers(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
         del noise  # the server's
-        rows = self._checked(updates)
-        rows *= self._weights(updates)[:, np.newaxis]
-        norms = clip_rows(rows, self._clip)
-        rows *= self._steps / self._clip
-        whole = np.empty((len(updates), self.size), dtype=np.int64)
-        whole[:, : self.dimension] = np.trunc(rows)
-        whole[:, self.dimension : self._end] = self._told(updates)
+        scales, rest = self._measured(updates)
+        rings = np.empty((len(updates), self.size), dtype=np.uint32)
+        unclamped = np.full(len(updates), np.inf)
+        for rows, columns, values in rounding.rounded(updates.deltas, scales, unclamped, np.trunc):
+            rings[rows, columns] = residues.of(values, self.bits)
+        rings[:, self.dimension :] = residues.of_whole(rest, self.bits)
+        return rings
+
+    def add_to(self, total: Ring, updates: LocalUpdates, noises: Sequence[Noise] = ()) -> None:
+        """Add the integers of all updates to ``total`` (size,) uint32 in place, mod 2**bits, without making them.
+
+        Exact: float64 holds the sum of up to 2**22 clients, each below 2**31.
+        """
+        del noises  # the server's
+        scales, rest = self._measured(updates)
+        unclamped = np.full(len(updates), np.inf)
+        for columns, sums in rounding.summed(updates.deltas, scales, unclamped, np.trunc):
+            residues.add(total[columns], sums, self.bits)
+        residues.add(total[self.dimension :], rest.sum(axis=0).astype(np.float64), self.bits)
+
+    def _measured(self, updates: LocalUpdates) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Steps in one unit of each update, 0 where it is not finite, and what follows the update, (m, rest) int64."""
+        if updates.deltas.shape[1:] != (self.dimension,):
+            raise ProtocolViolation(f"update: shape {updates.deltas.shape[1:]}, the plan says ({self.dimension},)")
+        norms, weights = rounding.norms(updates.deltas), self._weights(updates)
+        finite = np.isfinite(norms)
+        norms = np.where(finite, norms, 0.0) * weights
+        scales = np.where(finite, weights * shortened(norms, self._clip) * (self._steps / self._clip), 0.0)
+        rest = np.empty((len(updates), self.size - self.dimension), dtype=np.int64)
+        rest[:, : len(self.metrics)] = self._told(updates)
         if self._privacy.adaptive is not None:
-            whole[:, -1] = np.where(norms <= self._clip, 1, -1)
-        return residues.of_whole(whole, self.bits)
+            rest[:, -1] = np.where(norms <= self._clip, 1, -1)
+        return scales, rest
 
     def check(self, packed: Buffer) -> None:
         """Refuse one client's packed integers that `encode` cannot make.

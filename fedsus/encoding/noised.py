@@ -110,10 +110,18 @@ class NoisedUpdates:
 def clip_rows(rows: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
     """Shorten rows (m, d) in place to norm ``clip``; the norms (m,) that they had."""
     norms = norms_of(rows)
-    long = norms > clip * (1 - _MARGIN)
-    if long.any():
-        rows[long] *= (clip * (1 - 2 * _MARGIN) / norms[long])[:, np.newaxis]
+    factors = shortened(norms, clip)
+    if (factors < 1).any():
+        rows *= factors[:, np.newaxis]
     return norms
+
+
+def shortened(norms: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
+    """By what vectors of these norms (m,) are multiplied, so that none is longer than ``clip``: 1 or less, (m,)."""
+    factors = np.ones(len(norms))
+    long = norms > clip * (1 - _MARGIN)
+    factors[long] = clip * (1 - 2 * _MARGIN) / norms[long]
+    return factors
 
 
 def norms_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -27,6 +27,20 @@ def largest(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     return top.astype(np.float64)
 
 
+def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """L2 norm of each row (m, d), (m,) float64; NaN or infinity where the row has one."""
+    found = np.empty(len(rows))
+    buffer = np.empty(min(CHUNK, rows.shape[1]))
+    for at, row in enumerate(rows):
+        squares = 0.0
+        for part in chunks(len(row)):
+            values = buffer[: part.stop - part.start]
+            np.copyto(values, row[part])
+            squares += float(np.einsum("i,i->", values, values))  # a product of threads could round otherwise
+        found[at] = squares
+    return np.sqrt(found)
+
+
 def broken(row: NDArray[np.float32]) -> int:
     """How many coordinates of a row (d,) are NaN or infinite."""
     return sum(int(np.count_nonzero(~np.isfinite(row[part]))) for part in chunks(len(row)))
@@ -41,12 +55,14 @@ def beyond(row: NDArray[np.float32], limit: float) -> int:
 
 
 def rounded(
-    deltas: NDArray[np.float32], scales: NDArray[np.float64], limits: NDArray[np.float64]
+    deltas: NDArray[np.float32], scales: NDArray[np.float64], limits: NDArray[np.float64], whole: np.ufunc = np.rint
 ) -> Iterator[tuple[slice, slice, NDArray[np.float64]]]:
-    """``rint(clamp(delta, -limit, limit) * scale)`` of rows (m, d): rows, columns, and their values until the next.
+    """``whole(clamp(delta, -limit, limit) * scale)`` of rows (m, d): rows, columns, and their values until the next.
+
+    ``whole`` makes whole numbers: `numpy.rint` to nearest even, `numpy.trunc` towards zero.
 
     All rows of some columns come before other columns. A row of scale 0 is zeros, whatever it holds; one whose limit
-    is infinite is not clamped, which is quicker. Products and rounding are float64, to nearest even.
+    is infinite is not clamped, which is quicker. Products and rounding are float64.
     """
     count, dimension = deltas.shape
     together = max(1, CHUNK // max(1, dimension))
@@ -63,15 +79,15 @@ def rounded(
                 limit = limits[rows, np.newaxis]
                 np.clip(values, -limit, limit, out=values)
             values *= scales[rows, np.newaxis]
-            np.rint(values, out=values)
+            whole(values, out=values)
             yield rows, columns, values
 
 
 def summed(
-    deltas: NDArray[np.float32], scales: NDArray[np.float64], limits: NDArray[np.float64]
+    deltas: NDArray[np.float32], scales: NDArray[np.float64], limits: NDArray[np.float64], whole: np.ufunc = np.rint
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Columns, and the sums over all rows of what `rounded` gives for them: exact while they are below 2**53."""
-    for rows, columns, values in rounded(deltas, scales, limits):
+    for rows, columns, values in rounded(deltas, scales, limits, whole):
         if rows.start == 0:
             total = np.zeros(columns.stop - columns.start)
         for row in values:

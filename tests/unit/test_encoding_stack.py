@@ -175,7 +175,7 @@ def test_a_wrong_rounding_is_seen(monkeypatch, wrong):
     coder.add_to(right, updates)
     original = rounding.rounded
 
-    def changed(deltas, scales, limit):
+    def changed(deltas, scales, limit, whole):
         if wrong == "one scale for all":
             scales = np.where(scales > 0, scales.max(), 0)
         elif wrong == "a scale one step off":
@@ -184,8 +184,8 @@ def test_a_wrong_rounding_is_seen(monkeypatch, wrong):
             deltas, scales = deltas * scales[:, None].astype(np.float32), np.sign(scales)
             limit = np.full_like(limit, math.inf)
         else:
-            monkeypatch.setattr(np, "rint", lambda x, out: np.floor(x, out=out))
-        return original(deltas, scales, limit)
+            whole = np.floor
+        return original(deltas, scales, limit, whole)
 
     monkeypatch.setattr(rounding, "rounded", changed)
     total = np.zeros(coder.size, np.uint32)
