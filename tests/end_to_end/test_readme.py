@@ -1,15 +1,14 @@
 """The journeys of README.md, run from its own text: commands, files and order are read from the page.
 
-A block names its terminal after ``title=``. What is changed for the test: the port (8443 becomes a free one), and the
-folder (a copy of examples/heart instead of the clone). The pins are pasted by the test. Every command is bounded; what
-was started is stopped by process id.
+A block names its terminal after ``title=``. What is changed for the test: the port (8443 becomes a free one), the
+folder (a copy of examples/heart instead of the clone), and the rounds (3 instead of 10). The pins are pasted by the
+test. Every command is bounded; what was started is stopped by process id.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +39,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 RUNS_UNTIL_STOPPED = ("fedsus server start", "fedsus client start")
 PATIENCE = 120.0
+ROUNDS = 3
 CLINICS = {"clinic-a": "cleveland", "clinic-b": "hungary", "clinic-c": "va"}
 
 
@@ -137,7 +137,7 @@ class Machine:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -159,7 +159,10 @@ def environment() -> dict[str, str]:
 def machine(tmp_path: Path) -> Iterator[Machine]:
     assert (BIN / "fedsus").exists(), "the journeys need the installed command: make venv"
     (tmp_path / "examples" / "heart").mkdir(parents=True)
-    shutil.copyfile(EXAMPLE / "run.toml", tmp_path / "examples" / "heart" / "run.toml")
+    asked = (EXAMPLE / "run.toml").read_text(encoding="utf-8")
+    assert "\nrounds = 10\n" in asked
+    asked = asked.replace("\nrounds = 10\n", f"\nrounds = {ROUNDS}\n")
+    (tmp_path / "examples" / "heart" / "run.toml").write_text(asked, encoding="utf-8")
     one = Machine(tmp_path, claim_port("127.0.0.1", 0))
     try:
         yield one
@@ -208,12 +211,12 @@ def test_a_server_and_clients_as_the_readme_says(machine: Machine) -> None:
         pin(machine, clinic, table + pins)
     (run,) = of("2.", "operator run")
     said = machine.run(run)
-    assert "round 10/10" in said, said
+    assert f"round {ROUNDS}/{ROUNDS}" in said, said
     assert (machine.example / "scored.csv").read_text().splitlines()[0].endswith(",score")
     (leave,) = of("2.", "owner after")
     said = machine.run(leave)
-    assert "10 answered, 0 refused" in said
-    assert "10 of 12" in said, "attempts used, of those that were charged"
+    assert f"{ROUNDS} answered, 0 refused" in said
+    assert f"{ROUNDS} of {ROUNDS + 2}" in said, "attempts used, of those that were charged"
     assert "the agent has stopped" in said
     (forget,) = of("2.", "operator left")
     machine.run(forget)
