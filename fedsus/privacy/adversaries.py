@@ -141,7 +141,9 @@ def _central(privacy: ClientCentral, adversary: Adversary, times: int) -> DpEven
         return dpa.NonPrivateDpEvent()
     events = [dpa.GaussianDpEvent(privacy.noise_multiplier / times)]
     if privacy.metrics is not None:
-        events.append(dpa.GaussianDpEvent(privacy.metrics / times))
+        told = dpa.GaussianDpEvent(privacy.metrics / times)
+        banded = privacy.banded  # whose one event covers the updates of all rounds; metrics are noised in each
+        events.append(told if banded is None else dpa.SelfComposedDpEvent(told, banded.participations))
     if privacy.adaptive is not None:  # one client moves the count by a half either way: half in absolute value
         events.append(dpa.GaussianDpEvent(2 * privacy.adaptive.noise / times))
     return events[0] if len(events) == 1 else dpa.ComposedDpEvent(events)

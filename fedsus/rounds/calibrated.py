@@ -224,12 +224,10 @@ def _with_bits(config: RunConfig, size: int, privacy: Private) -> Private:
 
 
 def _central_family(config: RunConfig) -> _Family:
-    share = config.plan.privacy.metrics_share if config.plan.metrics else None
-    least = min(math.sqrt(1 - (share or 0)), 1.0 if share is None else math.sqrt(share))
-    hint, adaptive = "", _adaptive(config, config.plan.privacy)
-    if adaptive is not None:
-        hint = f", more noise than adaptive.noise = {adaptive.noise:g}"
-    return _Family(lambda multiplier: _central(config, multiplier), LARGEST_NOISE * least * (1 - 1e-9), hint)
+    once = _central(config, 1.0)
+    hint = "" if once.adaptive is None else f", more noise than adaptive.noise = {once.adaptive.noise:g}"
+    largest = LARGEST_NOISE * (1 - 1e-9) / max(once.noise_multiplier, once.metrics or 0.0)
+    return _Family(lambda multiplier: _central(config, multiplier), largest, hint)
 
 
 def _adaptive(config: RunConfig, asked: PrivacyConfig) -> Adaptive | None:
@@ -241,18 +239,20 @@ def _adaptive(config: RunConfig, asked: PrivacyConfig) -> Adaptive | None:
 
 
 def _central(config: RunConfig, multiplier: float) -> ClientCentral:
+    """Noise that is correlated over rounds covers all rounds with one release of the updates, and not the metrics."""
     asked = config.plan.privacy
     share = asked.metrics_share if config.plan.metrics else None
-    banded = None
+    banded, releases = None, 1
     if asked.bands is not None:
-        banded = Banded(bands=asked.bands, participations=math.ceil(config.plan.rounds / asked.bands))
+        releases = math.ceil(config.plan.rounds / asked.bands)
+        banded = Banded(bands=asked.bands, participations=releases)
     return ClientCentral(
         epsilon=_given(asked.epsilon, "epsilon"),
         delta=_given(asked.delta, "delta"),
         clip=asked.clip,
         full_weight=asked.full_weight,
         noise_multiplier=multiplier / math.sqrt(1 - (share or 0)),
-        metrics=None if share is None else multiplier / math.sqrt(share),
+        metrics=None if share is None else multiplier * math.sqrt(releases / share),
         adaptive=_adaptive(config, asked),
         banded=banded,
     )
