@@ -18,9 +18,10 @@ import numpy as np
 from fedsus.encoding import packing, residues
 from fedsus.encoding.noised import NoisedUpdates, clip_rows, metric_totals
 from fedsus.encoding.rotation import rotate, rotate_back
-from fedsus.errors import ProtocolViolation
+from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.plan import learning_rate
 from fedsus.privacy import sensitivity
+from fedsus.privacy.accounting import MOST_DRAWS
 from fedsus.privacy.sampling import skellam
 from fedsus.protection import ClientDistributed, ExampleDistributed
 from fedsus.types import Mean
@@ -54,6 +55,11 @@ class SkellamShares(NoisedUpdates):
         self.bits = privacy.shares.bits
         self._padded = sensitivity.padded(plan.dimension)
         self.size = self._padded + len(self.metrics)
+        if plan.cohort.size * self.size > MOST_DRAWS:
+            raise ConfigError(
+                f"plan.cohort.size = {plan.cohort.size}: with {plan.dimension} parameters a sum holds over 2**40 draws "
+                "of noise, for which no epsilon is computed; ask fewer clients"
+            )
         self._seed = f"fedsus rotation {plan.round}".encode()  # public; of the round alone, however it is run
 
     def init(self) -> Arrays:
