@@ -2,7 +2,7 @@
 
 Three things must hold for that bound, whatever the data. An example whose gradient is not finite counts as the zero
 vector. Norms and sums are float64. And an example more does not change how the gradients of the others are rounded:
-batches are filled up, see ``_ROWS``.
+see `fedsus.learning.places`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
+from fedsus.learning import places
 from fedsus.learning.loop import seeded
 from fedsus.learning.per_example import Hooked, Layerwise, PerExample, losses_of
 from fedsus.learning.per_example_layers import NotLayerwise
@@ -37,10 +38,6 @@ _CHUNK: Final = 1 << 22
 _LEAST: Final = 1 << 14
 """An example counts as at least so many values: its activations take memory too, and more than 256 at once are no
 quicker."""
-
-_ROWS: Final = 16
-"""Batches are filled up to a multiple of this. Matrix libraries add in another order for a few rows than for many; a
-model that was made for it turns such a rounding error into another gradient, and one row more would change them all."""
 
 _TOLERANCE: Final = 1e-4
 
@@ -67,12 +64,17 @@ class ClippedSums:
         self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.alone: str | None = None
         self._way: PerExample | None = None
-        self._size = 0
+        self._size, self._steady = 0, places.Steady(places.ROWS, places.ROWS)
 
-    def sum(self, batch: Batch, chosen: NDArray[np.intp], clip: float) -> NDArray[np.float64]:
+    def sum(
+        self, batch: Batch, chosen: NDArray[np.intp], clip: float, lanes: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float64]:
         """Sum of the clipped gradients of the examples in the rows ``chosen``, (d,) float64; zero if there are none.
 
-        An example more or less moves it by at most ``clip`` in L2 norm.
+        An example more or less moves it by at most ``clip`` in L2 norm, if the other examples keep their lanes.
+
+        Args:
+            lanes: see `fedsus.learning.places`; by default an example's row says it.
 
         Raises:
             ConfigError: the loss is not one number an example.
@@ -80,50 +82,63 @@ class ClippedSums:
         total = torch.zeros(self._flat.gradient.numel(), dtype=self.wide, device=self._device)
         if len(chosen):
             self.settle(batch)
-        step = self.most
-        for first in range(0, len(chosen), step):
-            part = chosen[first : first + step]
-            rows = min(_ROWS, step)
-            index = torch.from_numpy(np.resize(part, -(-len(part) // rows) * rows)).to(self._device)
-            self.add(tuple(tensor[index] for tensor in batch), (len(part),), clip, [total])
+        rows, used = places.laid_out(chosen, chosen if lanes is None else lanes, self._steady, self.most)
+        for first in range(0, len(rows), self.most):
+            some = slice(first, first + self.most)
+            index, mask = (torch.from_numpy(part[some]).to(self._device) for part in (rows, used))
+            self.add(tuple(tensor[index] for tensor in batch), (len(index),), clip, [total], mask)
         summed: NDArray[np.float64] = total.cpu().double().numpy()
         return summed
 
-    def add(self, batch: Batch, ends: Sequence[int], clip: float, totals: Sequence[Tensor]) -> None:
+    def add(
+        self, batch: Batch, ends: Sequence[int], clip: float, totals: Sequence[Tensor], used: Tensor | None = None
+    ) -> None:
         """Add to the i-th of ``totals``, (d,) each, the clipped gradients of the examples from ends[i-1] to ends[i].
 
-        Examples behind the last end only fill up. `settle` comes first.
+        `settle` comes first.
+
+        Args:
+            used: (rows,) bool, False for examples that only fill up; by default all count.
         """
         if self._way is None:
             raise RuntimeError("how gradients are computed is not settled")
         parts = self._way.parts(batch)
         if parts:
-            _add_clipped(parts, ends, clip, totals)
+            _add_clipped(parts, ends, clip, totals, used)
 
     @property
     def most(self) -> int:
-        """Examples in one pass; a multiple of 16 unless that would be too many."""
+        """Examples in one pass: a multiple of 16, or a power of two where that would be too many."""
         most = max(1, _CHUNK // max(self._size, _LEAST))
-        return most // _ROWS * _ROWS or most
+        return most // places.ROWS * places.ROWS or 1 << most.bit_length() - 1
 
     def settle(self, batch: Batch) -> None:
-        """Decide how; only the shapes and types of ``batch`` are looked at."""
+        """Decide how; only the shapes and types of ``batch`` are looked at, and no parameters that came from others."""
         if self._way is not None:
             return
-        try:
-            way = Layerwise(self._task, self._flat, self.wide)
+        before = self._flat.values.detach().clone()
+        with seeded(0, self._device):
+            self._flat.load(0.1 * torch.randn(before.shape).to(self._device))
             try:
-                with seeded(0, self._device):
-                    self._compare(way, made_up(batch))
-            except Exception as error:  # the task is the user's code, and may do anything with what it is not made for
-                way.close()
-                reason = str(error) if isinstance(error, NotLayerwise) else f"{type(error).__name__}: {error}"
-                raise NotLayerwise(reason) from error
-            self._way = way
-        except NotLayerwise as error:
-            self.alone = " ".join(str(error).split())[:200]
-            log.info("gradients of single examples by Opacus' hooks, which are slower: %s", self.alone)
-            self._way, self._size = Hooked(self._task, self._flat, self.wide), self._flat.gradient.numel()
+                self._way = self._layerwise(batch)
+            except NotLayerwise as error:
+                self.alone = " ".join(str(error).split())[:200]
+                log.info("gradients of single examples by Opacus' hooks, which are slower: %s", self.alone)
+                self._way, self._size = Hooked(self._task, self._flat, self.wide), self._flat.gradient.numel()
+            self._steady = places.steady(self._way, self._flat.module, batch)
+        self._flat.load(before)
+
+    def _layerwise(self, batch: Batch) -> Layerwise:
+        way = Layerwise(self._task, self._flat, self.wide)
+        try:
+            self._compare(way, places.made_up(batch, places.ROWS))
+        except NotLayerwise:
+            way.close()
+            raise
+        except Exception as error:  # the task is the user's code, and may do anything with what it is not made for
+            way.close()
+            raise NotLayerwise(f"{type(error).__name__}: {error}") from error
+        return way
 
     def _compare(self, way: Layerwise, batch: Batch) -> None:
         """Weighted sums of the gradients must be those of torch's own backward pass, which shows each example's.
@@ -160,23 +175,16 @@ class ClippedSums:
         return self._flat.gradient.clone()
 
 
-def made_up(batch: Batch) -> Batch:
-    """Examples that are nobody's, of the same shapes and types: floats within [0, 1), integers 0 or 1; `_ROWS` rows."""
-    found = []
-    for tensor in batch:
-        shape = (_ROWS, *tensor.shape[1:])
-        values = torch.rand(shape)
-        found.append((values if tensor.is_floating_point() else values > 0.5).to(tensor.device, tensor.dtype))
-    return tuple(found)
-
-
 @torch.no_grad()
-def _add_clipped(parts: Sequence[Part], ends: Sequence[int], clip: float, totals: Sequence[Tensor]) -> None:
+def _add_clipped(
+    parts: Sequence[Part], ends: Sequence[int], clip: float, totals: Sequence[Tensor], used: Tensor | None
+) -> None:
     norms = torch.stack([part.squares() for part in parts]).sum(0).sqrt_()
     finite = norms.isfinite()
     if not bool(finite.all()):
         parts = [part.without(~finite) for part in parts]  # zero times NaN would still be NaN
-    factors = torch.where(finite, (clip / norms).clamp(max=1.0), 0.0)
+    counted = finite if used is None else finite & used
+    factors = torch.where(counted, (clip / norms).clamp(max=1.0), 0.0)
     for part in parts:
         part.add_to(totals, ends, factors)
 

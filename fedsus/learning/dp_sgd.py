@@ -17,6 +17,7 @@ from fedsus.learning import optimizers
 from fedsus.learning.clipped_sums import ClippedSums
 from fedsus.learning.loop import local_step, seeded
 from fedsus.learning.parameters import Flat, check_model
+from fedsus.learning.places import drawn_lanes
 from fedsus.learning.settings import resolve
 from fedsus.plan import ExamplePrivacy
 from fedsus.privacy.accounting import dp_sgd_event
@@ -87,8 +88,10 @@ class DpSgdTrainer:
             for _ in range(privacy.steps):
                 if stop():
                     raise Cancelled("training stopped before it was complete")
-                chosen = np.flatnonzero(noise.uniform(len(train[0])) < privacy.sampling_rate)
-                total = self._sums.sum(train, chosen, privacy.clip)
+                draws = noise.uniform(len(train[0]))
+                chosen = np.flatnonzero(draws < privacy.sampling_rate)
+                lanes = drawn_lanes(draws[chosen], privacy.sampling_rate)
+                total = self._sums.sum(train, chosen, privacy.clip, lanes)
                 total += privacy.noise_multiplier * privacy.clip * noise.normal(total.size)
                 flat.gradient.copy_((torch.from_numpy(total) / privacy.denominator).to(torch.float32))
                 local_step(flat, optimizer, settings.training, start)

@@ -16,6 +16,7 @@ from fedsus.errors import Cancelled, ConfigError
 from fedsus.learning.clipped_sums import ClippedSums
 from fedsus.learning.loop import seeded
 from fedsus.learning.parameters import Flat, check_model
+from fedsus.learning.places import drawn_lanes
 from fedsus.learning.settings import resolve
 from fedsus.protection import ExampleDistributed
 from fedsus.types import LocalUpdate
@@ -71,9 +72,9 @@ class GradientSumTrainer:
                 raise Cancelled("training stopped before it was complete")
             self._flat.load(start)
             self._flat.module.train()
-            dropping, chosen = drawn(self._noise, shard.size, privacy.sampling_rate)
+            dropping, chosen, lanes = drawn(self._noise, shard.size, privacy.sampling_rate)
             with seeded(dropping, self._device):
-                total = self._sums.sum(tuple(t.to(self._device) for t in shard.train), chosen, privacy.clip)
+                total = self._sums.sum(tuple(t.to(self._device) for t in shard.train), chosen, privacy.clip, lanes)
             # float64 on purpose, see `LocalUpdate.delta`.
             yield LocalUpdate(descent(total), 1.0, np.zeros(0), 0, None)  # type: ignore[arg-type]
 
@@ -92,10 +93,11 @@ def checked(settings: TrainSettings) -> ExampleDistributed:
     return privacy
 
 
-def drawn(noise: Noise, size: int, rate: float) -> tuple[int, NDArray[np.intp]]:
-    """A client's draws of a round, in order: the seed of dropout, and the rows of its Poisson batch, ascending."""
-    seed = int(noise.uniform(1)[0] * 2**53)
-    return seed, np.flatnonzero(noise.uniform(size) < rate)
+def drawn(noise: Noise, size: int, rate: float) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
+    """A client's draws of a round, in order: the seed of dropout; rows of its Poisson batch, ascending, and lanes."""
+    seed, draws = int(noise.uniform(1)[0] * 2**53), noise.uniform(size)
+    chosen = np.flatnonzero(draws < rate)
+    return seed, chosen, drawn_lanes(draws[chosen], rate)
 
 
 def descent(total: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -130,20 +130,32 @@ class Linear(Layer):
 
 
 class Convolution(Layer):
-    """``nn.Conv1d`` and ``nn.Conv2d``, padded by zeros."""
+    """``nn.Conv1d`` and ``nn.Conv2d``."""
 
     kinds = (nn.Conv1d, nn.Conv2d)
 
     def __init__(self, module: Any, *rest: Any, **more: Any) -> None:
         super().__init__(module, *rest, **more)
-        if module.padding_mode != "zeros":
-            raise NotLayerwise(f"a {type(module).__name__} pads by '{module.padding_mode}'")
-        try:
-            self._padding = edges(module)
-        except ValueError:
-            raise NotLayerwise(f"a {type(module).__name__} pads one side by more than the other") from None
+        self._around, self._padding = self._paddings()
         self._numbers = (module.stride, self._padding, module.dilation)
         self._convolve = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `Layer.__call__`."""
+        if self._around is not None:
+            mode = self.module.padding_mode
+            x = functional.pad(x, self._around, mode="constant" if mode == "zeros" else mode)
+        return super().__call__(x)
+
+    def _paddings(self) -> tuple[list[int] | None, tuple[int, ...]]:
+        """What is put around the input first, if that is more than zeros alike on both sides; and such zeros."""
+        around: list[int] = self.module._reversed_padding_repeated_twice
+        if self.module.padding_mode == "zeros":
+            try:
+                return None, edges(self.module)
+            except ValueError:
+                pass
+        return around, (0,) * (len(around) // 2)
 
     def run(self, x: Tensor) -> tuple[Tensor, Saved]:
         """As `Layer.run`."""

@@ -29,6 +29,10 @@ class Part(Protocol):
         """Values held for one example."""
         ...
 
+    def values(self) -> Sequence[Tensor]:
+        """What is held, (rows, ...) each."""
+        ...
+
     def squares(self) -> Tensor:
         """Squared norm of each example's gradient, (rows,) wide."""
         ...
@@ -66,6 +70,10 @@ class Products:
     def size(self) -> int:
         """As `Part.size`."""
         return self.left.shape[1] + self.right.shape[1]
+
+    def values(self) -> Sequence[Tensor]:
+        """As `Part.values`."""
+        return self.left, self.right
 
     def squares(self) -> Tensor:
         """As `Part.squares`."""
@@ -107,6 +115,10 @@ class Gradients:
     def size(self) -> int:
         """As `Part.size`."""
         return self.each.shape[1]
+
+    def values(self) -> Sequence[Tensor]:
+        """As `Part.values`."""
+        return (self.each,)
 
     def squares(self) -> Tensor:
         """As `Part.squares`."""

@@ -150,8 +150,10 @@ def test_one_example_moves_a_step_by_at_most_the_clip(name: str, rate: float) ->
 def test_the_sensitivity_test_sees_a_larger_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     original = ClippedSums.sum
 
-    def loose(self: ClippedSums, batch: Batch, chosen: NDArray[np.intp], clip: float) -> NDArray[np.float64]:
-        return original(self, batch, chosen, 1.5 * clip)
+    def loose(
+        self: ClippedSums, batch: Batch, chosen: NDArray[np.intp], clip: float, lanes: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        return original(self, batch, chosen, 1.5 * clip, lanes)
 
     monkeypatch.setattr(ClippedSums, "sum", loose)
     with pytest.raises(AssertionError):
