@@ -132,7 +132,7 @@ class Sites(LocalFederation):
 
     def serve(self) -> None:
         self.start_server("--port", str(self.port))
-        self.wait_for_server()
+        self.wait_for_server(PATIENCE)
 
     def add(self, name: str) -> ClientFiles:
         """A client's files; hospitals have their own patients, others those of the first, which allows most."""
