@@ -35,7 +35,7 @@ deadline = {deadline}
 size = 3
 minimum = {minimum}
 [plan.training]
-local_epochs = 60
+local_epochs = {epochs}
 batch_size = 1
 """
 STOP_SECONDS = 5.0
@@ -44,7 +44,10 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def gated(sites: Sites, name: str, *, rounds: int, minimum: int = 2, task: str = "gated") -> Path:
-    return sites.open(task, GATED.format(rounds=rounds, deadline=sites.deadline, minimum=minimum), name=name)
+    """A run whose trainings can be held past its deadline."""
+    seconds = sites.deadline
+    plan = GATED.format(rounds=rounds, deadline=seconds, epochs=round(3 * seconds), minimum=minimum)
+    return sites.open(task, plan, name=name)
 
 
 def number_of(sites: Sites, name: str) -> int:

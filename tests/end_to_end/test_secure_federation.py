@@ -54,7 +54,7 @@ spare_attempts = 10
 deadline = {deadline}
 {PLAN}
 [plan.training]
-local_epochs = 60
+local_epochs = {epochs}
 """
 
 pytestmark = pytest.mark.timeout(400)
@@ -89,8 +89,8 @@ class Hospitals(Sites):
             return False
 
     def open_gated(self, name: str, rounds: int = 300) -> Path:
-        """A run whose trainings can be held for a minute. One that is not over with its test is stopped by the next."""
-        plan = GATED.format(rounds=rounds, deadline=self.deadline, PLAN=PLAN)
+        """A run whose trainings can be held past its deadline. What outlives its test is stopped by the next."""
+        plan = GATED.format(rounds=rounds, deadline=self.deadline, epochs=round(3 * self.deadline), PLAN=PLAN)
         return self.open("gated", plan, name=name)
 
     def notes(self, name: str) -> list[dict[str, Any]]:
