@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "demo": ("fedsus-simulations", "Four hospitals train one model on this machine, in about two minutes."),
     "data": ("fedsus", "Fetch a data set, or say how."),
     "model": ("fedsus", "Make an initial model, export a run's model, apply it to a CSV."),
+    "privacy": ("fedsus", "What a run spends, against whom, before it starts."),
     "federation": ("fedsus", "Make and sign the roster: who belongs to a federation."),
     "client": ("fedsus-client", "Run and look after the device agent."),
     "server": ("fedsus-server", "Run and look after the aggregation server, and its runs."),

@@ -1,0 +1,90 @@
+"""Whether an owner's policy would admit a planned run: the checks of a device, before any device is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fedsus.errors import Refusal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fedsus.commands.privacy_plan import Planned
+    from fedsus.owner.policy import Policy
+
+_NOTHING: Final = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a policy says.
+
+    Attributes:
+        refusal: the first reason against the run, as a device's log would have it; None where it is admitted.
+    """
+
+    file: Path
+    policy: Policy
+    refusal: str | None
+
+
+def judged(plan: Planned, file: Path) -> Judged:
+    """Ask the policy in ``file``, for a device on whose data nothing was spent yet.
+
+    Raises:
+        ConfigError: the file is not a policy.
+    """
+    from fedsus.config import load
+    from fedsus.owner.admission import admit
+    from fedsus.owner.policy import Policy
+
+    policy = load(file, Policy)
+    task = plan.specification.config.task.name
+    try:
+        admit(plan.specification.first_plan, policy, {task: task})
+        _session(plan, policy)
+    except Refusal as refusal:
+        return Judged(file, policy, str(refusal))
+    return Judged(file, policy, None)
+
+
+def _session(plan: Planned, policy: Policy) -> None:
+    """Numbers and choice of its secure sums.
+
+    Raises:
+        Refusal: the policy asks for more.
+    """
+    from fedsus.owner.cohorts import check_numbers
+    from fedsus.secagg.cohort import SIGMA
+    from fedsus.secagg.session import NO_SERVER, Session
+
+    found, asked = plan.found, plan.specification.config.plan
+    if found is None or plan.inputs.members is None:
+        return
+    session = Session(
+        federation="planned",
+        roster=_NOTHING,
+        number=1,
+        server=NO_SERVER,
+        nonce=_NOTHING,
+        run=plan.specification.run,
+        specification=_NOTHING,
+        round=1,
+        attempt=1,
+        cohort=tuple(range(asked.cohort.size)),
+        choice=found.choice,
+        colluders=found.colluders,
+        dropouts=found.dropouts,
+        rule=found.thresholds.rule,
+        neighbours=found.thresholds.neighbours,
+        threshold=found.thresholds.threshold,
+        sigma=SIGMA,
+        minimum=asked.cohort.minimum,
+        expires=0,
+    )
+    check_numbers(session, plan.inputs.members, policy)
+    if found.choice == "drawn" and not policy.secure_sum.draws:
+        raise Refusal("a cohort that was drawn: [secure_sum] draws is not granted")
+    if found.choice == "named" and not policy.secure_sum.named and not plan.inputs.simulated:
+        raise Refusal("a cohort that the server chose: [secure_sum] named names nobody")

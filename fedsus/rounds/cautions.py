@@ -1,0 +1,99 @@
+"""What is allowed in a private run, and should be known to who asks for it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from fedsus.privacy.sensitivity import padded
+from fedsus.protection import ClientCentral, Distributed, ExampleDistributed, ExamplePrivacy, NoPrivacy
+from fedsus.rounds.width import needed_bits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fedsus.rounds.specification import Specification
+
+_HIGH_EPSILON: Final = 10.0
+_FINE: Final = 32.0
+"""Granularity from which rounding costs an example at most 6 % of D2 squared."""
+
+
+def cautions(specification: Specification, members: int | None) -> list[str]:
+    """One line each.
+
+    Args:
+        members: of the roster, or all that may be asked; None where nobody said.
+    """
+    if isinstance(specification.privacy, NoPrivacy):
+        return ["no differential privacy: each device answers only if its owner granted an infinite epsilon"]
+    return [*_budget(specification, members), *_noise(specification), *_sampling(specification, members)]
+
+
+def public_size(specification: Specification, members: int | None) -> tuple[float, str] | None:
+    """How many of the protected unit there are, as far as is public, and what says so."""
+    privacy = specification.privacy
+    if isinstance(privacy, ExamplePrivacy):
+        return privacy.denominator / privacy.sampling_rate, "rows of a device, by denominator / sampling_rate"
+    if isinstance(privacy, ExampleDistributed):
+        return privacy.denominator / privacy.sampling_rate, "rows of all, by denominator / sampling_rate"
+    return None if members is None else (float(members), "members of the roster")
+
+
+def _budget(specification: Specification, members: int | None) -> Iterator[str]:
+    privacy = specification.privacy
+    known = public_size(specification, members)
+    if isinstance(privacy, NoPrivacy):
+        return
+    if known is not None:
+        count, what = known
+        if privacy.delta >= 1 / count:
+            yield (
+                f"delta {privacy.delta:g} is not below 1 / n: with n = {count:.6g} {what}, a mechanism that publishes "
+                f"one of them whole would pass; ask for {_below(1 / count):.0e} or less"
+            )
+    if privacy.epsilon > _HIGH_EPSILON:
+        yield f"epsilon {privacy.epsilon:g} promises little: most choose {_HIGH_EPSILON:g} or less"
+    asked = specification.config.plan
+    if asked.metrics and not specification.first_plan.metrics:
+        way = "set metrics_share" if privacy.unit == "client" else "devices keep theirs for their owners"
+        yield f"plan.metrics names {len(asked.metrics)}, and none is sent: no budget is set aside for them; {way}"
+
+
+def _below(number: float) -> float:
+    """A tenth of it, as a power of ten."""
+    return float(10.0 ** math.floor(math.log10(number / 10) + 1e-9))
+
+
+def _noise(specification: Specification) -> Iterator[str]:
+    privacy, config = specification.privacy, specification.config
+    if isinstance(privacy, ExampleDistributed) and config.plan.privacy.granularity < _FINE:
+        fine = config.plan.privacy.granularity
+        yield (
+            f"granularity {fine:g}: rounding lengthens what an example can move by {100 / fine:.3g} %, and the noise "
+            f"with it; {_FINE:g} or more costs 3 % or less"
+        )
+    if isinstance(privacy, Distributed) and config.plan.privacy.bits is not None:
+        needed = needed_bits(config, padded(specification.dimension), privacy.shares)
+        if privacy.shares.bits < needed:
+            yield (
+                f"bits {privacy.shares.bits}: sums of updates that point the same way need {needed}; beyond they "
+                "wrap around, which costs accuracy and no privacy"
+            )
+    if isinstance(privacy, ClientCentral):
+        sees = "each client's update" if config.plan.exchange == "clear_sum" else "the exact sum of each round"
+        yield f"noise is added by the server, which sees {sees}: against it nothing protects"
+        if privacy.adaptive is not None:
+            yield (
+                f"adaptive: the clip is public and changes after each round; noise follows it, and so does how much a "
+                f"round helps; how many were below it has noise {privacy.adaptive.noise:g}, which epsilon counts"
+            )
+
+
+def _sampling(specification: Specification, members: int | None) -> Iterator[str]:
+    size = specification.config.plan.cohort.size
+    if members is not None and size < members and not isinstance(specification.privacy, ExamplePrivacy):
+        yield (
+            f"{size} of {members} clients are asked in a round, which no epsilon here counts: who takes part is not "
+            "secret, so being drawn by chance amplifies nothing"
+        )
