@@ -10,8 +10,8 @@ agent connects before it loads.
 law in total variation. If all draws are within t, and exact noise is (epsilon, delta)-DP, then the noise drawn is
 (epsilon, delta + (1 + exp(epsilon)) t)-DP: t is paid once for either neighbour. At most `MOST_DRAWS` a release, times
 the releases, bound t; that much of delta is held back, never less than `LEAST_RESERVE`, and the rest is accounted for.
-A release of 2**40 draws, such as 2**20 coordinates of 2**20 clients, costs t = 2**-70, which the least reserve covers
-as long as 1 + exp(epsilon) <= 2**10, for epsilon up to 6.9; beyond, more is held back.
+A release of 2**40 draws, such as 2**20 coordinates of 2**20 clients, costs t = 2**-65, which the least reserve covers
+as long as 1 + exp(epsilon) <= 2**5, for epsilon up to 3.4; beyond, more is held back.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ SMALLEST_NOISE: Final = 0.1
 LARGEST_LOSS: Final = 2000.0
 """Expected privacy loss above which epsilon is infinity: a plan cannot make a device compute for hours."""
 
-DRAW_DISTANCE: Final = 2.0**-110
-"""Total variation between one draw of a Skellam sampler and the law that is accounted for."""
+DRAW_DISTANCE: Final = 2.0**-105
+"""Total variation between one draw of a Skellam sampler and the law that is accounted for; no table is used whose
+distance, which grows with the noise, is more (`fedsus.privacy.sampling`)."""
 
 MOST_DRAWS: Final = 2.0**40
 """Draws of one release that are accounted for: coordinates times clients."""
@@ -151,13 +152,15 @@ def _epsilon_rdp(parts: frozenset[tuple[Any, int]], delta: float) -> float:
 def _epsilon(parts: frozenset[tuple[Any, int]], delta: float) -> float:
     """Closed form for plain Gaussians, else refined from coarse to fine; each value is an upper bound."""
     import dp_accounting as dpa
+    import numpy as np
 
     if any(_noise(leaf) == 0 for leaf, _ in parts) or sum(_expected_loss(*part) for part in parts) > LARGEST_LOSS:
         return math.inf
     try:
         if parts and all(isinstance(leaf, dpa.GaussianDpEvent) for leaf, _ in parts):
             scale = math.sqrt(1 / math.fsum(count / leaf.noise_multiplier**2 for leaf, count in parts))
-            return _finite(dpa.get_epsilon_gaussian(scale, delta))
+            with np.errstate(divide="ignore"):  # where its two terms are equal, delta is 0
+                return _finite(dpa.get_epsilon_gaussian(scale, delta))
         best = math.inf
         for interval in _intervals(parts):
             best = min(best, _finite(_at(parts, delta, interval)))

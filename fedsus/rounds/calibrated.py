@@ -97,14 +97,16 @@ def _family(config: RunConfig, dimension: int, roster: Roster | int | None) -> _
         raise ConfigError(f"plan.privacy.clip = {asked.clip:g}: steps of {1 / scale:g} are too fine; expect more")
     once = _variances(config, padded(dimension), honest, 1.0)
     largest = min(LARGEST_NOISE, 0.999 * math.sqrt(MOST_VARIANCE / max(part for part in once if part is not None)))
-    finer = "" if largest == LARGEST_NOISE else f", a granularity below {asked.granularity:g}"
+    hint = "" if largest == LARGEST_NOISE else f", a granularity below {asked.granularity:g}"
+    if once[1] is not None and once[1] > once[0] and hint:
+        hint = f", a metrics_share above {asked.metrics_share:g}"
     if largest < SMALLEST_NOISE:
         fits = asked.granularity * largest / SMALLEST_NOISE
         raise ConfigError(
             f"plan.privacy.granularity = {asked.granularity:g}: {honest} shares cannot carry noise for "
             f"{padded(dimension)} coordinates so fine; ask for at most {fits:.3g}"
         )
-    return _Family(lambda multiplier: _distributed(config, dimension, colluders, survivors, multiplier), largest, finer)
+    return _Family(lambda multiplier: _distributed(config, dimension, colluders, survivors, multiplier), largest, hint)
 
 
 def _impossible(config: RunConfig, family: _Family, spends: Spends, epsilon: float) -> str:
@@ -117,9 +119,10 @@ def _impossible(config: RunConfig, family: _Family, spends: Spends, epsilon: flo
         rounds = _rounds_within(asked, fit)
     ways = [f"epsilon = {least:g} or more"] if least <= 1000 else []
     ways += [f"at most {rounds} rounds"] if rounds else []
+    spend = f"{least:g}" if least <= 1000 else "more than 1000"
     return (
         f"plan.privacy.epsilon = {epsilon:g}: {asked.rounds} rounds with {asked.spares} spare attempts spend "
-        f"{least:g} even with the most noise that a plan holds (multiplier {family.largest:.4g}); "
+        f"{spend} even with the most noise that a plan holds (multiplier {family.largest:.4g}); "
         f"ask for {', '.join(ways) or 'fewer rounds'}{family.hint}"
     )
 
