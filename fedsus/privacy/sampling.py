@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from fedsus.errors import ConfigError
+from fedsus.privacy.accounting import DRAW_DISTANCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,6 +70,8 @@ class SkellamTable:
             raise ConfigError(f"variance of Skellam noise = {variance:g}: expected a finite number above 0")
         self.variance = float(variance)
         self._high, self._low, self.distance = _table(self.variance)
+        if self.distance > DRAW_DISTANCE:  # the epsilon that was computed would not cover it
+            raise ConfigError(f"variance of Skellam noise = {variance:g}: a draw errs by more than is accounted for")
         bits = min(max(int(variance**0.5).bit_length() + 4, 12), 22)
         self._shift = np.uint64(64 - bits)
         self._guide = _guide(self._high, bits)

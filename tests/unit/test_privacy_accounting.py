@@ -140,7 +140,9 @@ def by_formula(event: dpa.DpEvent, delta: float) -> float:
 
 def test_any_skellam_noise_means_renyi_accounting() -> None:
     for event in (skellam_event(4.0, 10), dpa.ComposedDpEvent([dp_sgd_event(1.0, 0.1, 20), skellam_event(2.0)])):
-        assert epsilon(event, 1e-5) == epsilon_rdp(event, 1e-5) == by_formula(event, 1e-5 - LEAST_RESERVE)
+        found = epsilon(event, 1e-5)
+        assert found == epsilon_rdp(event, 1e-5) == pytest.approx(by_formula(event, 1e-5), rel=1e-9)
+        assert found > by_formula(event, 1e-5)
     gaussian = dp_sgd_event(1.0, 0.1, 20)
     assert epsilon(gaussian, 1e-5) < epsilon_rdp(gaussian, 1e-5) == by_formula(gaussian, 1e-5)
 
@@ -152,25 +154,25 @@ def test_what_samplers_cost_is_held_back_from_delta() -> None:
 
 
 def test_how_much_is_held_back() -> None:
-    """At most 2**40 draws a release, each within 2**-110, paid by either neighbour."""
+    """At most 2**40 draws a release, each within 2**-105, paid by either neighbour."""
     assert held_back(3.0, 0) == 0
-    assert held_back(6.9, 1) == LEAST_RESERVE == 2.0**-60 < held_back(7.0, 1) == (1 + math.exp(7)) * 2.0**-70
-    assert held_back(3.0, 323) == (1 + math.exp(3)) * 323 * 2.0**-70
+    assert held_back(3.4, 1) == LEAST_RESERVE == 2.0**-60 < held_back(7.0, 1) == (1 + math.exp(7)) * 2.0**-65
+    assert held_back(3.0, 323) == (1 + math.exp(3)) * 323 * 2.0**-65
     assert held_back(math.inf, 1) > 1
 
 
 @pytest.mark.parametrize(("noise", "steps"), [(1.0, 1), (0.5, 1), (4.0, 16), (2e4, 2**20)])
 def test_more_is_held_back_for_more_releases_and_more_epsilon(noise: float, steps: int) -> None:
-    """(1 + exp(epsilon)) t, t = 2**-70 a release, must be among what was held back; it is no more than needed."""
+    """(1 + exp(epsilon)) t, t = 2**-65 a release, must be among what was held back; it is no more than needed."""
     event, delta = skellam_event(noise, steps), 1e-10
     found = epsilon(event, delta)
-    needed = (1 + math.exp(found)) * steps * 2.0**-70
+    needed = (1 + math.exp(found)) * steps * 2.0**-65
     assert needed > LEAST_RESERVE or steps == 1
     assert by_formula(event, delta - needed) <= found <= by_formula(event, delta - 4 * needed - LEAST_RESERVE)
 
 
 def test_where_samplers_cost_more_than_delta_nothing_is_promised() -> None:
-    assert 30 < epsilon(skellam_event(0.205), 1e-5) < math.inf
+    assert 30 < epsilon(skellam_event(0.22), 1e-5) < math.inf
     assert epsilon(skellam_event(0.15), 1e-5) == math.inf > by_formula(skellam_event(0.15), 1e-5)
     assert epsilon(skellam_event(1e12, 2**53), 1e-10) == math.inf
 

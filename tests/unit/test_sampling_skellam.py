@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skellam_reference import DIGITS, Reference
 
 from fedsus.errors import ConfigError
-from fedsus.privacy import sampling
+from fedsus.privacy import accounting, sampling
 from fedsus.privacy.noise import SeededNoise
 from fedsus.privacy.sampling import SkellamTable, skellam
 from fedsus_simulations.scenario.seeding import SeededClient
@@ -205,3 +205,14 @@ def test_simulated_clients_draw_their_own_and_the_same_again() -> None:
     first, again, other = (table.draw(SeededClient(1, name), 200) for name in ("a", "a", "b"))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("variance", [1e-3, 1.0, 1e7, 1e9])
+def test_a_draw_is_as_close_to_the_law_as_accounting_takes_it_to_be(variance: float) -> None:
+    assert SkellamTable(variance).distance <= accounting.DRAW_DISTANCE
+
+
+def test_a_table_that_is_further_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "DRAW_DISTANCE", 2.0**-120)
+    with pytest.raises(ConfigError, match="more than is accounted for"):
+        SkellamTable(1e6)

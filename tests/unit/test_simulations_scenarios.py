@@ -11,7 +11,6 @@ import pytest
 from fedsus.config import load
 from fedsus.errors import UserError
 from fedsus.learning.parameters import flatten
-from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.rounds.specification import open_run
 from fedsus.tasks import registry
 from fedsus.tasks.task import Grouped
@@ -82,13 +81,10 @@ def test_a_run_can_be_opened(file: Path, tmp_path: Path) -> None:
     # In clear, as without masks: a roster is made by the simulation alone. The numbers of the secure sum are checked.
     specification = open_run(tmp_path / "run", "run", without_masks(config, registered), model, lambda: 0.0)
     privacy = specification.privacy
-    if privacy.unit == "example":
-        plan = asked.plan
-        event = dp_sgd_event(
-            privacy.noise_multiplier, privacy.sampling_rate, privacy.steps * (plan.rounds + plan.spares)
-        )
-        assert plan.privacy.epsilon is not None
-        assert 0.98 * plan.privacy.epsilon < epsilon(event, privacy.delta) <= plan.privacy.epsilon
+    if privacy.unit != "none":
+        wanted = asked.plan.privacy.epsilon
+        assert wanted is not None
+        assert 0.98 * wanted < specification.epsilon(specification.attempts) <= wanted
     assert asked.plan.exchange == "secure_sum"
 
 
