@@ -27,6 +27,8 @@ _SIZE: Final = 1 << 14
 """Values at a time: two buffers of 128 KiB."""
 _GROUP: Final = 6
 """Levels at a time across blocks: columns of 256 values, so that memory is read in runs."""
+_SHORT: Final = 128
+"""Rows up to this length are transformed all at once: one by one, calls would take most of the time."""
 _BITS: Final = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little")
 _SIGNS: Final = np.where(_BITS, -1.0, 1.0)
 """The eight signs of each byte, (256, 8) float64: the lowest bit first, 1 is minus."""
@@ -51,12 +53,27 @@ def rotate(rows: NDArray[np.float32] | NDArray[np.float64], seed: bytes) -> NDAr
     """
     dimension = rows.shape[-1]
     size = padded(dimension)
+    if rows.ndim == 2 and size <= _SHORT:
+        return _short(rows, _sign_bytes(seed, size), size)
     out = np.zeros((*rows.shape[:-1], size))
     drawn, (here, there) = _sign_bytes(seed, size), np.empty((2, min(size, _SIZE)))
     for row, rotated in zip(np.atleast_2d(rows), np.atleast_2d(out), strict=True):
         _flip(row, drawn, rotated[:dimension], size)
         _transform(rotated, here, there)
     return out
+
+
+def _short(rows: NDArray[Any], drawn: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
+    """The rotation of short rows (m, d), (m, size): the same sums and differences as of one row, of all at once."""
+    here, there = np.zeros((2, len(rows), size))
+    factors = (_SIGNS / math.sqrt(size)).take(drawn, axis=0).reshape(-1)[: rows.shape[1]]
+    np.multiply(rows, factors, out=here[:, : rows.shape[1]])
+    half = size // 2
+    for _ in range(size.bit_length() - 1):
+        np.add(here[:, :half], here[:, half:], out=there[:, 0::2])
+        np.subtract(here[:, :half], here[:, half:], out=there[:, 1::2])
+        here, there = there, here
+    return here
 
 
 def rotate_back(values: NDArray[np.float64], seed: bytes, dimension: int) -> NDArray[np.float64]:

@@ -94,7 +94,7 @@ def test_a_constant_vector_is_flattened_by_the_signs() -> None:
     assert np.abs(rotated).max() < 7
 
 
-@pytest.mark.parametrize("dimension", [1, 3, 1000, (1 << 15) + 1, 1 << 17])
+@pytest.mark.parametrize("dimension", [1, 3, 100, 128, 129, 1000, (1 << 15) + 1, 1 << 17])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_row_of_a_stack_has_the_bits_it_has_alone(dimension: int, dtype: type) -> None:
     rows = vectors(5, dimension).astype(dtype)
