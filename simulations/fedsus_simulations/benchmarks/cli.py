@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from fedsus_simulations.benchmarks.result import Comparison, Figure, Result, Table
     from fedsus_simulations.benchmarks.simulate_peers import Places
+    from fedsus_simulations.benchmarks.utility_kept import Options
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _size = click.option(
@@ -44,6 +45,19 @@ _data = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Files of Fashion-MNIST. Default: data/fashion-mnist; images are generated if that is not there.",
 )
+_features = click.option(
+    "--features",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="What scripts/scattering.py wrote; what needs it is left out without.",
+)
+_resume = click.option(
+    "--resume",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep each run's result there, and leave out the runs whose result is there.",
+)
+_seeds = click.option("--seeds", type=click.IntRange(1, 1000), help="How many; when not given the benchmark's number.")
 _picture = click.option(
     "--plot",
     "picture",
@@ -107,9 +121,10 @@ def table(files: tuple[Path, ...], docs: Path | None) -> None:
 def run_all(as_json: bool, quick: bool, into: Path | None, peer_venvs: tuple[Path, ...], data: Path | None) -> None:
     """Run every benchmark, one after the other; a failing one does not stop the others."""
     results, failed = [], []
-    for name in BENCHMARKS:
+    for name, row in BENCHMARKS.items():
         try:
-            results.append(measure(name, quick, _places(peer_venvs, data)))
+            where = _options(data) if row.seeds else _places(peer_venvs, data)
+            results.append(measure(name, quick, where))
             _keep(results[-1], into)
         except Exception as error:  # whatever one raises, the others still run; told at the end
             context = click.get_current_context().find_root()
@@ -133,7 +148,7 @@ def _command(name: str) -> click.Command:
     @_into
     @_size
     def one(as_json: bool, quick: bool, into: Path | None, picture: Path | None = None, **where: Any) -> None:
-        result = measure(name, quick, _places(**where))
+        result = measure(name, quick, _options(**where) if row.seeds else _places(**where))
         _keep(result, into)
         if as_json:
             click.echo(result.model_dump_json(indent=1))
@@ -145,6 +160,8 @@ def _command(name: str) -> click.Command:
 
     if row.peers:
         one = _venvs(_data(one))
+    if row.seeds:
+        one = _data(_features(_resume(_seeds(one))))
     return _picture(one) if row.draws else one
 
 
@@ -152,6 +169,14 @@ def _places(peer_venvs: tuple[Path, ...] = (), data: Path | None = None) -> Plac
     from fedsus_simulations.benchmarks.simulate_peers import Places
 
     return Places(peer_venvs, data)
+
+
+def _options(
+    data: Path | None = None, features: Path | None = None, resume: Path | None = None, seeds: int | None = None
+) -> Options:
+    from fedsus_simulations.benchmarks.utility_kept import Options
+
+    return Options(data, features, resume, seeds)
 
 
 def _keep(result: Result, into: Path | None) -> None:
@@ -163,7 +188,7 @@ def _keep(result: Result, into: Path | None) -> None:
     click.echo(f"wrote {file}", err=True)
 
 
-def measure(name: str, quick: bool, places: Places | None = None) -> Result:
+def measure(name: str, quick: bool, places: Places | Options | None = None) -> Result:
     """Run one benchmark; progress goes to stderr."""
     from fedsus_simulations.benchmarks.result import complete
 

@@ -15,6 +15,7 @@ from fedsus.errors import ConfigError
 if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.result import Result
     from fedsus_simulations.benchmarks.simulate_peers import Places
+    from fedsus_simulations.benchmarks.utility_kept import Options
 
     Draw = Callable[[Result, Path], Sequence[Path]]
 
@@ -30,6 +31,7 @@ class Benchmark:
     Attributes:
         draws: its module has ``draw(result, folder)`` too, which writes a picture.
         peers: it looks for peers and data where it is told.
+        seeds: it makes run after run, which `Options` can keep.
     """
 
     name: str
@@ -37,11 +39,12 @@ class Benchmark:
     summary: str
     draws: bool = False
     peers: bool = False
+    seeds: bool = False
 
-    def run(self, quick: bool, places: Places | None = None) -> dict[str, Any]:
-        """Measure; seconds to minutes."""
+    def run(self, quick: bool, places: Places | Options | None = None) -> dict[str, Any]:
+        """Measure; seconds to minutes, and full sizes of what makes many runs an hour or more."""
         measure: Run = importlib.import_module(self.module).run
-        return measure(quick, places) if self.peers and places is not None else measure(quick)
+        return measure(quick, places) if (self.peers or self.seeds) and places is not None else measure(quick)
 
     def draw(self, result: Result, folder: Path) -> Sequence[Path]:
         """Write the picture of a result; the files."""
@@ -49,8 +52,10 @@ class Benchmark:
         return draw(result, folder)
 
 
-def _row(name: str, module: str, summary: str, *, draws: bool = False, peers: bool = False) -> Benchmark:
-    return Benchmark(name, f"{__package__}.{module}", summary, draws, peers)
+def _row(
+    name: str, module: str, summary: str, *, draws: bool = False, peers: bool = False, seeds: bool = False
+) -> Benchmark:
+    return Benchmark(name, f"{__package__}.{module}", summary, draws, peers, seeds)
 
 
 _ROWS: Final = (
@@ -63,6 +68,12 @@ _ROWS: Final = (
     _row("simulate-mlp", "simulate_mlp", "a simulated round, 784-64-10; against pfl-research, Flower's", peers=True),
     _row("simulate-cnn", "simulate_cnn", "a simulated round, convolutions; against pfl-research, Flower's", peers=True),
     _row("simulate-trivial", "simulate_trivial", "a simulated round, 1,000 clients, no training", peers=True),
+    _row(
+        "utility-heart", "utility_heart", "heart disease: AUC by epsilon, local and distributed", draws=True, seeds=True
+    ),
+    _row("utility-fashion", "utility_fashion", "100 clients, noise in shares; against central DP-SGD", seeds=True),
+    _row("utility-clients", "utility_clients", "1,000 clients, unit a client; noise in shares or central", seeds=True),
+    _row("dp-step", "dp_step", "a local step of DP-SGD on a device; against a plain one"),
     _row("gradient-mode", "gradient_mode", "Opacus' ways to each example's gradient; against a bare step"),
 )
 
