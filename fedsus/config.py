@@ -25,8 +25,8 @@ class AdaptiveConfig(Strict):
     Attributes:
         quantile: share of the updates that are to be below the bound.
         learning_rate: how quickly the bound follows.
-        noise: standard deviation of the noise on how many are below; a twentieth of the cohort when not given. It
-            spends a part of epsilon that no noise on the updates gives back.
+        noise: standard deviation of the noise on how many are below. When not given a twentieth of the cohort, and
+            more where that would spend over a tenth of the budget.
     """
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -29,7 +29,7 @@ from fedsus.secagg import thresholds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedsus.config import PlanConfig, PrivacyConfig, RunConfig
+    from fedsus.config import PlanConfig, RunConfig
     from fedsus.protection import Distributed, Privacy, Private
     from fedsus.secagg.roster import Roster
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 _MOST_STEPS: Final = 1_000_000
 _LARGEST_SCALE: Final = 1e15
-_LEAST_COUNT_NOISE: Final = SMALLEST_NOISE / 2
-"""On how many are below an adaptive bound, which one client moves by a half."""
+_COUNT_SHARE: Final = 0.1
+"""Of the budget, at most, for how many are below an adaptive bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,17 +227,21 @@ def _with_bits(config: RunConfig, size: int, privacy: Private) -> Private:
 
 
 def _central_family(config: RunConfig) -> _Family:
-    once = _central(config, 1.0)
-    hint = "" if once.adaptive is None else f", more noise than adaptive.noise = {once.adaptive.noise:g}"
+    once, given = _central(config, 1.0), config.plan.privacy.adaptive
+    fixed = None if given is None else given.noise
+    hint = "" if fixed is None else f", more noise than adaptive.noise = {fixed:g}"
     largest = LARGEST_NOISE * (1 - 1e-9) / max(once.noise_multiplier, once.metrics or 0.0)
     return _Family(lambda multiplier: _central(config, multiplier), largest, hint)
 
 
-def _adaptive(config: RunConfig, asked: PrivacyConfig) -> Adaptive | None:
-    given = asked.adaptive
+def _adaptive(config: RunConfig, multiplier: float) -> Adaptive | None:
+    """Without a noise that is given, a twentieth of the cohort (Andrew et al. 2021), and more where that would spend
+    over a tenth of the budget: one client moves the count by a half.
+    """
+    given = config.plan.privacy.adaptive
     if given is None:
         return None
-    noise = given.noise or max(config.plan.cohort.size / 20, _LEAST_COUNT_NOISE)
+    noise = given.noise or max(config.plan.cohort.size / 20, multiplier / math.sqrt(_COUNT_SHARE) / 2)
     return Adaptive(quantile=given.quantile, learning_rate=given.learning_rate, noise=noise)
 
 
@@ -256,7 +260,7 @@ def _central(config: RunConfig, multiplier: float) -> ClientCentral:
         full_weight=asked.full_weight,
         noise_multiplier=multiplier / math.sqrt(1 - (share or 0)),
         metrics=None if share is None else multiplier * math.sqrt(releases / share),
-        adaptive=_adaptive(config, asked),
+        adaptive=_adaptive(config, multiplier),
         banded=banded,
     )
 

@@ -156,6 +156,21 @@ def test_spare_attempts_are_paid_for() -> None:
     assert specification.epsilon(100) < 2.95 < specification.epsilon(110) <= 3.0
 
 
+@pytest.mark.parametrize("size", [3, 20, 10_000])
+def test_the_count_of_an_adaptive_bound_takes_a_tenth_of_the_budget_at_most(size: int) -> None:
+    asked = {"unit": "client", "placement": "central", "epsilon": 3.0, "delta": 1e-5, "adaptive": {}}
+    cohort = {"size": size, "minimum": size}
+    plan = {"rounds": 20, "exchange": "clear_sum", "cohort": cohort, "privacy": asked}
+    found = specified("one", RunConfig.model_validate({"task": {"name": "heart"}, "plan": plan}), DIMENSION)
+    privacy = found.privacy
+    assert isinstance(privacy, ClientCentral) and privacy.adaptive is not None
+    assert 0.99 * 3.0 < found.epsilon(found.attempts) <= 3.0
+    spent_on_count = (privacy.noise_multiplier / (2 * privacy.adaptive.noise)) ** 2
+    assert spent_on_count <= 0.1 + 1e-9
+    assert privacy.adaptive.noise >= size / 20
+    assert privacy.adaptive.noise == size / 20 or spent_on_count == pytest.approx(0.1)
+
+
 def test_bands_let_a_client_take_part_in_every_so_many_rounds() -> None:
     for rounds, participations in ((20, 5), (21, 6), (3, 1)):
         privacy = run("client central, banded", rounds=rounds).privacy
