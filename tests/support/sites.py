@@ -55,6 +55,7 @@ POLICY = """
 [privacy]
 epsilon = 5.0
 delta = 1e-5
+placements = ["local", "distributed"]
 without_dp = true
 [cohort]
 minimum = 1
