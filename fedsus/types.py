@@ -104,8 +104,8 @@ class Mean:
         weight: sum of the weights, in examples; the number of survivors under differential privacy.
         totals: sums of the metrics over all held-out parts, (metrics,) float64; empty under DP.
         held_out: number of examples behind ``totals``; 0 under DP.
-        saturated: number of coordinates that were clamped to the encoding's range, over all survivors;
-            None under DP, where no such count leaves a device.
+        saturated: number of coordinates that were clamped to the encoding's range, over all survivors; with noise in
+            shares, of the sum's coordinates that are close to wrapping around; None where nothing is known of either.
     """
 
     delta: Vector

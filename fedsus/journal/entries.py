@@ -76,7 +76,8 @@ class RoundReleased:
         weight: sum of the weights, in examples; survivors under DP.
         metrics: means over all held-out examples; None under DP or when there were none.
         held_out: examples behind ``metrics``.
-        saturated: clamped coordinates over all survivors; None where it does not leave a device.
+        saturated: clamped coordinates over all survivors; with noise in shares, coordinates of the sum so large that
+            some may have wrapped around; None where no such number leaves a device.
         checkpoint: blob of the strategy's state after this round.
         bytes_sent, bytes_received: between server and clients.
         seconds: from asking to release.

@@ -108,7 +108,8 @@ def run(home: Path | None, runs: Path, run_toml: Path | None, resumed: str | Non
         active = ActiveRun(found.name, str(found))
     folder.activate(active)
     click.echo(f"run {active.run} in {active.folder}")
-    click.echo(known.exchange_line(Path(active.folder)))
+    for line in (known.exchange_line(Path(active.folder)), *known.caution_lines(Path(active.folder))):
+        click.echo(line)
     if detach:
         click.echo(following.how_to(folder, active.run, Path(active.folder)))
     else:

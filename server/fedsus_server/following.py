@@ -114,9 +114,24 @@ def _progress(run: ActiveRun) -> str:
     """Likewise, with the rounds of a run that is running."""
     state = _state(run)
     try:
-        return f"running, {len(summary(Path(run.folder)).rounds)} rounds released" if state == "running" else state
+        return _released(Path(run.folder)) if state == "running" else state
     except FedsusError as error:
         return str(error)
+
+
+def _released(folder: Path) -> str:
+    """Rounds, and what they may have spent, with the attempts that failed."""
+    from fedsus.rounds.specification import specification_of
+
+    found = summary(folder)
+    text = f"running, {len(found.rounds)} rounds released"
+    if found.opened is None or not found.attempts:
+        return text
+    specification = specification_of(found.opened)
+    epsilon = progress.planned_epsilon(specification, found.attempts)
+    if epsilon is None:
+        return text
+    return f"{text}, epsilon {epsilon:.2f} {progress.against(specification)} (planned)"
 
 
 def _noted(home: Home, folder: Path) -> ActiveRun | None:

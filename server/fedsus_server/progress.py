@@ -18,6 +18,7 @@ from fedsus.journal import (
     RunClosed,
     RunOpened,
 )
+from fedsus.protection import ClientCentral, Distributed
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
@@ -93,15 +94,21 @@ class Progress:
         asked = last.survivors + last.refused + last.lost
         name = "evaluation" if last.round > self.rounds else f"round {last.round}/{self.rounds}"
         parts = [name, f"clients {last.survivors}/{asked}", *metric_words(dict(last.metrics or {}))]
-        if epsilon is not None:
-            parts.append(f"epsilon {epsilon:.2f} (planned)")
+        if epsilon is not None and self.specification is not None:
+            parts.append(f"epsilon {epsilon:.2f} {against(self.specification)} (planned)")
         if last.saturated:
-            parts.append(f"saturated {last.saturated}")
+            parts.append(f"{self._edge} {last.saturated}")
         parts.append(size(last.bytes_sent + last.bytes_received))
         parts.append(f"{last.seconds:.1f} s")
         if self.seconds_left:
             parts.append(f"{duration(self.seconds_left)} left")
         return "  ".join(parts)
+
+    @property
+    def _edge(self) -> str:
+        """What a release counts as saturated: clamped coordinates, or those of a noised sum that nearly wrap around."""
+        shares = self.specification is not None and isinstance(self.specification.privacy, Distributed)
+        return "near wrapping" if shares else "saturated"
 
     def waiting(self) -> str | None:
         """What the run waits for, while it is not asking anyone."""
@@ -148,9 +155,18 @@ class Spent:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def against(specification: Specification) -> str:
+    """Whom a run's epsilon is against, in a few words."""
+    privacy = specification.privacy
+    if isinstance(privacy, Distributed):
+        count = privacy.shares.colluders
+        return f"against the server with {count} colluder{'s' * (count != 1)}"
+    return "against recipients" if isinstance(privacy, ClientCentral) else "against everyone"
+
+
 def planned_epsilon(specification: Specification, attempts: int) -> float | None:
-    """What ``attempts`` attempts may spend at the run's delta: recomputed from the plan, an upper bound for each
-    device; its ledger says what it did spend. None without DP.
+    """What ``attempts`` attempts may spend at the run's delta, `against` whom the placement protects from: recomputed
+    from the plan, an upper bound for each device; its ledger says what it did spend. None without DP.
     """
     if specification.privacy.unit == "none":
         return None
@@ -222,7 +238,8 @@ def _view(progress: Progress, spent: Spent) -> ConsoleRenderable:
         rows.add_row("metrics", "  ".join(metric_words(progress.metrics)))
     epsilon = spent.get(0)
     if epsilon is not None and progress.specification is not None:
-        rows.add_row("epsilon", f"{epsilon:.2f} of {progress.specification.config.plan.privacy.epsilon:g} (planned)")
+        budget, whom = progress.specification.config.plan.privacy.epsilon, against(progress.specification)
+        rows.add_row("epsilon", f"{epsilon:.2f} of {budget:g} {whom} (planned)")
     rows.add_row("bytes", size(progress.bytes))
     left = progress.seconds_left
     rows.add_row("left", "..." if left is None else duration(left))

@@ -14,6 +14,7 @@ from fedsus.errors import ConfigError, EnvironmentFault, ProtocolViolation
 from fedsus.journal import NAME, Journal, RunClosed
 from fedsus.model_file import read_model, task_of
 from fedsus.reporting import summary
+from fedsus.rounds.demands import check_deployed
 from fedsus.secagg import roster as rosters
 from fedsus_server import looping, processes
 from fedsus_server.home import ActiveRun, Home
@@ -28,10 +29,12 @@ def prepare(path: Path) -> tuple[RunConfig, Vector]:
     """A run's configuration and initial model, checked against each other.
 
     Raises:
-        ConfigError: a field of ``run.toml``, a missing file, or a model of another task or other settings.
+        ConfigError: a field of ``run.toml``, a missing file, or a model of another task or other settings; or every
+            device would refuse the run.
         CorruptionError: the model file is broken.
     """
     config = load(path, RunConfig)
+    check_deployed(config)
     file = path.parent / config.server.model
     if not file.exists():
         raise ConfigError(f"{file}: no initial model; make one: fedsus model init {path} -o {file}")
@@ -122,6 +125,21 @@ def exchange_line(folder: Path) -> str:
         f"{roster.number} of '{roster.federation}': {found.colluders} may work with a lying "
         f"server, {found.dropouts} may fall out"
     )
+
+
+def caution_lines(folder: Path) -> list[str]:
+    """What the operator should know of the privacy of the run in ``folder``; nothing of a run without."""
+    from fedsus.rounds.cautions import cautions
+    from fedsus.rounds.specification import specification_of
+
+    opened = summary(folder).opened
+    if opened is None:
+        raise EnvironmentFault(f"{folder}: the journal holds no run")
+    specification = specification_of(opened)
+    if specification.privacy.unit == "none":
+        return []
+    members = None if specification.roster is None else len(specification.roster.members)
+    return [f"! {text}" for text in cautions(specification, members)]
 
 
 def find(home: Home, runs: Path, name: str) -> Path:

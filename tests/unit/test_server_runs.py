@@ -274,7 +274,7 @@ def test_planned_epsilon_counts_every_attempt(tmp_path: Path) -> None:
     assert spent == epsilon(event, 1e-5)
     assert 0 < spent < 3.0
     text, _ = shown(tmp_path, config)
-    assert f"epsilon {spent:.2f} (planned)" in text.splitlines()[-1]
+    assert f"epsilon {spent:.2f} against everyone (planned)" in text.splitlines()[-1]
 
 
 def test_live_progress_shows_the_same(tmp_path: Path) -> None:

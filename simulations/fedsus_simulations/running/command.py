@@ -131,7 +131,8 @@ class Runner:
         if found.central:
             self.say(f"on the test part: {'  '.join(metric_words(found.central))}")
         if found.epsilon is not None:
-            self.say(f"epsilon {found.epsilon:.2f} at delta {found.delta:g}: planned, for {found.attempts} attempts")
+            whom = f"at delta {found.delta:g} against {found.against}"
+            self.say(f"epsilon {found.epsilon:.2f} {whom}: planned, for {found.attempts} attempts")
         both = size(found.bytes_sent + found.bytes_received)
         ways = f"{size(found.bytes_sent)} to the clients and {size(found.bytes_received)} from them"
         self.say(f"{found.exchange} ran {found.asked} times: {both}, {ways}, models included; {found.seconds:.1f} s")

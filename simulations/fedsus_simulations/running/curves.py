@@ -51,6 +51,7 @@ def draw(folder: Path) -> tuple[Path, Path] | None:
         axis = panels.pop(0)
         axis.plot(*spent, **_style(len(spent[0]), BLUE))
         axis.set(title="epsilon, planned", ylim=(0, None))
+        axis.set_ylabel(_whom(run), fontsize=8)
     _bytes(panels.pop(0), run)
     _seconds(panels.pop(0), run)
     _clients(panels.pop(0), run)
@@ -159,6 +160,13 @@ def epsilons(run: RunSummary) -> tuple[list[int], list[float]] | None:
     found = [(run.rounds[at].round, planned_epsilon(specification, run.rounds[at].attempt)) for at in chosen]
     known = [(number, value) for number, value in found if value is not None]
     return [number for number, _ in known], [value for _, value in known]
+
+
+def _whom(run: RunSummary) -> str:
+    """Whom epsilon is against."""
+    from fedsus_server.progress import against
+
+    return "" if run.opened is None else against(specification_of(run.opened))
 
 
 def _sums(values: Sequence[int]) -> list[int]:

@@ -33,6 +33,7 @@ class Outcome:
         seconds: of released rounds together, without evaluation.
         virtual: seconds of simulated time; 0 without traces.
         clients: who was away, fell out or was too slow, and how many attempts a client answered; None before the first.
+        against: whom ``epsilon`` is against, in words; None without DP.
     """
 
     run: str
@@ -53,6 +54,7 @@ class Outcome:
     seconds: float
     virtual: float
     clients: Behaviour | None
+    against: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,16 +69,17 @@ def outcome(folder: Path, seed: int) -> Outcome:
         CorruptionError: a file of it is broken.
     """
     told, central = summary(folder), evaluation.read(folder)
-    epsilon = delta = None
+    epsilon = delta = whom = None
     rounds, exchange = len(told.rounds), ""
     if told.opened is not None:
         specification = specification_of(told.opened)
         exchange = specification.config.plan.exchange
         rounds = sum(entry.round <= specification.config.plan.rounds for entry in told.rounds)
         if specification.privacy.unit != "none" and told.attempts:
-            from fedsus_server.progress import planned_epsilon
+            from fedsus_server.progress import against, planned_epsilon
 
             delta, epsilon = specification.privacy.delta, planned_epsilon(specification, told.attempts)
+            whom = against(specification).removeprefix("against ")
     accuracies = {round: values["accuracy"] for round, values in central.items() if "accuracy" in values}
     best = max(accuracies, key=lambda round: (accuracies[round], -round)) if accuracies else None
     return Outcome(
@@ -93,6 +96,7 @@ def outcome(folder: Path, seed: int) -> Outcome:
         best=None if best is None else {"round": best, "accuracy": accuracies[best]},
         epsilon=epsilon,
         delta=delta,
+        against=whom,
         bytes_sent=told.bytes_sent,
         bytes_received=told.bytes_received,
         seconds=told.seconds,

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from fedsus_server.progress import Progress, duration, metric_words, planned_epsilon, size
+from fedsus_server.progress import Progress, against, duration, metric_words, planned_epsilon, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,9 +133,9 @@ class Watching:
             parts.append(f"virtual {duration(virtual)}")
         return "  ".join(parts)
 
-    @staticmethod
-    def _spent(latest: tuple[int, float]) -> str:
-        return f"epsilon {latest[1]:.2f} (planned, after {latest[0]} attempt{'s' * (latest[0] > 1)})"
+    def _spent(self, latest: tuple[int, float]) -> str:
+        whom = f" {against(self.progress.specification)}" if self.progress.specification is not None else ""
+        return f"epsilon {latest[1]:.2f}{whom} (planned, after {latest[0]} attempt{'s' * (latest[0] > 1)})"
 
     def view(self) -> ConsoleRenderable:
         """The live view."""
