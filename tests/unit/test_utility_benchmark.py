@@ -19,7 +19,7 @@ from fedsus_simulations.benchmarks import cli, simulate_data, utility_clients, u
 from fedsus_simulations.benchmarks import utility_runs as runs
 from fedsus_simulations.benchmarks.result import Result, complete
 from fedsus_simulations.benchmarks.utility_kept import Kept, Options
-from fedsus_simulations.benchmarks.utility_tasks import FEATURES, FILES, NoSettings, Scattered
+from fedsus_simulations.benchmarks.utility_tasks import FEATURES, FILES, NoSettings, Scattered, closed_form
 
 ROW = {"spent": 2.9, "noise": 4.0, "seconds": 1.0}
 
@@ -161,6 +161,12 @@ def test_the_linear_model_reads_what_the_script_writes(tmp_path: Path) -> None:
         np.save(tmp_path / name, values)
     shard = task.load(DataSource(tmp_path))
     assert task.loss(task.model(1), shard.train).tolist() == pytest.approx([np.log(10)] * 3)
+    shard.train[0].normal_(generator=torch.Generator().manual_seed(1))
+    model = np.random.default_rng(1).normal(0, 0.1, 10 * FEATURES + 10).astype(np.float32)
+    some = np.array([0, 2])
+    quick = closed_form(shard.train)(model, some, 0.1)
+    np.testing.assert_allclose(quick, runs.layerwise(task, task.model(1), shard.train)(model, some, 0.1), atol=1e-7)
+    assert 0.05 < np.linalg.norm(quick) <= 0.2
     np.save(tmp_path / FILES[0], np.ones((3, 5), np.float16))
     with pytest.raises(DataError, match="a row for each label"):
         task.load(DataSource(tmp_path))

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from pydantic import BaseModel
+
+    from fedsus.types import Vector
+    from fedsus_simulations.benchmarks.utility_runs import Sums
 
 FEATURES: Final = 81 * 7 * 7
 SCATTERED: Final = f"{__name__}:Scattered"
 LINEAR: Final = f"{__name__}:Linear"
 FILES: Final = ("train-features.npy", "train-labels.npy", "t10k-features.npy", "t10k-labels.npy")
+_ROWS: Final = 1024
 HOW: Final = "make them with: python scripts/scattering.py IMAGES FOLDER"
 
 
@@ -68,6 +73,31 @@ class Scattered:
         logits = model(features.float())
         loss = functional.cross_entropy(logits, labels, reduction="none").clamp(0.0, MAX_LOSS)
         return torch.stack((loss, (logits.argmax(dim=1) == labels).to(loss.dtype)), dim=1)
+
+
+def closed_form(train: Batch) -> Sums:
+    """The sums of clipped gradients of `Scattered`, in half the passes over its features.
+
+    An example's gradient is e (x, 1)^T, e its probabilities minus its label: of norm |e| sqrt(|x|^2 + 1).
+    """
+    features, labels = train
+    squares = torch.cat([(some.float() ** 2).sum(dim=1) for some in torch.split(features, _ROWS)]) + 1
+    targets = functional.one_hot(labels, CLASSES).float()
+
+    def total(model: Vector, chosen: NDArray[np.intp], clip: float) -> NDArray[np.float64]:
+        weight, bias = torch.from_numpy(model[:-CLASSES]), torch.from_numpy(model[-CLASSES:])
+        weight = weight.reshape(CLASSES, FEATURES)
+        found = np.zeros(len(model))
+        for rows in torch.split(torch.from_numpy(chosen), _ROWS):
+            inputs = features[rows].float()
+            error = torch.softmax(functional.linear(inputs, weight, bias), dim=1) - targets[rows]
+            norms = (error.square().sum(dim=1) * squares[rows]).sqrt()
+            error *= (clip / norms).clamp(max=1.0)[:, None]
+            found[: CLASSES * FEATURES] += (error.T @ inputs).reshape(-1).numpy()
+            found[CLASSES * FEATURES :] += error.sum(dim=0).numpy()
+        return found
+
+    return total
 
 
 class Linear(FashionMnist):
