@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final
 
 import click
 
 from fedsus.errors import EnvironmentFault, UserError
+from fedsus_client.ledger_commands import ledger
+from fedsus_client.options import agent_option, beside, policy_option
 
-if TYPE_CHECKING:
-    from fedsus.owner.ledger import Ledger, RunSpent
-
-F = TypeVar("F", bound=Callable[..., Any])
 _LEAVE_SECONDS: Final = 10.0
-
-
-def _agent_option(command: F) -> F:
-    return click.option(
-        "--agent",
-        "agent_file",
-        type=click.Path(path_type=Path),
-        default=Path("agent.toml"),
-        show_default=True,
-        help="The device's configuration.",
-    )(command)
-
-
-def _policy_option(command: F) -> F:
-    return click.option(
-        "--policy",
-        "policy_file",
-        type=click.Path(path_type=Path),
-        default=None,
-        help="What the owner allows.  [default: policy.toml beside the agent's file]",
-    )(command)
-
-
-def _beside(agent_file: Path, policy_file: Path | None) -> Path:
-    return policy_file or agent_file.with_name("policy.toml")
 
 
 @click.group()
@@ -52,19 +24,22 @@ def client() -> None:
     """Run and look after the device agent."""
 
 
+client.add_command(ledger)
+
+
 @client.command()
-@_agent_option
-@_policy_option
+@agent_option
+@policy_option
 @click.pass_context
 def start(ctx: click.Context, agent_file: Path, policy_file: Path | None) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     from fedsus_client.agent import run
 
-    run(agent_file, _beside(agent_file, policy_file), bool(ctx.find_root().params.get("debug", False)))
+    run(agent_file, beside(agent_file, policy_file), bool(ctx.find_root().params.get("debug", False)))
 
 
 @client.command()
-@_agent_option
+@agent_option
 @click.option("--server", "address", metavar="HOST:PORT", help="The operator's server, for a new agent.toml.")
 def enroll(agent_file: Path, address: str | None) -> None:
     """Write commented files, make the device's keys.
@@ -83,8 +58,8 @@ def enroll(agent_file: Path, address: str | None) -> None:
 
 
 @client.command()
-@_agent_option
-@_policy_option
+@agent_option
+@policy_option
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 def roster(agent_file: Path, policy_file: Path | None, file: Path | None) -> None:
     """Check and install the signed list of members, or show it.
@@ -97,15 +72,15 @@ def roster(agent_file: Path, policy_file: Path | None, file: Path | None) -> Non
     from fedsus_client import membership
     from fedsus_client.config import load_agent
 
-    agent, policy = load_agent(agent_file), load(_beside(agent_file, policy_file), Policy)
+    agent, policy = load_agent(agent_file), load(beside(agent_file, policy_file), Policy)
     lines = membership.installed(agent, policy) if file is None else membership.install(agent, policy, file)
     for line in lines:
         click.echo(line)
 
 
 @client.command()
-@_agent_option
-@_policy_option
+@agent_option
+@policy_option
 def check(agent_file: Path, policy_file: Path | None) -> None:
     """Look at everything beforehand: a tick or a fix a line.
 
@@ -115,7 +90,7 @@ def check(agent_file: Path, policy_file: Path | None) -> None:
 
     colours = {"fine": "green", "warn": "yellow", "fail": "red"}
     failed = 0
-    for finding in preflight(agent_file, _beside(agent_file, policy_file), time.time):
+    for finding in preflight(agent_file, beside(agent_file, policy_file), time.time):
         click.secho(str(finding), fg=colours[finding.grade])
         failed += finding.grade == "fail"
     if failed:
@@ -123,77 +98,7 @@ def check(agent_file: Path, policy_file: Path | None) -> None:
 
 
 @client.command()
-@_agent_option
-@_policy_option
-@click.option("--json", "as_json", is_flag=True, help="Everything, for a program.")
-def ledger(agent_file: Path, policy_file: Path | None, as_json: bool) -> None:
-    """What was spent on each data set."""
-    from fedsus.config import load
-    from fedsus.owner.ledger import Ledger
-    from fedsus.owner.policy import Policy
-    from fedsus_client.config import load_agent
-
-    path = load_agent(agent_file).ledger
-    cap = load(_beside(agent_file, policy_file), Policy).privacy.cap
-    if not path.exists() and not path.with_name(path.name + ".head").exists():
-        click.echo('{"data": {}, "entries": []}' if as_json else f"{path}: none yet: nothing was spent")
-        return
-    book = Ledger(path, time.time, read_only=True)
-    try:
-        if as_json:
-            click.echo(json.dumps(_exported(book, cap.epsilon), indent=1, allow_nan=False))
-        else:
-            _print_ledger(book, cap.epsilon)
-    finally:
-        book.close()
-
-
-def _exported(book: Ledger, cap: float) -> dict[str, Any]:
-    """As plain data; an infinite epsilon is null, and ``private`` false."""
-    from dataclasses import asdict
-
-    def plain(run: RunSpent) -> dict[str, Any]:
-        fields = {key: None if value == math.inf else value for key, value in asdict(run).items()}
-        return {**fields, "private": math.isfinite(run.epsilon)}
-
-    data = {
-        name: {
-            "epsilon_charged": book.charged(name).epsilon,
-            "delta_charged": book.charged(name).delta,
-            "epsilon_cap": cap,
-            "runs": [plain(run) for run in book.runs(name)],
-        }
-        for name in book.data_ids()
-    }
-    return {"data": data, "entries": book.export()}
-
-
-def _print_ledger(book: Ledger, cap: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    table.add_column("data", overflow="fold")
-    table.add_column("run", overflow="fold")  # never cut: the name is what owner and operator have in common
-    for title in ("attempts", "epsilon", "so far", "delta"):
-        table.add_column(title, no_wrap=True)
-    for name in book.data_ids():
-        for run in book.runs(name):
-            attempts = f"{run.used} of {run.attempts}"
-            numbers = (_number(run.epsilon), _number(run.epsilon_so_far), _number(run.delta))
-            table.add_row(name, run.run, attempts, *numbers)
-    Console().print(table)
-    for name in book.data_ids():
-        left = max(cap - book.charged(name).epsilon, 0.0)
-        click.echo(f"{name}: epsilon {left:.3f} of {cap:g} left")
-
-
-def _number(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{value:.4g}"
-
-
-@client.command()
-@_agent_option
+@agent_option
 @click.option("--json", "as_json", is_flag=True, help="For a program.")
 def status(agent_file: Path, as_json: bool) -> None:
     """What the agent is doing."""
@@ -233,7 +138,7 @@ def _when(seconds: float) -> str:
 
 
 @client.command()
-@_agent_option
+@agent_option
 def pause(agent_file: Path) -> None:
     """Refuse every request until `resume`, also after a restart."""
     from fedsus_client import status as states
@@ -244,7 +149,7 @@ def pause(agent_file: Path) -> None:
 
 
 @client.command()
-@_agent_option
+@agent_option
 def resume(agent_file: Path) -> None:
     """Take requests again, as the policy allows."""
     from fedsus_client import status as states
@@ -255,7 +160,7 @@ def resume(agent_file: Path) -> None:
 
 
 @client.command()
-@_agent_option
+@agent_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def leave(agent_file: Path, yes: bool) -> None:
     """Leave the federation: stop the agent and refuse what still comes. Key and ledger stay."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.config import load
 from fedsus.errors import ConfigError, FedsusError, UserError
+from fedsus.owner.caps import PrivacyPolicy, accounts
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy, TaskPolicy
 from fedsus.plan import Scalar, Training
@@ -58,18 +59,33 @@ def sense(policy: Policy) -> Iterator[Finding]:
     for finding in _contradictions(policy):
         before += 1
         yield finding
-    if privacy.without_dp:
-        yield warn("policy", "runs without differential privacy are granted: their models may remember rows")
+    yield from _promises(privacy)
     if policy.exchange.clear_sum:
         yield warn("policy", "clear_sum is granted: the server may see this device's own updates")
-    if privacy.epsilon > _HIGH_EPSILON:
-        yield warn("policy", f"epsilon {privacy.epsilon:g} promises little", f"most choose {_HIGH_EPSILON:g} or less")
-    if privacy.delta > 1e-3:
-        yield warn("policy", f"delta {privacy.delta:g} is large", "choose less than one over the number of rows")
     if policy.cohort.minimum < 3:
         yield warn("policy", f"cohort minimum {policy.cohort.minimum}: a sum of so few tells much about each")
     if not before:
         yield fine("policy", f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for {', '.join(policy.tasks)}")
+
+
+def _promises(privacy: PrivacyPolicy) -> Iterator[Finding]:
+    """What the caps leave open."""
+    if privacy.without_dp:
+        yield warn("policy", "runs without differential privacy are granted: their models may remember rows")
+    if privacy.epsilon > _HIGH_EPSILON:
+        yield warn("policy", f"epsilon {privacy.epsilon:g} promises little", f"most choose {_HIGH_EPSILON:g} or less")
+    for adversary in privacy.trusted:
+        yield warn("policy", f"trusted: {adversary}: epsilon may be infinite against it")
+    if "patient" in privacy.units and privacy.rows_per_patient is None:
+        fix = "set [privacy] rows_per_patient, or take 'patient' out of units"
+        yield warn(
+            "policy", "patients are protected and may have any number of rows: noise for examples is refused", fix
+        )
+    if "central" in privacy.placements and "server" not in privacy.trusted:
+        fix = 'set [privacy] trusted = ["server"], or take it out'
+        yield warn("policy", "placement 'central': noise of the server protects nobody from it: it is refused", fix)
+    if privacy.delta > 1e-3:
+        yield warn("policy", f"delta {privacy.delta:g} is large", "choose less than one over the number of rows")
 
 
 def _contradictions(policy: Policy) -> Iterator[Finding]:
@@ -93,9 +109,32 @@ def ledger_intact(agent: AgentConfig, policy: Policy, clock: Clock) -> Finding:
         ledger = Ledger(agent.ledger, clock, read_only=True)
     except FedsusError as error:
         return fail("ledger", str(error), "find out who changed it; put back the newest copy of the whole state folder")
-    with_budget = [f"'{name}' {ledger.charged(name).epsilon:.4g}" for name in ledger.data_ids()]
-    ledger.close()
-    return fine("ledger", f"intact; epsilon charged of {policy.privacy.epsilon:g}: {', '.join(with_budget) or 'none'}")
+    try:
+        return _budgets(ledger, policy.privacy)
+    except FedsusError as error:
+        return fail("ledger", str(error), "run: fedsus client ledger verify")
+    finally:
+        ledger.close()
+
+
+def _budgets(ledger: Ledger, privacy: PrivacyPolicy) -> Finding:
+    """What is spent of the account of each data set that has least left; a warning where nothing is."""
+    told, empty = [], []
+    for name in ledger.data_ids():
+        capped = []
+        for account in accounts(name):
+            cap = ledger.cap(account, privacy)
+            if cap is not None and cap.finite:
+                now = ledger.standing(account)
+                capped.append((now.left(cap), account, cap))
+        if capped:
+            left, account, cap = min(capped)
+            told.append(f"{account}: {left:.0%} of epsilon {cap} is left")
+            empty += [name] if left <= 0 else []
+    text = "intact; " + ("; ".join(told) or "nothing is capped")
+    if empty:
+        return warn("ledger", text, f"nothing is left of '{empty[0]}'; more is for its owner to grant, or not")
+    return fine("ledger", text)
 
 
 def _file(name: str, file: Path, read: Callable[[Path], Any]) -> Any:

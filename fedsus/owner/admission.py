@@ -8,13 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
 
 from fedsus.errors import BudgetExhausted, Refusal
+from fedsus.owner.accounts import Standing, check_run
+from fedsus.owner.caps import Account, Cap, accounts
+from fedsus.owner.charges import (
+    UNPROTECTED,
+    Charge,
+    epsilon_of,
+    events_of,
+    goal_of,
+    released_once,
+    turns_of,
+)
 from fedsus.owner.policy import Policy, Range, TaskPolicy
-from fedsus.plan import Plan, Scalar, decode, encode, specification
-from fedsus.privacy.adversaries import Adversary, Unit, spent
-from fedsus.protection import ClientCentral, Distributed, ExamplePrivacy, NoPrivacy, Private
+from fedsus.plan import Plan, Scalar, specification
+from fedsus.protection import Distributed, ExamplePrivacy, NoPrivacy, Private
+
+_CAPPED: Final = Cap(0.0, 0.0)
+_NOTHING: Final[Mapping[Account, Cap]] = MappingProxyType({})
 
 LEAST_NOISE, MOST_NOISE = 0.1, 100.0
 """Noise multipliers that are accounted for: less protects nothing, more drowns everything and is slow to account."""
@@ -31,33 +45,24 @@ class Grant:
     Attributes:
         task: name in the device's table.
         data_id: the owner's name of the data; the ledger is keyed by it.
-        event_epsilon: of one attempt, at ``delta``; infinity without differential privacy.
-        run_epsilon: of all attempts of the run, recomputed; infinity without differential privacy.
-        delta: of the run; 0 without differential privacy.
-        attempts: how many attempts ``run_epsilon`` covers.
-        specification: hash of all in the plan that must stay the same during a run.
-        event: what one attempt spends, JSON, for `fedsus.owner.ledger.Ledger.reserve`.
+        charge: what the run costs, for `fedsus.owner.ledger.Ledger`.
     """
 
     task: str
     data_id: str
-    event_epsilon: float
-    run_epsilon: float
-    delta: float
-    attempts: int
-    specification: str
-    event: str = "null"
+    charge: Charge
 
 
-def admit(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> Grant:
-    """What the policy grants to a plan.
+def admit(plan: Plan, policy: Policy, tasks: Mapping[str, str], granted: Mapping[Account, Cap] = _NOTHING) -> Grant:
+    """What the policy grants to a plan, whatever was spent before.
 
     Args:
         tasks: the device's own table, ``[tasks]`` of agent.toml.
+        granted: caps that the owner granted in the ledger; they stand before the policy's.
 
     Raises:
         Refusal: with the reason, for the device's own log.
-        BudgetExhausted: the run alone spends more than the cap.
+        BudgetExhausted: the run alone spends more than a cap.
     """
     allowed = _task(plan, policy, tasks)
     _settings(plan, allowed)
@@ -73,11 +78,15 @@ def admit(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> Grant:
     if plan.exchange == "secure_sum" and not policy.exchange.secure_sum:
         raise Refusal("exchange 'secure_sum': [exchange] secure_sum is not granted")
     if not isinstance(plan.privacy, NoPrivacy):
-        return _private(plan, plan.privacy, policy, allowed)
-    if not policy.privacy.without_dp:
-        raise Refusal("a run without differential privacy: [privacy] without_dp is not granted")
+        return Grant(plan.task.name, allowed.data, _private(plan, plan.privacy, policy, allowed.data, granted))
+    unlimited = all(not granted.get(account, _CAPPED).finite for account in accounts(allowed.data))
+    if not policy.privacy.without_dp and not unlimited:
+        raise Refusal(
+            "a run without differential privacy: [privacy] without_dp is not granted; "
+            f"'fedsus client ledger grant --data {allowed.data} --unlimited' grants it for this data set alone"
+        )
     attempts = plan.rounds + plan.spare_attempts + 1
-    return Grant(plan.task.name, allowed.data, math.inf, math.inf, 0.0, attempts, specification(plan))
+    return Grant(plan.task.name, allowed.data, Charge(specification(plan), None, math.inf, 0.0, attempts, UNPROTECTED))
 
 
 def _task(plan: Plan, policy: Policy, tasks: Mapping[str, str]) -> TaskPolicy:
@@ -117,21 +126,22 @@ def _limits(plan: Plan, policy: Policy) -> None:
             raise Refusal(f"{word} {asked}: the policy allows at most {limit} ([limits] {word})")
 
 
-def _private(plan: Plan, privacy: Private, policy: Policy, allowed: TaskPolicy) -> Grant:
+def _private(plan: Plan, privacy: Private, policy: Policy, data: str, granted: Mapping[Account, Cap]) -> Charge:
     _mechanism(plan, privacy, policy)
-    attempts, cap = plan.rounds + plan.spare_attempts, policy.privacy.cap
+    attempts = plan.rounds + plan.spare_attempts
     if plan.attempt > attempts:
         raise BudgetExhausted(f"attempt {plan.attempt}: a private run has at most {attempts}")
-    if privacy.delta > cap.delta:
-        raise BudgetExhausted(f"delta {privacy.delta:g} of the run: the cap is {cap.delta:g} ([privacy] delta)")
-    spends = _epsilon(_whole(plan), attempts)
+    rows, goal = policy.privacy.rows_per_patient, goal_of(plan)
+    events, once = events_of(plan, rows), released_once(plan)
+    spends = epsilon_of({events[str(goal)]: 1 if once else attempts}, privacy.delta)
     if not spends <= privacy.epsilon:
         raise Refusal(f"the plan claims epsilon {privacy.epsilon:.6g}; its numbers spend {spends:.6g}")
-    if spends > cap.epsilon:
-        raise BudgetExhausted(f"epsilon {spends:.6g} of the run: the cap is {cap.epsilon:g} ([privacy] epsilon)")
-    once = _epsilon(_whole(plan), 1)
-    text = _event(_whole(plan))
-    return Grant(plan.task.name, allowed.data, once, spends, privacy.delta, attempts, specification(plan), text)
+    charge = Charge(specification(plan), goal, spends, privacy.delta, attempts, events, once, turns_of(plan), rows)
+    for account in accounts(data):
+        cap = granted.get(account, policy.privacy.cap_of(account))
+        if cap is not None and cap.finite:
+            check_run(Standing(account), cap, plan.run, charge, policy.privacy.composition)
+    return charge
 
 
 def _mechanism(plan: Plan, privacy: Private, policy: Policy) -> None:
@@ -158,42 +168,6 @@ def _steps(plan: Plan, privacy: ExamplePrivacy, policy: Policy) -> None:
         raise Refusal(f"steps {privacy.steps}: local_epochs / sampling_rate is {steps}")
     if steps > policy.limits.steps:
         raise Refusal(f"steps {steps}: the policy allows at most {policy.limits.steps} ([limits] steps)")
-
-
-def _whole(plan: Plan) -> bytes:
-    """A plan without what changes from round to round: what is computed once for a run."""
-    adaptive = isinstance(plan.privacy, ClientCentral) and plan.privacy.adaptive is not None
-    clip = plan.privacy.clip if adaptive and isinstance(plan.privacy, ClientCentral) else None
-    session = None if plan.session is None else "0" * 64
-    return encode(
-        plan.model_copy(update={"round": 1, "attempt": 1, "model": "0" * 64, "session": session, "clip": clip})
-    )
-
-
-@lru_cache(maxsize=64)
-def _epsilon(plan: bytes, attempts: int) -> float:
-    """What attempts spend against the strongest adversary that the placement protects from; each round asks again."""
-    from fedsus.privacy import accounting
-
-    whole = decode(plan)
-    if isinstance(whole.privacy, NoPrivacy):
-        return math.inf
-    return accounting.epsilon(spent(whole, attempts)[_goal(whole.privacy)], whole.privacy.delta)
-
-
-@lru_cache(maxsize=64)
-def _event(plan: bytes) -> str:
-    """One attempt's event against that adversary."""
-    from fedsus.privacy import events
-
-    whole = decode(plan)
-    if isinstance(whole.privacy, NoPrivacy):
-        return "null"
-    return events.to_json(spent(whole, 1)[_goal(whole.privacy)])
-
-
-def _goal(privacy: Private) -> tuple[Unit, Adversary]:
-    return privacy.unit, "recipients" if isinstance(privacy, ClientCentral) else "server"
 
 
 def _listed(names: object) -> str:

@@ -20,7 +20,8 @@ from typing import Any, Final
 from fedsus.errors import CorruptionError, EnvironmentFault
 from fedsus.plan import canonical
 
-VERSION: Final = 1
+VERSION: Final = 2
+READABLE: Final = (1, 2)
 GENESIS: Final = hashlib.sha256(b"fedsus ledger").hexdigest()
 _TABLE = "CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, hash TEXT NOT NULL)"
 
@@ -139,8 +140,8 @@ class Chain:
             entry = self._entry(body, row)
             if (seq, digest) != (row, hashlib.sha256(body).hexdigest()) or entry.get("prev") != self._hash:
                 raise CorruptionError(f"{self._where}: row {row}: the hash chain is broken; the ledger was changed")
-            if entry.get("v") != VERSION or entry.get("seq") != row:
-                raise CorruptionError(f"{self._where}: row {row}: not an entry of version {VERSION}")
+            if entry.get("v") not in READABLE or entry.get("seq") != row:
+                raise CorruptionError(f"{self._where}: row {row}: not an entry of version 1 to {VERSION}")
             self._seq, self._hash = seq, digest
             reached = reached or head == (seq, digest)
             entries.append(entry)

@@ -1,27 +1,36 @@
-"""What was spent on each data set, on the owner's disk.
+"""What was spent on each data set, on the owner's disk; see `fedsus.owner.history` for its entries.
 
-A run is charged whole, for all its rounds and spare attempts, when its first plan is admitted. Epsilons and deltas
-of runs add up: basic composition holds for runs that were chosen after seeing earlier ones (Rogers et al. 2016,
-"Privacy odometers and filters", section 4). Nothing is given back when a run ends early: the tighter
-composition inside a run is only valid for a schedule that was fixed beforehand.
+Each attempt is reserved before anything is trained, at the fewest survivors that its plan allows; once the survivors of
+its sum are certified it is charged for those. It is never charged for less than what may have left: a crash keeps the
+reservation, and only what never left is refunded.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsus.errors import BudgetExhausted, CorruptionError, ProtocolViolation, Refusal
+from fedsus.errors import BudgetExhausted, ConfigError, ProtocolViolation, Refusal
+from fedsus.owner import filters
+from fedsus.owner.accounts import Standing, check_filter, check_run, check_whole, standing
+from fedsus.owner.caps import Account, Cap, PrivacyPolicy, accounts
 from fedsus.owner.chain import Chain
-from fedsus.owner.policy import Cap
+from fedsus.owner.charges import Charge
+from fedsus.owner.history import (
+    COMMITTED,
+    REFUNDED,
+    RELEASED,
+    RESERVED,
+    Granted,
+    History,
+    Run,
+    granted_entry,
+    opened_entry,
+)
 from fedsus.types import Clock
-
-RESERVED, RELEASED, REFUNDED = "reserved", "released", "refunded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +38,10 @@ class RunSpent:
     """One run on one data set.
 
     Attributes:
-        epsilon: what the whole run was charged; infinity without differential privacy.
+        goal: the account, as unit/adversary, that its own epsilon is for; None without differential privacy.
+        epsilon: of the whole run for that account; infinity without differential privacy.
         delta: likewise; 0 without differential privacy.
-        attempts: how many attempts the charge covers.
+        attempts: of the whole run.
         used: attempts that counted: all but the refunded ones.
         released: attempts whose answer left the device.
         epsilon_so_far: what the used attempts amount to, at ``delta``; for the owner to read, never to grant by.
@@ -41,6 +51,7 @@ class RunSpent:
     data_id: str
     run: str
     specification: str
+    goal: str | None
     epsilon: float
     delta: float
     attempts: int
@@ -48,26 +59,6 @@ class RunSpent:
     released: int
     epsilon_so_far: float
     opened: float
-
-
-@dataclass(slots=True)
-class _Run:
-    """A run as the entries tell it."""
-
-    specification: str
-    epsilon: float
-    delta: float
-    attempts: int
-    opened: float
-    states: dict[int, str] = field(default_factory=dict)
-    event: str = "null"
-
-    @property
-    def private(self) -> bool:
-        return math.isfinite(self.epsilon)
-
-    def used(self) -> int:
-        return sum(state != REFUNDED for state in self.states.values())
 
 
 class Ledger:
@@ -86,82 +77,105 @@ class Ledger:
     def __init__(self, path: Path | None, clock: Clock, *, read_only: bool = False) -> None:
         self._clock = clock
         self._guard = threading.Lock()
-        self._runs: dict[tuple[str, str], _Run] = {}
-        self._pending: set[tuple[str, str, int]] = set()
-        self._log: list[dict[str, Any]] = []
+        self._history = History()
+        self._mine: set[tuple[str, str, int]] = set()
         self._chain = Chain(path, read_only=read_only)
         try:
             for entry in self._chain.entries():
-                self._fold(entry)
+                self._history.take(entry)
         except BaseException:
             self._chain.close()
             raise
 
-    def open_run(
-        self, data_id: str, run: str, specification: str, epsilon: float, delta: float, attempts: int, *, cap: Cap
-    ) -> None:
-        """Charge a whole run, once; for a run that is already open, check that nothing changed.
+    def open_run(self, data_id: str, run: str, charge: Charge, policy: PrivacyPolicy) -> None:
+        """Open a run whose every attempt fits under every cap; of a run that is open, check that it may go on.
 
-        Args:
-            epsilon: of the whole run; infinity for a run without differential privacy, which its owner granted:
-                such a run stands outside ``cap`` and makes `spent` infinite.
-            cap: the most that all private runs on ``data_id`` may spend together, this one included.
+        The order of an account's filter is fixed here, by the first run that its filter lets pass.
 
         Raises:
-            Refusal: the run is open with another specification.
-            BudgetExhausted: the cap does not cover it.
+            Refusal: the run is open with another specification; or nobody granted a run without privacy.
+            BudgetExhausted: a cap does not cover it; names account, asked, spent, cap, and what would fit.
         """
-        if not (epsilon >= 0 and 0 <= delta < 1 and attempts >= 1):  # NaN fails as well
-            raise Refusal(f"run '{run}': epsilon {epsilon}, delta {delta}, attempts {attempts} are no charge")
+        if not (charge.epsilon >= 0 and 0 <= charge.delta < 1 and charge.attempts >= 1):  # NaN fails as well
+            raise Refusal(
+                f"run '{run}': epsilon {charge.epsilon}, delta {charge.delta}, attempts {charge.attempts} are no charge"
+            )
         with self._guard:
-            known = self._runs.get((data_id, run))
-            if known and known.specification != specification:
+            known = self._history.runs.get((data_id, run))
+            if known and known.specification != charge.specification:
                 raise Refusal(f"data '{data_id}': run '{run}' is not the run that was admitted: its plan changed")
-            self._within(data_id, run, known.epsilon if known else epsilon, known.delta if known else delta, cap)
+            if charge.goal is None:
+                self._check_unprotected(data_id, policy)
+                grants: dict[str, Any] = {}
+            else:
+                grants = self._check_caps(data_id, run, charge, policy, known)
+            if grants:
+                self._append(type="granted", data=data_id, by="policy", accounts=grants)
             if known is None:
-                private = math.isfinite(epsilon)
-                self._append(
-                    type="opened",
-                    data=data_id,
-                    run=run,
-                    specification=specification,
-                    epsilon=float(epsilon) if private else None,
-                    delta=float(delta) if private else 0.0,
-                    attempts=attempts,
-                )
+                self._append(**opened_entry(data_id, run, charge))
 
-    def reserve(self, data_id: str, run: str, attempt: int, plan_digest: bytes | str, event_json: str) -> None:
-        """Charge one attempt, durably, before anything is trained.
+    def reserve(
+        self,
+        data_id: str,
+        run: str,
+        attempt: int,
+        round: int,
+        plan_digest: bytes,
+        charge: Charge,
+        policy: PrivacyPolicy,
+    ) -> None:
+        """Charge one attempt, durably, before anything is trained. `open_run` came just before.
 
         Args:
+            round: that it is for.
             plan_digest: of the plan as received (`fedsus.plan.digest`).
-            event_json: what an attempt spends, as `fedsus.owner.admission.Grant.event`; "null" without privacy.
 
         Raises:
-            Refusal: the run was never opened, or the attempt is not newer than the last one.
-            BudgetExhausted: more attempts than the run was charged for.
+            Refusal: the run was never opened, or the attempt is not newer than the last one; or, with noise that is
+                correlated over rounds, it is not this device's turn.
+            BudgetExhausted: more attempts than the run has, or a cap does not cover this one any more.
         """
         with self._guard:
-            entry = self._runs.get((data_id, run))
-            if entry is None:
+            known = self._history.runs.get((data_id, run))
+            if known is None:
                 raise Refusal(f"data '{data_id}': run '{run}' was not admitted")
-            last = max(entry.states, default=0)
+            last = max(known.states, default=0)
             if attempt <= last:
                 raise Refusal(
                     f"data '{data_id}': run '{run}': attempt {attempt} is not after {last}; "
                     "the same model is answered again only in a new attempt"
                 )
-            if attempt > entry.attempts:
-                raise BudgetExhausted(
-                    f"data '{data_id}': run '{run}': attempt {attempt} of {entry.attempts} that were charged"
-                )
-            digest = plan_digest if isinstance(plan_digest, str) else plan_digest.hex()
-            self._append(type=RESERVED, data=data_id, run=run, attempt=attempt, plan=digest, event=event_json)
-            self._pending.add((data_id, run, attempt))
+            if attempt > known.attempts:
+                raise BudgetExhausted(f"data '{data_id}': run '{run}': attempt {attempt} of {known.attempts}")
+            known.check_turn(round)
+            if charge.goal is not None:
+                self._check_attempt(data_id, known, charge, policy)
+            events = None if known.variants[0] == charge.events else dict(charge.events)
+            self._append(
+                type=RESERVED,
+                data=data_id,
+                run=run,
+                attempt=attempt,
+                round=round,
+                plan=plan_digest.hex(),
+                events=events,
+            )
+            self._mine.add((data_id, run, attempt))
 
     def release(self, data_id: str, run: str, attempt: int) -> None:
         """Note that the answer of a reserved attempt leaves the device."""
-        self._settle(data_id, run, attempt, RELEASED)
+        self._settle(data_id, run, attempt, RELEASED, (RESERVED,))
+
+    def commit(self, data_id: str, run: str, attempt: int, survivors: int, events: Mapping[str, str]) -> None:
+        """Charge an attempt for the survivors that are certified, before its sum can be opened.
+
+        Args:
+            events: what it spends with that many (`fedsus.owner.charges.events_of`), account key -> text.
+
+        Raises:
+            ProtocolViolation: it is not reserved or released by this process, or was committed before.
+        """
+        self._settle(data_id, run, attempt, COMMITTED, (RESERVED, RELEASED), survivors=survivors, events=dict(events))
 
     def refund(self, data_id: str, run: str, attempt: int) -> None:
         """Note that nothing of a reserved attempt left the device, nor will. The attempt is not asked again.
@@ -169,125 +183,137 @@ class Ledger:
         Raises:
             ProtocolViolation: it was released, or reserved before a restart: a crash counts as spent.
         """
-        self._settle(data_id, run, attempt, REFUNDED)
+        self._settle(data_id, run, attempt, REFUNDED, (RESERVED,))
 
-    def spent(self, data_id: str) -> tuple[float, float]:
-        """Epsilon and delta charged to a data set by all runs; epsilon is infinity after one without privacy."""
-        with self._guard:
-            mine = [run for (data, _), run in self._runs.items() if data == data_id]
-        return float(_exact(run.epsilon for run in mine)), float(_exact(run.delta for run in mine))
+    def grant(self, some: list[Account], cap: Cap | None, order: int | None = None) -> None:
+        """Grant accounts a cap that stands before the policy's; None: the policy's counts again.
 
-    def charged(self, data_id: str) -> Cap:
-        """Epsilon and delta charged to a data set by its private runs: what counts against the cap."""
+        Args:
+            some: accounts of one data set.
+            order: of their filters, where it is not fixed yet; None leaves that to the first run.
+
+        Raises:
+            ConfigError: the order of a filter is fixed, or out of range.
+        """
         with self._guard:
-            mine = [run for (data, _), run in self._runs.items() if data == data_id and run.private]
-        return Cap(float(_exact(run.epsilon for run in mine)), float(_exact(run.delta for run in mine)))
+            given: dict[str, Any] = {}
+            for account in some:
+                fixed = self._history.grant(account).order
+                if order is not None and fixed not in (None, order):
+                    raise ConfigError(
+                        f"{account}: the order of its filter is {fixed}, fixed for ever: leave out --order"
+                    )
+                if order is not None and cap is not None and cap.finite:
+                    filters.allowance(cap, order)
+                given[account.key] = None if cap is None else granted_entry(cap, order)
+            self._append(type="granted", data=some[0].data, by="owner", accounts=given)
+
+    def grants(self) -> dict[Account, Cap]:
+        """What the owner granted in the ledger itself, and did not withdraw."""
+        with self._guard:
+            found = self._history.granted.items()
+            return {account: given.owner for account, given in found if given.owner is not None}
+
+    def granted(self, account: Account) -> Granted:
+        """What was granted of an account, by policy or owner."""
+        with self._guard:
+            return self._history.grant(account)
+
+    def standing(self, account: Account) -> Standing:
+        """What was charged to an account."""
+        with self._guard:
+            return standing(self._history, account)
+
+    def cap(self, account: Account, policy: PrivacyPolicy) -> Cap | None:
+        """The cap that counts: the owner's grant in the ledger, else the policy's; None: the account has none."""
+        with self._guard:
+            return self._cap(account, policy)
 
     def data_ids(self) -> list[str]:
-        """Data sets that any run was opened on."""
+        """Data sets of which anything is known."""
         with self._guard:
-            return sorted({data for data, _ in self._runs})
+            return self._history.data_ids()
 
     def runs(self, data_id: str) -> list[RunSpent]:
         """The runs on a data set, oldest first."""
         with self._guard:
-            mine = [(name, run, run.used()) for (data, name), run in self._runs.items() if data == data_id]
+            mine = list(self._history.of(data_id))
         return [
             RunSpent(
                 data_id=data_id,
-                run=name,
+                run=run.name,
                 specification=run.specification,
+                goal=run.goal,
                 epsilon=run.epsilon,
                 delta=run.delta,
                 attempts=run.attempts,
-                used=used,
-                released=sum(state == RELEASED for state in run.states.values()),
-                epsilon_so_far=_so_far(run.event, used, run.delta),
+                used=run.used,
+                released=sum(state in (RELEASED, COMMITTED) for state in run.states.values()),
+                epsilon_so_far=run.so_far(),
                 opened=run.opened,
             )
-            for name, run, used in mine
+            for run in mine
         ]
 
     def export(self) -> list[dict[str, Any]]:
         """Every entry, in order, as plain data."""
         with self._guard:
-            return [dict(entry) for entry in self._log]
+            return [dict(entry) for entry in self._history.log]
 
     def close(self) -> None:
         """Let another agent use the file."""
         with self._guard:
             self._chain.close()
 
-    def _within(self, data_id: str, run: str, epsilon: float, delta: float, cap: Cap) -> None:
-        """Raise unless the private runs, this one included, stay within the cap; sums are exact decimals."""
-        if not math.isfinite(epsilon):
-            return
-        others = [r for key, r in self._runs.items() if key[0] == data_id and key[1] != run and r.private]
-        for word, asked, limit, spent in (
-            ("epsilon", epsilon, cap.epsilon, _exact(r.epsilon for r in others)),
-            ("delta", delta, cap.delta, _exact(r.delta for r in others)),
-        ):
-            if spent + _exact([asked]) > _exact([limit]):
-                raise BudgetExhausted(
-                    f"data '{data_id}': run '{run}' asks {word} {asked:.6g}; {float(spent):.6g} of the cap "
-                    f"{limit:.6g} is spent"
-                )
+    def _cap(self, account: Account, policy: PrivacyPolicy) -> Cap | None:
+        owner = self._history.grant(account).owner
+        return policy.cap_of(account) if owner is None else owner
 
-    def _settle(self, data_id: str, run: str, attempt: int, state: str) -> None:
+    def _check_unprotected(self, data_id: str, policy: PrivacyPolicy) -> None:
+        """Refuse a run without differential privacy unless its owner granted that, in the policy or in the ledger."""
+        given = [self._history.grant(account).owner for account in accounts(data_id)]
+        if not policy.without_dp and not all(cap is not None and not cap.finite for cap in given):
+            raise Refusal("a run without differential privacy: [privacy] without_dp is not granted")
+
+    def _check_caps(
+        self, data_id: str, run: str, charge: Charge, policy: PrivacyPolicy, known: Run | None
+    ) -> dict[str, Any]:
+        """Refuse what does not fit; what is to be written of caps and orders that are new."""
+        found: dict[str, Any] = {}
+        for account in accounts(data_id):
+            cap, given = self._cap(account, policy), self._history.grant(account)
+            if cap is None:
+                continue
+            order = given.order
+            if cap.finite:
+                now = standing(self._history, account, run)
+                if known is None:
+                    order = check_run(now, cap, run, charge, policy.composition)
+                elif account.key not in known.filtered:
+                    check_whole(now, cap, run, charge)
+            if (cap, order) != (given.cap, given.order):
+                found[account.key] = granted_entry(cap, order)
+        return found
+
+    def _check_attempt(self, data_id: str, known: Run, charge: Charge, policy: PrivacyPolicy) -> None:
+        """Refuse an attempt that its accounts' filters do not let pass any more."""
+        for account in accounts(data_id):
+            cap, order = self._cap(account, policy), self._history.grant(account).order
+            if cap is None or not cap.finite or order is None or account.key not in known.filtered:
+                continue
+            if known.once:  # charged whole or not at all
+                check_filter(standing(self._history, account, known.name), cap, order, known.name, charge, 1)
+            else:
+                check_filter(standing(self._history, account), cap, order, known.name, charge, 1)
+
+    def _settle(self, data_id: str, run: str, attempt: int, state: str, before: tuple[str, ...], **more: Any) -> None:
         with self._guard:
-            if (data_id, run, attempt) not in self._pending:
+            known, key = self._history.runs.get((data_id, run)), (data_id, run, attempt)
+            if key not in self._mine or known is None or known.states[attempt] not in before:
                 raise ProtocolViolation(f"run '{run}': attempt {attempt} is not reserved by this process")
-            self._append(type=state, data=data_id, run=run, attempt=attempt)
-            self._pending.discard((data_id, run, attempt))
+            self._append(type=state, data=data_id, run=run, attempt=attempt, **more)
+            if state in (COMMITTED, REFUNDED):
+                self._mine.discard(key)
 
     def _append(self, **entry: Any) -> None:
-        self._chain.append({**entry, "time": self._clock()}, self._fold)
-
-    def _fold(self, entry: dict[str, Any]) -> None:
-        """Take one entry into the state.
-
-        Raises:
-            CorruptionError: a type that this version does not know, or a field missing.
-        """
-        try:
-            key = (entry["data"], entry["run"])
-            match entry["type"]:
-                case "opened":
-                    epsilon = math.inf if entry["epsilon"] is None else entry["epsilon"]
-                    self._runs[key] = _Run(
-                        entry["specification"], epsilon, entry["delta"], entry["attempts"], entry["time"]
-                    )
-                case "reserved":
-                    self._runs[key].states[entry["attempt"]] = RESERVED
-                    self._runs[key].event = entry["event"]
-                case "released" | "refunded" as state:
-                    self._runs[key].states[entry["attempt"]] = state
-                case other:
-                    raise CorruptionError(f"ledger: row {entry['seq']}: unknown entry '{other}'")
-        except KeyError as error:
-            raise CorruptionError(f"ledger: row {entry.get('seq')}: {error} is missing") from None
-        self._log.append(entry)
-
-
-def _exact(values: Any) -> Fraction | float:
-    """Sum of the numbers as they are written in decimal, without rounding; infinity if one is."""
-    total = Fraction(0)
-    for value in values:
-        if not math.isfinite(value):
-            return math.inf
-        total += Fraction(repr(float(value)))
-    return total
-
-
-@lru_cache(maxsize=256)
-def _so_far(event_json: str, attempts: int, delta: float) -> float:
-    """Epsilon of so many equal attempts."""
-    if attempts == 0:
-        return 0.0
-    if event_json == "null" or delta <= 0:
-        return math.inf
-    import dp_accounting as dpa
-
-    from fedsus.privacy import accounting, events
-
-    return accounting.epsilon(dpa.SelfComposedDpEvent(events.from_json(event_json), attempts), delta)
+        self._chain.append({**entry, "time": self._clock()}, self._history.take)

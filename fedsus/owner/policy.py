@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from fedsus.owner.caps import Cap as Cap
+from fedsus.owner.caps import PrivacyPolicy as PrivacyPolicy
 from fedsus.plan import Hash, Name, Scalar, Strict
 from fedsus.secagg.roster import MAX_SIGNERS, Pins, check_signers, majority
-
-
-class Cap(NamedTuple):
-    """The most that all private runs on one data set may spend together."""
-
-    epsilon: float
-    delta: float
-
-
-class PrivacyPolicy(Strict):
-    """``[privacy]``: how much may be learned about one unit.
-
-    Attributes:
-        epsilon: cap for each data id over all private runs, ever; 0, the default, grants nothing.
-        delta: cap on the sum of the runs' deltas; 0, the default, grants nothing.
-        units: who is protected; "example": one row of the data; "client": all that this device has.
-        placements: where noise is added; "local": on this device, before anything leaves it; "distributed": in shares
-            under a secure sum; "central": at the server, against which nothing protects then.
-        without_dp: True also allows runs without differential privacy. Their epsilon is infinity: they stand
-            outside the caps, and the ledger lists them.
-    """
-
-    epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    units: list[Literal["example", "client"]] = Field(default=["example"])
-    placements: list[Literal["local", "distributed", "central"]] = Field(default=["local"])
-    without_dp: bool = False
-
-    @property
-    def cap(self) -> Cap:
-        """Both caps."""
-        return Cap(self.epsilon, self.delta)
 
 
 class CohortPolicy(Strict):

@@ -55,9 +55,18 @@ class Granted(Protocol):
         """Note that nothing leaves the device."""
         ...
 
+    def certified(self) -> Callable[[int], None]:
+        """What to call with the number of survivors of a sum once they are certified, before it can be opened."""
+        ...
+
 
 def nothing() -> None:
     """There is nothing to tell the ledger."""
+
+
+def indifferent(survivors: int) -> None:
+    """What is charged does not depend on how many survive."""
+    del survivors
 
 
 def refusal_of(raw: bytes) -> bytes:

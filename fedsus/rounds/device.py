@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -21,11 +22,13 @@ from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.packing import pack
 from fedsus.errors import Cancelled, FedsusError, ProtocolViolation, Refusal
 from fedsus.owner.admission import Grant, admit
+from fedsus.owner.charges import events_of
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import ExamplePrivacy, Plan
+from fedsus.protection import Distributed
 from fedsus.rounds.answers import Answer as Answer
-from fedsus.rounds.answers import line, refused, without_identity
+from fedsus.rounds.answers import indifferent, line, refused, without_identity
 from fedsus.rounds.messages import Request, decode_request, encode_answer
 from fedsus.rounds.sessions import Sessions
 from fedsus.secagg.wire import is_secure
@@ -149,7 +152,7 @@ class Device:
             Refusal: the policy does not allow it, or the plan does not fit the task.
             DataError: the data do not fit the task.
         """
-        grant = admit(request.plan, self.policy, self._tasks)
+        grant = admit(request.plan, self.policy, self._tasks, self.ledger.grants())
         mechanism = mechanism_of(request.plan)
         return Work(self, request, grant, mechanism, self._prepare(request.plan, grant))
 
@@ -160,17 +163,18 @@ class Device:
 
     def charge(self, request: Request, grant: Grant) -> None:
         """Charge the run, once, and this attempt, durably, before anything is trained."""
-        plan = request.plan
-        self.ledger.open_run(
-            grant.data_id,
-            plan.run,
-            grant.specification,
-            grant.run_epsilon,
-            grant.delta,
-            grant.attempts,
-            cap=self.policy.privacy.cap,
-        )
-        self.ledger.reserve(grant.data_id, plan.run, plan.attempt, plans.digest(request.raw_plan), grant.event)
+        plan, privacy = request.plan, self.policy.privacy
+        self.ledger.open_run(grant.data_id, plan.run, grant.charge, privacy)
+        digest = plans.digest(request.raw_plan)
+        self.ledger.reserve(grant.data_id, plan.run, plan.attempt, plan.round, digest, grant.charge, privacy)
+
+    def commit(self, plan: Plan, grant: Grant, survivors: int) -> None:
+        """Charge an attempt for the survivors of its sum. What fails leaves it charged for the fewest."""
+        try:
+            events = events_of(plan, grant.charge.rows, survivors)
+            self.ledger.commit(grant.data_id, plan.run, plan.attempt, survivors, events)
+        except FedsusError as error:
+            log.warning("charged for the fewest survivors: %s", error)
 
     def _prepare(self, plan: Plan, grant: Grant) -> _Prepared:
         """The task with its data, checked and loaded once; told to the owner's log.
@@ -319,6 +323,11 @@ class Work:
     def refund(self) -> None:
         """Note that nothing leaves the device."""
         self.device.ledger.refund(*self._attempt)
+
+    def certified(self) -> Callable[[int], None]:
+        """What to call with the number of survivors once they are certified: shares of noise count by it."""
+        plan = self.request.plan
+        return partial(self.device.commit, plan, self.grant) if isinstance(plan.privacy, Distributed) else indifferent
 
     @property
     def _attempt(self) -> tuple[str, str, int]:

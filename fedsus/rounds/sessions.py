@@ -19,7 +19,7 @@ from fedsus.owner.cohorts import NotInCohort, admit_session
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
-from fedsus.rounds.answers import Answer, Granted, nothing, refused
+from fedsus.rounds.answers import Answer, Granted, indifferent, nothing, refused
 from fedsus.rounds.messages import Request, request_of
 from fedsus.rounds.phases import check_plan, phases_of
 from fedsus.secagg import session as sessions
@@ -60,6 +60,7 @@ class _Live:
     session: Session
     state: State | None
     given: dict[Kind, tuple[bytes, bytes]] = field(default_factory=dict)
+    certified: Callable[[int], None] = indifferent
 
     def wipe(self) -> None:
         if self.state is not None:
@@ -190,6 +191,7 @@ class Sessions:
                     live.state, answered = state.confirm(body, now)
                 case Kind.UNMASK, Confirmed():
                     answered = state.unmask(wire.decode_rows(body, wire.SIGNATURE_BYTES, size, "certificate"), now)
+                    live.certified(len(state.members))
                 case _:
                     raise ProtocolViolation(f"session: phase {kind.name.lower()} is not the next one")
         except BaseException:
@@ -231,6 +233,7 @@ class Sessions:
         except BaseException:
             opened.wipe()
             raise
+        live.certified = granted.certified()
         self._retire(session, session.attempt, live)
         return answered, request.plan, granted.sent
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 
 from fedsus.errors import BudgetExhausted, Refusal
 from fedsus.owner.admission import admit, specification
+from fedsus.owner.caps import KEYS
+from fedsus.owner.filters import NON_PRIVATE
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
+from fedsus.privacy import rdp
 from fedsus.privacy.accounting import dp_sgd_event, epsilon
 
 TASKS = {"heart": "heart", "extra": "my_package:Task"}
@@ -66,10 +70,12 @@ def policy(**changes: Any) -> Policy:
 def test_an_allowed_plan_is_granted_at_what_it_really_spends() -> None:
     generous = plan(privacy={"epsilon": SPENDS + 1})
     grant = admit(generous, policy(), TASKS)
-    assert (grant.task, grant.data_id, grant.delta, grant.attempts) == ("heart", "clinic", DELTA, ROUNDS + SPARES)
-    assert grant.run_epsilon == SPENDS
-    assert grant.event_epsilon == epsilon(dp_sgd_event(NOISE, RATE, STEPS), DELTA) < SPENDS
-    assert grant.specification == specification(generous)
+    charge = grant.charge
+    assert (grant.task, grant.data_id, charge.delta, charge.attempts) == ("heart", "clinic", DELTA, ROUNDS + SPARES)
+    assert (charge.goal, charge.epsilon) == ("example/server", SPENDS)
+    assert charge.specification == specification(generous)
+    assert set(charge.events) == set(KEYS)
+    assert {charge.events[key] for key in KEYS if key.startswith("client/")} == {NON_PRIVATE}
 
 
 def test_an_empty_policy_refuses() -> None:
@@ -137,11 +143,29 @@ def test_more_attempts_than_the_noise_was_calibrated_for_are_refused() -> None:
 
 
 def test_beyond_the_caps() -> None:
-    with pytest.raises(BudgetExhausted, match=r"the cap is 0\.5"):
-        admit(plan(), policy(privacy={"epsilon": 0.5}), TASKS)
-    with pytest.raises(BudgetExhausted, match="delta"):
-        admit(plan(), policy(privacy={"delta": 1e-6}), TASKS)
-    admit(plan(), policy(privacy={"epsilon": SPENDS, "delta": DELTA}), TASKS)
+    for composition in ("runs", "renyi"):
+        with pytest.raises(BudgetExhausted, match=r"example against server: run 'r1' asks epsilon .* the cap 0\.5"):
+            admit(plan(), policy(privacy={"epsilon": 0.5, "composition": composition}), TASKS)
+    runs = {"epsilon": SPENDS, "delta": DELTA, "composition": "runs"}
+    admit(plan(), policy(privacy=runs), TASKS)
+    with pytest.raises(BudgetExhausted, match="asks delta 1e-05; 0 of the cap 1e-06 is spent"):
+        admit(plan(), policy(privacy=runs | {"delta": 1e-6}), TASKS)
+
+
+def test_a_filter_charges_more_than_a_run_that_was_fixed_beforehand() -> None:
+    """Its line says how much, how many attempts would fit, and both ways out."""
+    tight = {"epsilon": SPENDS, "delta": DELTA}
+    with pytest.raises(BudgetExhausted) as caught:
+        admit(plan(), policy(privacy=tight), TASKS)
+    found = re.search(r"asks epsilon ([\d.]+), 1\d\d% .* filter of order (\d+); 0% is spent", str(caught.value))
+    assert found is not None
+    asked, order = float(found[1]), int(found[2])
+    assert SPENDS < asked < 1.3 * SPENDS
+    whole = rdp.rdp(dp_sgd_event(NOISE, RATE, STEPS * (ROUNDS + SPARES)), (order,))
+    assert asked == pytest.approx(rdp.epsilon_of(whole, (order,), DELTA)[0], rel=1e-3)
+    for words in ("5 of 7 attempts would fit", "ask for less epsilon", 'composition = "runs"'):
+        assert words in str(caught.value)
+    admit(plan(), policy(privacy={"epsilon": asked * 1.001, "delta": DELTA}), TASKS)
 
 
 def test_a_private_run_has_no_extra_attempt_and_no_evaluation() -> None:
@@ -156,9 +180,10 @@ def test_a_private_run_has_no_extra_attempt_and_no_evaluation() -> None:
 
 def test_a_granted_run_without_privacy_is_infinite() -> None:
     grant = admit(plan(privacy={"unit": "none"}), policy(privacy={"without_dp": True}), TASKS)
-    assert (grant.event_epsilon, grant.run_epsilon, grant.delta) == (math.inf, math.inf, 0.0)
-    assert grant.attempts == ROUNDS + SPARES + 1
-    assert grant.event == "null"
+    charge = grant.charge
+    assert (charge.goal, charge.epsilon, charge.delta) == (None, math.inf, 0.0)
+    assert charge.attempts == ROUNDS + SPARES + 1
+    assert set(charge.events.values()) == {NON_PRIVATE}
 
 
 def test_the_specification_covers_all_but_what_a_round_changes() -> None:

@@ -28,7 +28,7 @@ from fedsus.errors import ProtocolViolation, Refusal
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.rounds import sessions as device_sessions
-from fedsus.rounds.answers import Answer, refused
+from fedsus.rounds.answers import Answer, indifferent, refused
 from fedsus.rounds.exchange import conduct
 from fedsus.rounds.messages import model_hash
 from fedsus.rounds.sessions import Sessions
@@ -285,6 +285,9 @@ class Grant:
 
     def refund(self) -> None:
         pass
+
+    def certified(self) -> Any:
+        return indifferent
 
 
 class Notes(MemoryMarks):

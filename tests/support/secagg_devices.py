@@ -13,7 +13,7 @@ from fedsus import plan as plans
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
-from fedsus.rounds.answers import Answer
+from fedsus.rounds.answers import Answer, indifferent
 from fedsus.rounds.exchange import conduct
 from fedsus.rounds.messages import Request
 from fedsus.rounds.sessions import Sessions
@@ -51,6 +51,9 @@ class Work:
     def sent(self) -> None: ...
 
     def refund(self) -> None: ...
+
+    def certified(self) -> Callable[[int], None]:
+        return indifferent
 
 
 @dataclass

@@ -11,13 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from charges import charge, policy
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedsus.config import loads
 from fedsus.owner.ledger import Ledger
-from fedsus.owner.policy import Cap, Policy
+from fedsus.owner.policy import Policy
 from fedsus_client import identity
 from fedsus_client.config import ServerPart
 from fedsus_client.findings import Finding
@@ -198,6 +199,9 @@ def test_the_file_of_the_authority(tmp_path: Path) -> None:
         ("delta = 1e-5", "without_dp = true", "fail", "both"),
         ("epsilon = 3.0", "epsilon = 50.0", "warn", "promises little"),
         ("1e-5", "0.01", "warn", "delta 0.01"),
+        ("epsilon = 3.0", "epsilon = 3.0\ntrusted = ['server']", "warn", "epsilon may be infinite against it"),
+        ("epsilon = 3.0", "epsilon = 3.0\nunits = ['patient', 'example']", "warn", "any number of rows"),
+        ("epsilon = 3.0", "epsilon = 3.0\nplacements = ['central']", "warn", "protects nobody from it"),
         ("epsilon = 3.0", "epsilon = 3.0\nwithout_dp = true", "warn", "without differential privacy"),
         ("[exchange]", "[cohort]\nminimum = 1\n[exchange]", "warn", "cohort minimum 1"),
     ],
@@ -306,9 +310,25 @@ def test_each_fault_is_found(
 
 def _broken_ledger(path: Path) -> None:
     ledger = Ledger(path, now)
-    ledger.open_run("clinic", "r1", "s", 1.0, 1e-6, 5, cap=Cap(3.0, 1e-5))
+    ledger.open_run("clinic", "r1", charge(), policy())
     ledger.close()
     path.write_bytes(b"")
+
+
+def test_what_is_left_is_told_and_that_nothing_is(device: Path) -> None:
+    ledger = Ledger(device / "state" / "ledger.sqlite", now)
+    granted = loads(GOOD, Policy).privacy
+    small = charge(noise=11.0)
+    ledger.open_run("clinic", "r1", small, granted)
+    ledger.reserve("clinic", "r1", 1, 1, b"", small, granted)
+    (found,) = [finding for finding in look(device) if finding.name == "ledger"]
+    assert found.grade == "fine"
+    assert "data 'clinic', example against clients: 9" in found.text
+    assert "% of epsilon 3 (delta 1e-05) is left" in found.text
+    (device / "policy.toml").write_text(GOOD.replace("3.0", "0.1"))
+    (found,) = [finding for finding in look(device) if finding.name == "ledger"]
+    assert (found.grade, "nothing is left of 'clinic'" in found.fix) == ("warn", True)
+    ledger.close()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pytest
 
 from fedsus.config import load, loads
 from fedsus.errors import ConfigError
-from fedsus.owner.policy import Cap, Policy, Range, SecureSumPolicy
+from fedsus.owner.caps import UNLIMITED, Account, Cap
+from fedsus.owner.policy import Policy, Range, SecureSumPolicy
+from fedsus.privacy.adversaries import Adversary, Unit
 from fedsus.secagg.keys import Identity
 from fedsus.secagg.roster import Pins
 
@@ -68,6 +70,42 @@ def test_an_empty_file_grants_nothing() -> None:
     assert policy.federation is None
 
 
+def test_the_first_cap_that_fits_counts_and_who_is_not_protected_has_none() -> None:
+    policy = loads(
+        """
+        [privacy]
+        epsilon = 3.0
+        delta = 1e-5
+        units = ["example", "client"]
+        trusted = ["clients"]
+        [[privacy.caps]]
+        data = "ward"
+        unit = "example"
+        epsilon = 1.0
+        delta = 1e-6
+        [[privacy.caps]]
+        unit = "client"
+        adversary = "server"
+        unlimited = true
+        [[privacy.caps]]
+        data = "ward"
+        unit = "patient"
+        epsilon = 2.0
+        delta = 1e-6
+        """,
+        Policy,
+    ).privacy
+
+    def cap(data: str, unit: Unit, adversary: Adversary) -> Cap | None:
+        return policy.cap_of(Account(data, unit, adversary))
+
+    assert cap("clinic", "example", "server") == cap("clinic", "client", "recipients") == Cap(3.0, 1e-5)
+    assert cap("ward", "example", "server") == cap("ward", "example", "clients") == Cap(1.0, 1e-6)
+    assert cap("clinic", "client", "server") == cap("clinic", "example", "clients") == UNLIMITED
+    assert (cap("clinic", "patient", "server"), cap("ward", "patient", "server")) == (None, Cap(2.0, 1e-6))
+    assert loads("", Policy).privacy.cap_of(Account("clinic", "example", "server")) == Cap(0.0, 0.0)
+
+
 def test_masked_sums_are_the_default_and_need_pins() -> None:
     policy = loads("", Policy)
     assert policy.exchange.secure_sum
@@ -92,7 +130,19 @@ def test_more_than_half_of_the_pinned_keys_sign(signers: int, needed: int) -> No
         ("[privacy]\nepsilon = -1.0", "greater than or equal to 0"),
         ("[privacy]\nepsilon = inf", "'privacy.epsilon' = inf"),
         ("[privacy]\ndelta = nan", "'privacy.delta' = nan"),
-        ("[privacy]\nunits = ['patient']", "should be 'example'"),
+        ("[privacy]\nunits = ['person']", "should be 'example', 'patient' or 'client'"),
+        ("[privacy]\ntrusted = ['operator']", "should be 'server', 'clients' or 'recipients'"),
+        ("[privacy]\ncomposition = 'pld'", "should be 'renyi' or 'runs'"),
+        ("[privacy]\nrows_per_patient = 0", "'privacy.rows_per_patient' = 0"),
+        ("[[privacy.caps]]\nunit = 'client'", "'privacy.caps.0': give epsilon and delta, or unlimited = true"),
+        ("[[privacy.caps]]\nepsilon = 1.0", "'privacy.caps.0': give epsilon and delta, or unlimited = true"),
+        ("[[privacy.caps]]\nepsilon = 1.0\ndelta = 1e-5\nunlimited = true", "unlimited = true and epsilon exclude"),
+        ("[[privacy.caps]]\nepsilon = inf\ndelta = 1e-5", "'privacy.caps.0.epsilon' = inf"),
+        (
+            "[[privacy.caps]]\nunit = 'client'\nunlimited = true\n"
+            "[[privacy.caps]]\nunit = 'client'\nadversary = 'server'\nepsilon = 1.0\ndelta = 1e-5",
+            "caps: entry 2 never counts, for entry 1 fits all that it fits",
+        ),
         ("[privacy]\nwithout_dp = 1", "'privacy.without_dp' = 1"),
         ("[cohort]\nminimum = 0", "greater than or equal to 1"),
         ("[federation]\nname = 'heart'", "'federation.signers' is missing"),

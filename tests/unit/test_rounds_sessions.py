@@ -69,6 +69,9 @@ class Work:
     def refund(self) -> None:
         self.noted.append("refunded")
 
+    def certified(self) -> Callable[[int], None]:
+        return lambda survivors: self.noted.append(f"{survivors} survivors")
+
 
 @dataclass
 class Site:
@@ -206,7 +209,7 @@ def test_a_session_gives_the_exact_sum_and_is_charged_and_released_once() -> Non
     assert summed.total.tolist() == [(4 * 2**31 + 0 + 1 + 2 + 3) % 2**32] * SIZE
     assert (summed.survivors, summed.refused, summed.lost) == (4, 0, 0)
     for site in sites.sites.values():
-        assert site.noted == ["charged", "trained", "sent"]
+        assert site.noted == ["charged", "trained", "sent", "4 survivors"]
         assert site.refusals == []
     assert sites.asked == [[kind] for kind in PHASES]
 
@@ -517,7 +520,7 @@ def test_the_next_session_rides_on_this_one_and_the_older_is_retired() -> None:
     again = sites.sum(done.following, a_plan(following.sid.hex(), attempt=2, round=2))
     assert again.summed.total.tolist() == done.summed.total.tolist()
     assert list(sites.first.sessions._live) == [following.sid]
-    assert sites.first.noted == ["charged", "trained", "sent"] * 2
+    assert sites.first.noted == ["charged", "trained", "sent", "4 survivors"] * 2
 
 
 def test_each_phase_of_a_message_is_answered_or_refused_on_its_own() -> None:
@@ -591,7 +594,7 @@ def test_a_second_contribution_to_an_attempt_in_another_session_is_refused() -> 
     sites.sum(one, a_plan(one.sid.hex()))
     answer = sites.first.answer(contribution(two, a_plan(two.sid.hex())))
     assert is_refused(answer.body)
-    assert sites.first.noted == ["charged", "trained", "sent"]
+    assert sites.first.noted == ["charged", "trained", "sent", "4 survivors"]
 
 
 def test_a_message_is_refused_phase_by_phase() -> None:

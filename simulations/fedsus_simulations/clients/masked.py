@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fedsus.errors import Refusal
+from fedsus.rounds.answers import indifferent
 from fedsus.rounds.messages import Request, request_of
 from fedsus.secagg import wire
 from fedsus.secagg.session import MAX_COHORT
@@ -17,6 +18,8 @@ from fedsus.secagg.wire import Kind
 from fedsus_simulations.clients.owners import joining
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fedsus.owner.policy import Policy
     from fedsus.rounds.sessions import Sessions
     from fedsus.types import Clock, Ring, Stop
@@ -48,6 +51,10 @@ class Trained:
 
     def refund(self) -> None:
         """Nobody's budget."""
+
+    def certified(self) -> Callable[[int], None]:
+        """Nobody's budget."""
+        return indifferent
 
 
 @dataclass(slots=True)

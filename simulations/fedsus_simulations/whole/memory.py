@@ -41,6 +41,8 @@ def granting(config: RunConfig) -> Policy:
                 "delta": asked.privacy.delta if private else 0.0,
                 "units": [asked.privacy.unit] if private else [],
                 "placements": [asked.privacy.where] if private else [],
+                "trusted": ["server"] if private and asked.privacy.where == "central" else [],
+                "composition": "runs",  # each data set serves one run, granted at the very epsilon that it asks
                 "without_dp": not private,
             },
             "cohort": {"minimum": asked.cohort.minimum},
