@@ -320,6 +320,31 @@ def test_a_scenario_is_a_run_with_a_population(tmp_path: Path) -> None:
     assert "unknown field 'plan.privacy.epsilom'" in refused(file(tmp_path, text.replace("epsilon", "epsilom")))
 
 
+def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "privacy-planning.md").read_text(encoding="utf-8")
+    (toml,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert printed(file(tmp_path, toml), "--members", "4") == shown
+
+
+def test_the_page_lists_each_key_for_programs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "privacy-planning.md").read_text(encoding="utf-8").partition("## For programs")[2]
+    found = as_json(file(tmp_path, RUN + KINDS["client distributed"]), *SMALL)
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", page, re.MULTILINE)
+    assert {name for keys, _ in rows for name in re.findall(r"`(\w+)`", keys)} == found.keys()
+    for keys, told in rows:
+        value = found[keys.strip("`")] if keys.count("`") == 2 else None
+        if isinstance(value, dict):
+            assert [name for name in value if f"`{name}`" not in told] == [], keys
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "simulations" / "scenarios").glob("*.toml")))
+def test_the_scenarios_that_ship_can_be_planned(name: str) -> None:
+    path = ROOT / "simulations" / "scenarios" / f"{name}.toml"
+    found = as_json(path, "--dimension", "1000", "--members", "100000")
+    assert found["cohort"]["members"] == 100_000
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.toml")
 
