@@ -17,6 +17,7 @@ from fedsus.learning import places
 from fedsus.learning.loop import seeded
 from fedsus.learning.per_example import Hooked, Layerwise, PerExample, losses_of
 from fedsus.learning.per_example_layers import NotLayerwise
+from fedsus.learning.stacked import keep_freed_memory
 from fedsus.learning.stacking.converting import NotStackable
 from fedsus.learning.stacking.watching import watched
 
@@ -64,6 +65,7 @@ class ClippedSums:
         self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.alone: str | None = None
         self._way: PerExample | None = None
+        keep_freed_memory()
         self._size, self._steady = 0, places.Steady(places.ROWS, places.ROWS)
 
     def sum(
@@ -83,8 +85,7 @@ class ClippedSums:
         if len(chosen):
             self.settle(batch)
         rows, used = places.laid_out(chosen, chosen if lanes is None else lanes, self._steady, self.most)
-        for first in range(0, len(rows), self.most):
-            some = slice(first, first + self.most)
+        for some in places.passes(len(rows), self.most, self._steady):
             index, mask = (torch.from_numpy(part[some]).to(self._device) for part in (rows, used))
             self.add(tuple(tensor[index] for tensor in batch), (len(index),), clip, [total], mask)
         summed: NDArray[np.float64] = total.cpu().double().numpy()

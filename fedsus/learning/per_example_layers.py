@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Saved: TypeAlias = tuple[Tensor, ...]
-_ONE: Final = (1, 1)
+_CACHED: Final = 1 << 21
+"""Values of patches made at once: 8 MB."""
 
 
 class NotLayerwise(ConfigError):
@@ -166,9 +167,7 @@ class Convolution(Layer):
         (x,), groups = saved, self.module.groups
         positions = grad.flatten(2)
         if "weight" in self.places:
-            mine = positions.reshape(len(grad) * groups, -1, positions.shape[2])
-            each = torch.bmm(mine, self._patches(x, grad).transpose(1, 2))
-            self.give("weight", each.view(len(grad), -1))
+            self.give("weight", self._weights(x, grad))
         if "bias" in self.places:
             self.give("bias", positions.sum(2))
         if not wanted:
@@ -179,17 +178,31 @@ class Convolution(Layer):
         )[0]
         return found
 
-    def _patches(self, x: Tensor, grad: Tensor) -> Tensor:
+    def _weights(self, x: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of each example for the weights, (rows, p); some examples at a time."""
+        groups, size = self.module.groups, self.module.weight[0].numel()
+        if x.dim() == 3:
+            x, grad = x.unsqueeze(2), grad.unsqueeze(2)
+        places = grad[0, 0].numel()
+        each = grad.new_empty(len(grad), self.module.weight.numel())
+        together = max(1, _CACHED // (groups * size * places))
+        for first in range(0, len(x), together):
+            some = slice(first, first + together)
+            patches = self._patches(x[some], grad.shape[2:])
+            mine = grad[some].reshape(len(patches), -1, places)
+            torch.bmm(mine, patches.transpose(1, 2), out=each[some].view(len(patches), -1, size))
+        return each
+
+    def _patches(self, x: Tensor, shape: torch.Size) -> Tensor:
         """What each weight is multiplied with at each position, (rows * groups, weights of an output, positions)."""
         high, wide = pair(self.module.kernel_size, 1)
         (down, right), (below, beside) = pair(self.module.stride, 1), pair(self.module.dilation, 1)
         above, left = pair(self._padding, 0)
-        x, rows, columns = (x, *grad.shape[2:]) if x.dim() == 4 else (x.unsqueeze(2), 1, grad.shape[2])
-        padded = functional.pad(x, (left, left, above, above))
+        padded = functional.pad(x, (left, left, above, above)) if above or left else x
         each, channel, line, cell = padded.stride()
         strides = (each, channel, line * below, cell * beside, line * down, cell * right)
-        patches = padded.as_strided((*padded.shape[:2], high, wide, rows, columns), strides)
-        return patches.reshape(len(x) * self.module.groups, -1, rows * columns)
+        patches = padded.as_strided((*padded.shape[:2], high, wide, *shape), strides, padded.storage_offset())
+        return patches.reshape(len(x) * self.module.groups, -1, shape.numel())
 
 
 class GroupNorm(Layer):

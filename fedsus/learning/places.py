@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -68,6 +70,14 @@ def laid_out(
     rows, used = np.resize(chosen, length), np.zeros(length, dtype=np.bool_)
     rows[place], used[place] = chosen, True
     return rows, used
+
+
+def passes(length: int, most: int, steady: Steady) -> Iterator[slice]:
+    """Places laid out, at most ``most`` at a time, and about as many in each pass."""
+    whole = min(steady.rows, most) or most
+    step = -(-length // max(1, -(-length // most)) // whole) * whole
+    for first in range(0, length, max(step, 1)):
+        yield slice(first, min(first + step, length))
 
 
 def made_up(batch: Batch, rows: int) -> Batch:

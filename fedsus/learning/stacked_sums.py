@@ -17,7 +17,6 @@ from fedsus.learning.gradient_sums import checked, descent, drawn
 from fedsus.learning.loop import seeded
 from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.settings import resolve
-from fedsus.learning.stacked import keep_freed_memory
 from fedsus.learning.stacking.converting import NotStackable
 from fedsus.types import LocalUpdates
 
@@ -54,7 +53,6 @@ class StackedSumsTrainer:
         check_model(module, self._name, private=True)
         self._flat = Flat(module, self._device)
         self._sums = ClippedSums(task, self._flat, self._device)
-        keep_freed_memory()
 
     def train_stack(
         self, model: Vector, shards: Sequence[Shard], settings: TrainSettings, noises: Sequence[Noise], stop: Stop

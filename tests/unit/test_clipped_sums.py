@@ -174,7 +174,7 @@ def test_one_example_moves_the_sum_by_at_most_the_clip(name: str) -> None:
     assert longest > 0.99 * clip, "the example does count"
 
 
-@pytest.mark.parametrize(("network", "threads"), [("cnn", 1), ("mlp", 1), ("cnn", 2)])
+@pytest.mark.parametrize(("network", "threads"), [("cnn", 1), ("mlp", 1), ("mlp", 2)])
 def test_the_number_of_examples_does_not_round_the_gradients_of_the_others(network: Any, threads: int) -> None:
     """Gradients of the task that is timed, with batches from 16 to 256."""
     before = torch.get_num_threads()
