@@ -1,12 +1,12 @@
 """Images from an update, exactly: the first layer of a network gives them by a division.
 
 A linear layer y = W x + b has the gradients dL/dW = sum_i g_i x_i^T and dL/db = sum_i g_i over the examples i of a
-batch. In a row in which one example alone has a gradient, dL/dW over dL/db is that example (Phong et al. 2017, section
-III; Geiping et al. 2020, proposition 3.1). A ReLU makes such rows: it passes no gradient where its unit is off.
+batch. In a row in which one example alone has a gradient, dL/dW over dL/db is that example (Phong et al. 2017;
+Geiping et al. 2020, proposition 3.1). A ReLU makes such rows: it passes no gradient where its unit is off.
 
 A server that chooses the model can make them for certain. With equal rows W and falling biases a unit is on for all
 images brighter than its threshold, so neighbouring rows differ by the images between two thresholds (Fowl et al. 2022,
-"Robbing the Fed", section 4).
+"Robbing the Fed").
 """
 
 from __future__ import annotations

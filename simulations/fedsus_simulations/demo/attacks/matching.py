@@ -20,14 +20,11 @@ if TYPE_CHECKING:
     from fedsus.types import Vector
     from fedsus_simulations.demo.attacks.images import Images
 
-_SMOOTH: Final = 1e-3
-"""Weight of the total variation."""
-
 _PACE: Final = 0.1
 
 
 def matching(
-    task: FashionMnist, model: Vector, update: Vector, labels: Tensor | None, steps: int, seed: int = 0
+    task: FashionMnist, model: Vector, update: Vector, labels: Tensor | None, steps: int, smooth: float = 1e-3
 ) -> Images:
     """Images whose gradient at ``model`` (d,) points against ``update`` (d,), (n, 28, 28).
 
@@ -35,7 +32,7 @@ def matching(
         labels: of the images (n,), as if the attacker knew them; None for one image: the class whose output the update
             raised is its label (Zhao, Mopuri and Bilen 2020).
         steps: of the search.
-        seed: of the noise that it starts from.
+        smooth: weight of the total variation.
     """
     module = task.model(0)
     load_into(module, model)
@@ -43,7 +40,7 @@ def matching(
     wanted = -torch.from_numpy(update.astype(np.float32))
     if labels is None:
         labels = torch.tensor([int(update[-CLASSES:].argmax())])
-    start = torch.rand((len(labels), SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
+    start = torch.rand((len(labels), SIDE, SIDE), generator=torch.Generator().manual_seed(0))
     images = start.requires_grad_()
     search = torch.optim.Adam([images], lr=_PACE)
     pace = torch.optim.lr_scheduler.CosineAnnealingLR(search, steps)
@@ -51,7 +48,7 @@ def matching(
         loss = task.loss(module, (255.0 * images, labels)).mean()
         found = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters, create_graph=True)])
         away = 1 - torch.nn.functional.cosine_similarity(found, wanted, dim=0)
-        (slope,) = torch.autograd.grad(away + _SMOOTH * _variation(images), images)
+        (slope,) = torch.autograd.grad(away + smooth * _variation(images), images)
         images.grad = slope.sign()
         search.step()
         pace.step()

@@ -20,7 +20,7 @@ from fedsus.learning.settings import Compute, TrainSettings
 from fedsus.privacy.accounting import epsilon
 from fedsus.privacy.adversaries import spent
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.specification import NO_MODEL, specified
+from fedsus.rounds.specification import specified
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,8 +97,7 @@ class Round:
     def __init__(self, task: FashionMnist, protection: Protection, seed: int) -> None:
         config = protection.config(task)
         self.task, self.protection = task, protection
-        specification = specified("attacked", config, dimension(task.model(0)))
-        self.plan = specification.first_plan.model_copy(update={"model": NO_MODEL})
+        self.plan = specified("attacked", config, dimension(task.model(0))).first_plan
         self._noise = SeededNoise(seed)
         self._mechanism = mechanism_of(self.plan)
         self._trainer = trainer_for(task, self.plan.privacy, Compute("cpu", 1), self._noise)

@@ -146,7 +146,7 @@ def searches(pool: Pool, sizes: Sizes, say: Callable[[str], None]) -> list[Row]:
         say(f"searched: {name}")
     update = Round(task, Protection(10, 1), SEED).sees(model, shards)
     labels = torch.cat([shard.train[1] for shard in shards])
-    given_together = matching(task, model, update, labels, sizes.steps)
+    given_together = matching(task, model, update, labels, 2 * sizes.steps, smooth=1e-2)
     recovery, _ = inversion.compared(images.together(shards), given_together)
     found.insert(1, {"seen": "sum over 10 clients, labels known", **_spent(None), **asdict(recovery)})
     say("searched: a sum")
