@@ -36,9 +36,8 @@ log = logging.getLogger("fedsus.device")
 _CHUNK: Final = 1 << 22
 """Values held at once for the gradients of single examples: 16 MB."""
 
-_LEAST: Final = 1 << 14
-"""An example counts as at least so many values: its activations take memory too, and more than 256 at once are no
-quicker."""
+_LEAST: Final = 1 << 13
+"""An example counts as at least so many values, for its activations take memory too: at most 512 in a pass."""
 
 _TOLERANCE: Final = 1e-4
 
