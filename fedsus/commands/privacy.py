@@ -8,6 +8,8 @@ from typing import Final
 
 import click
 
+from fedsus.commands.privacy_audit import audit
+
 _FILE: Final = click.Path(path_type=Path)
 _TASK_HELP: Final = "The task's class as module:Class, where it is one of your own."
 
@@ -61,6 +63,7 @@ def plan(
             said["policy"] = {
                 "file": str(judged.file),
                 "admits": judged.refusal is None,
+                "caps": judged.caps,
                 "refusal": judged.refusal,
             }
         click.echo(json.dumps(said, indent=1, allow_nan=False))
@@ -69,3 +72,6 @@ def plan(
         click.echo(line)
     if plot is not None:
         click.echo(f"{plot}: epsilon over the rounds")
+
+
+privacy.add_command(audit)

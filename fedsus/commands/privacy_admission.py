@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fedsus.commands.privacy_plan import Planned
     from fedsus.owner.policy import Policy
+    from fedsus.privacy.adversaries import Adversary
 
 _NOTHING: Final = "0" * 64
 
@@ -21,11 +22,12 @@ class Judged:
     """What a policy says.
 
     Attributes:
+        caps: on the epsilon of the unit that the run protects, against each adversary where there is one.
         refusal: the first reason against the run, as a device's log would have it; None where it is admitted.
     """
 
     file: Path
-    policy: Policy
+    caps: dict[Adversary, float]
     refusal: str | None
 
 
@@ -45,8 +47,17 @@ def judged(plan: Planned, file: Path) -> Judged:
         admit(plan.specification.first_plan, policy, {task: task})
         _session(plan, policy)
     except Refusal as refusal:
-        return Judged(file, policy, str(refusal))
-    return Judged(file, policy, None)
+        return Judged(file, _caps(plan, policy), str(refusal))
+    return Judged(file, _caps(plan, policy), None)
+
+
+def _caps(plan: Planned, policy: Policy) -> dict[Adversary, float]:
+    from fedsus.owner.caps import Account
+    from fedsus.privacy.adversaries import ADVERSARIES
+
+    task, (unit, _) = policy.tasks.get(plan.specification.config.task.name), plan.specification.goal
+    found = {who: policy.privacy.cap_of(Account(task.data if task else "", unit, who)) for who in ADVERSARIES}
+    return {who: cap.epsilon for who, cap in found.items() if cap is not None and cap.finite}
 
 
 def _session(plan: Planned, policy: Policy) -> None:

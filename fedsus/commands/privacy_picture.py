@@ -123,6 +123,7 @@ def _levels(axis: Axes, plan: Planned, judged: Judged | None) -> None:
     privacy = plan.specification.privacy
     asked = math.inf if isinstance(privacy, NoPrivacy) else privacy.epsilon
     axis.axhline(asked, color="black", linewidth=0.8, label=f"asked for: {asked:g}")
-    if judged is not None and judged.policy.privacy.cap.epsilon > 0:
-        cap = judged.policy.privacy.cap.epsilon
-        axis.axhline(cap, color="#CC79A7", linewidth=1.2, linestyle="-.", label=f"cap of {judged.file.name}: {cap:g}")
+    for cap in sorted(set(judged.caps.values()) - {0.0}) if judged is not None else ():
+        whom = [who for who, value in judged.caps.items() if value == cap] if judged is not None else []
+        label = f"the owner's cap: {cap:g}" + ("" if len(whom) == len(ADVERSARIES) else f", against {', '.join(whom)}")
+        axis.axhline(cap, color="#CC79A7", linewidth=1.2, linestyle="-.", label=label)

@@ -55,7 +55,8 @@ def number(epsilon: float) -> str:
     """Rounded up, so that what is printed is true; "none" where nothing protects."""
     if math.isinf(epsilon):
         return "none"
-    places = 3 if epsilon < 10 else 1
+    small = 0 < epsilon < 0.1
+    places = 1 - math.floor(math.log10(epsilon)) if small else 3 if epsilon < 10 else 1
     return f"{math.ceil(epsilon * 10**places - 1e-9) / 10**places:.{places}f}"
 
 
@@ -116,13 +117,9 @@ def _noise(plan: Planned) -> list[tuple[str, str]]:
         drawn = f"{privacy.steps} batches a round, each row in one of them with a chance of {privacy.sampling_rate:g}"
         found.append(("", drawn + "; devices draw them, and nobody learns who is in"))
     if isinstance(privacy, ClientCentral) and privacy.banded is not None:
-        found.append(
-            (
-                "",
-                f"correlated over {privacy.banded.bands} rounds, in which later noise takes back a part of earlier; a "
-                f"client takes part in at most {privacy.banded.participations} rounds, that many apart",
-            )
-        )
+        bands, most = privacy.banded.bands, privacy.banded.participations
+        text = f"correlated over {bands} rounds, in which later noise takes back a part of earlier; a client takes part"
+        found.append(("", f"{text} in at most {most} rounds, {bands} or more apart"))
     if noise.share is not None and noise.share_variance is not None and noise.scale is not None:
         found.append(
             (

@@ -91,7 +91,14 @@ def _noise(specification: Specification) -> Iterator[str]:
 
 
 def _sampling(specification: Specification, members: int | None) -> Iterator[str]:
-    size = specification.config.plan.cohort.size
+    size, bands = specification.config.plan.cohort.size, specification.config.plan.privacy.bands or 1
+    if members is not None and bands > 1:
+        mean = members / bands
+        if size > mean - 3 * math.sqrt(mean):
+            yield (
+                f"bands {bands}: clients take turns by a hash of their names, about {mean:.0f} in each: some turns may "
+                f"have fewer than {size}, and wait for them in vain; ask for a smaller cohort"
+            )
     if members is not None and size < members and not isinstance(specification.privacy, ExamplePrivacy):
         yield (
             f"{size} of {members} clients are asked in a round, which no epsilon here counts: who takes part is not "

@@ -200,6 +200,12 @@ def test_metrics_have_their_share_or_are_not_sent(tmp_path: Path) -> None:
         ("example distributed", ("3.0", "3.0\ngranularity = 4.0"), (), "by 25 %"),
         ("example distributed", ("3.0", "3.0\ngranularity = 2048.0\nbits = 19"), (), "they wrap around"),
         ("example distributed", ("3.0", "3.0"), (), "a patient with several rows"),
+        (
+            "client central",
+            ("8.0", "8.0\nbands = 4"),
+            ("--members", "50"),
+            "about 12 in each: some turns may have fewer",
+        ),
     ],
 )
 def test_warnings(kind: str, change: tuple[str, str], options: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -230,6 +236,24 @@ def test_a_policy_admits_or_names_its_line(tmp_path: Path) -> None:
     assert f"{policy}: refuses this run: " in printed(path, *SMALL, "--policy", str(policy))
     policy.write_text("[privacy]\nepsilon = -1\n", encoding="utf-8")
     assert "'privacy.epsilon' = -1" in refused(path, *SMALL, "--policy", str(policy))
+
+
+def test_the_caps_of_a_policy_are_drawn_and_told(tmp_path: Path) -> None:
+    path = file(tmp_path, RUN + KINDS["client distributed"])
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        '[privacy]\nepsilon = 9.0\ndelta = 1e-2\nunits = ["client"]\nplacements = ["distributed"]\n'
+        '[[privacy.caps]]\nadversary = "server"\nepsilon = 12.0\ndelta = 1e-2\n'
+        '[tasks.heart]\ndata = "clinic"\n[secure_sum]\ncolluders = 2\n',
+        encoding="utf-8",
+    )
+    found = as_json(path, *SMALL, "--policy", str(policy))["policy"]
+    assert found["caps"] == {"server": 12.0, "clients": 9.0, "recipients": 9.0}
+    picture = tmp_path / "a.svg"
+    printed(path, *SMALL, "--policy", str(policy), "--plot", str(picture))
+    text = picture.read_text(encoding="utf-8")
+    assert "<!-- the owner's cap: 12, against server -->" in text
+    assert "<!-- the owner's cap: 9, against clients, recipients -->" in text
 
 
 def test_a_policy_that_asks_for_more_than_the_sum_withstands(tmp_path: Path) -> None:
@@ -338,11 +362,11 @@ def test_the_page_lists_each_key_for_programs(tmp_path: Path) -> None:
             assert [name for name in value if f"`{name}`" not in told] == [], keys
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "simulations" / "scenarios").glob("*.toml")))
-def test_the_scenarios_that_ship_can_be_planned(name: str) -> None:
-    path = ROOT / "simulations" / "scenarios" / f"{name}.toml"
-    found = as_json(path, "--dimension", "1000", "--members", "100000")
-    assert found["cohort"]["members"] == 100_000
+def test_the_scenarios_that_ship_can_be_planned() -> None:
+    paths = sorted((ROOT / "simulations" / "scenarios").glob("*.toml"))
+    found = {path.stem: read(path, None, 1000, 100_000, None) for path in paths}
+    assert all(inputs.simulated and inputs.members == 100_000 for inputs in found.values())
+    assert planned(found["adult-private"]).specification.privacy.unit == "example"
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
@@ -350,10 +374,10 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 
 
 def test_printed_numbers_are_never_below_the_truth() -> None:
-    for value in (0.0001, 1.23449, 2.9999999, 9.9999, 10.01, 59.21, 999.99):
+    for value in (1.2345e-7, 0.0001, 0.0999, 1.23449, 2.9999999, 9.9999, 10.01, 59.21, 999.99):
         assert float(number(value)) >= value
     assert number(float("inf")) == "none"
-    assert number(2.5) == "2.500"
+    assert (number(2.5), number(0.00012345), number(59.21)) == ("2.500", "0.00013", "59.3")
 
 
 def test_the_command_is_registered() -> None:

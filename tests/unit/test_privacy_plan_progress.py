@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedsus.config import RunConfig
-from fedsus.journal import RoundReleased
-from fedsus.rounds.specification import Specification, specified
+from fedsus.errors import ConfigError
+from fedsus.journal import AttemptOpened, Journal, RoundReleased
+from fedsus.rounds.specification import Specification, open_run, specified
+from fedsus_server import following, runs
 from fedsus_server.progress import Progress, against, planned_epsilon
 
 KINDS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -78,3 +82,36 @@ def test_a_line_says_against_whom_and_how_many_are_at_the_edge(kind: str) -> Non
 
 def test_one_colluder_is_one() -> None:
     assert against(specification(KINDS["distributed"][0], colluders=1)) == "against the server with 1 colluder"
+
+
+@pytest.mark.parametrize("unit", ["none", "example"])
+def test_the_cautions_of_a_run_are_told_when_it_starts(unit: str, tmp_path: Path) -> None:
+    config = specification(KINDS[unit][0] | ({"delta": 0.09, "denominator": 20.0} if unit == "example" else {})).config
+    open_run(tmp_path / "one", "one", config, np.zeros(34, np.float32), lambda: 0.0)
+    lines = runs.caution_lines(tmp_path / "one")
+    if unit == "none":
+        assert lines == []
+        return
+    assert len(lines) == 1
+    assert lines[0].startswith("! delta 0.09 is not below 1 / n: with n = 20 rows of a device")
+
+
+def test_status_says_what_a_run_may_have_spent(tmp_path: Path) -> None:
+    found = specification(KINDS["distributed"][0])
+    open_run(tmp_path / "one", "one", found.config, np.zeros(34, np.float32), lambda: 0.0)
+    assert following._released(tmp_path / "one") == "running, 0 rounds released"
+    with Journal.open(tmp_path / "one", lambda: 0.0) as journal:
+        journal.append(AttemptOpened(round=1, attempt=1, plan_digest="0" * 64, cohort=10))
+    told = f"epsilon {found.epsilon(1):.2f} against the server with 2 colluders (planned)"
+    assert following._released(tmp_path / "one") == f"running, 0 rounds released, {told}"
+
+
+def test_a_run_that_every_device_refuses_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'task = { name = "heart" }\n[plan]\nrounds = 4\nexchange = "clear_sum"\ncohort = { size = 3, minimum = 3 }\n'
+        '[plan.privacy]\nunit = "client"\nepsilon = 3.0\ndelta = 1e-5\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError, match=r"plan.exchange = 'clear_sum'.*in a secure sum"):
+        runs.open_new(path, tmp_path / "runs", lambda: 0.0)
