@@ -20,7 +20,6 @@ IMAGES, CURVES = "attack-images", "attack-members"
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _COLOURS: Final = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999")
 _EDGE: Final = 2
-_SHADES: Final = 32
 
 
 def draw(gallery: Gallery, scores: dict[str, Scores], folder: Path) -> list[Path]:
@@ -43,17 +42,17 @@ def draw(gallery: Gallery, scores: dict[str, Scores], folder: Path) -> list[Path
     figure.legend(*single.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(paths[1], dpi=90)
     pyplot.close(figure)
-    _shrink(paths[0], "L")
-    _shrink(paths[1], "RGB")
+    _shrink(paths[0], "L", 32)
+    _shrink(paths[1], "RGB", 128)
     return paths
 
 
-def _shrink(path: Path, mode: Literal["L", "RGB"]) -> None:
+def _shrink(path: Path, mode: Literal["L", "RGB"], colours: int) -> None:
     """Few colours, which are enough here, take a third of the space."""
     from PIL import Image
 
     with Image.open(path) as picture:
-        few = picture.convert(mode).quantize(_SHADES)
+        few = picture.convert(mode).quantize(colours)
     few.save(path, optimize=True)
 
 
