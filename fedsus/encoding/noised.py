@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fedsus.encoding.rounding import chunks
 from fedsus.errors import ProtocolViolation
 from fedsus.privacy.sensitivity import METRIC_STEPS
 from fedsus.types import LocalUpdate, LocalUpdates
@@ -126,12 +127,15 @@ def shortened(norms: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
 
 def norms_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """L2 norms of finite rows (m, d), (m,); no square overflows or vanishes."""
-    largest = np.abs(rows).max(axis=1)
-    unit = np.where(largest > 0, largest, 1.0)
-    scaled = rows / unit[:, np.newaxis]
-    scaled *= scaled
-    norms: NDArray[np.float64] = np.sqrt(np.add.reduce(scaled, axis=1)) * largest
-    return norms
+    largest, squares = np.zeros((2, len(rows)))
+    for part in chunks(rows.shape[1]):
+        np.maximum(largest, np.abs(rows[:, part]).max(axis=1), out=largest)
+    unit = np.where(largest > 0, largest, 1.0)[:, np.newaxis]
+    for part in chunks(rows.shape[1]):
+        scaled = rows[:, part] / unit
+        scaled *= scaled
+        squares += np.add.reduce(scaled, axis=1)
+    return np.sqrt(squares) * largest
 
 
 def metric_totals(metrics: Sequence[Metric], sums: NDArray[np.number[Any]], survivors: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fedsus.encoding import packing, residues
+from fedsus.encoding import packing, residues, rounding
 from fedsus.encoding.noised import NoisedUpdates, clip_rows, metric_totals
 from fedsus.encoding.rotation import rotate, rotate_back
 from fedsus.errors import ConfigError, ProtocolViolation
@@ -68,9 +68,11 @@ class SkellamShares(NoisedUpdates):
 
     def _integers(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.uint32]:
         rings = np.empty((len(updates), self.size), dtype=np.uint32)
-        whole = self._rounded(updates, noise)
-        whole += skellam(self._shares.variance).draw(noise, whole.size).reshape(whole.shape)
-        rings[:, : self._padded] = residues.of_whole(whole, self.bits)
+        whole, table = self._rounded(updates, noise).reshape(-1), skellam(self._shares.variance)
+        for part in rounding.chunks(whole.size):
+            whole[part] += table.draw(noise, part.stop - part.start)
+            whole[part] &= (1 << self.bits) - 1
+        rings[:, : self._padded] = whole.reshape(len(updates), self._padded)
         if self._shares.metrics is not None and self.metrics:
             told = self._told(updates)
             told += skellam(self._shares.metrics).draw(noise, told.size).reshape(told.shape)
@@ -164,8 +166,10 @@ class ExampleSkellam(SkellamShares):
 
 def _dithered(values: NDArray[np.float64], noise: Noise) -> NDArray[np.int64]:
     """Stochastic rounding of (m, d), unbiased: floor(y + u), u uniform in [0, 1)."""
-    dithered: NDArray[np.float64] = noise.uniform(values.size).reshape(values.shape)
-    dithered += values
-    np.floor(dithered, out=dithered)
-    whole: NDArray[np.int64] = dithered.astype(np.int64)
+    whole = np.empty(values.shape, dtype=np.int64)
+    flat, out = values.reshape(-1), whole.reshape(-1)
+    for part in rounding.chunks(flat.size):
+        dithered = noise.uniform(part.stop - part.start)
+        dithered += flat[part]
+        out[part] = np.floor(dithered, out=dithered)
     return whole
