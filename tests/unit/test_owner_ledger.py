@@ -283,6 +283,30 @@ def test_threads_are_granted_each_attempt_once(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "ledger.sqlite", now, read_only=True).runs("clinic")[0].used == 20
 
 
+def test_threads_share_one_cap(tmp_path: Path) -> None:
+    made, run = Ledger(tmp_path / "ledger.sqlite", now), charge(noise=2.0, attempts=8)
+    granted: list[str] = []
+
+    def greedy(name: str) -> None:
+        made.open_run("clinic", name, run, POLICY)
+        for attempt in range(1, 9):
+            try:
+                reserve(made, name, attempt, run)
+            except BudgetExhausted:
+                return
+            granted.append(name)
+
+    threads = [threading.Thread(target=greedy, args=(f"r{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tally = made.standing(SERVER).tally
+    assert sum(tally.values()) == len(granted)
+    assert spent(made) <= 8.0
+    made.close()
+
+
 def cut_last(path: Path) -> None:
     _sql(path, "DELETE FROM entries WHERE seq = 5")
 
