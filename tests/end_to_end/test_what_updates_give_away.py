@@ -210,5 +210,7 @@ def test_every_attack_again(figures: report.Kept) -> None:
     for new, old in zip(again["inversion"], figures["inversion"], strict=True):
         for model in ("fresh", "chosen"):
             assert new[model]["recovered"] == pytest.approx(old[model]["recovered"], rel=0.05, abs=1)
+    for new, old in zip(again["search"], figures["search"], strict=True):
+        assert new["decibels"] == pytest.approx(old["decibels"], abs=3)  # a search goes its own way on other hardware
     for new, old in zip(again["membership"], figures["membership"], strict=True):
         assert new["area"] == pytest.approx(old["area"], abs=0.03)
