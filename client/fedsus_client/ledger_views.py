@@ -14,6 +14,7 @@ import click
 from fedsus.owner.accounts import Standing
 from fedsus.owner.caps import Account, Cap, PrivacyPolicy, accounts
 from fedsus.owner.charges import epsilon_so_far
+from fedsus.privacy.adversaries import ADVERSARIES
 
 if TYPE_CHECKING:
     from fedsus.owner.ledger import Ledger, RunSpent
@@ -99,9 +100,10 @@ def _remarks(book: Ledger, privacy: PrivacyPolicy, names: Sequence[str]) -> Iter
         open_to: dict[str, list[Account]] = {}
         for account in accounts(name):
             for run in book.standing(account).outside:
-                open_to.setdefault(f"run '{run.name}', granted on {_day(run.opened)}", []).append(account)
+                why = "without differential privacy" if run.goal is None else "whose noise does not protect them"
+                open_to.setdefault(f"run '{run.name}', {why}, granted on {_day(run.opened)}", []).append(account)
         for run_said, some in open_to.items():
-            yield f"{name}: infinite through {run_said}, outside the caps: {_said(some)}"
+            yield f"{name}: {_said(some)}: infinite through {run_said}; it stands outside the caps"
         for account in accounts(name):
             owner = book.granted(account).owner
             if owner is not None:
@@ -113,16 +115,20 @@ def _remarks(book: Ledger, privacy: PrivacyPolicy, names: Sequence[str]) -> Iter
 
 
 def _said(some: Sequence[Account]) -> str:
-    units = {unit: [one.adversary for one in some if one.unit == unit] for unit in dict.fromkeys(a.unit for a in some)}
-    if len(some) == 9:
-        return "all units, against all"
-    return "; ".join(f"{unit} against {', '.join(adversaries)}" for unit, adversaries in units.items())
+    """Accounts by their units; a unit alone stands for all of its three."""
+    found = []
+    for unit in dict.fromkeys(one.unit for one in some):
+        against = [one.adversary for one in some if one.unit == unit]
+        found.append(unit if len(against) == len(ADVERSARIES) else f"{unit} against {' and '.join(against)}")
+    return ", ".join(found)
 
 
 def _spent(now: Standing, cap: Cap | None, privacy: PrivacyPolicy) -> float:
     """What counts against a cap; without one, what all runs amount to at the policy's delta, to be read."""
     if cap is not None and cap.finite:
         return now.spent(cap)
+    if now.outside:
+        return math.inf
     return epsilon_so_far(now.used, privacy.delta)
 
 
