@@ -1,0 +1,134 @@
+"""What every mechanism is seen to give away is below its claim, and a mechanism that breaks its promise is found out.
+
+Bounds fail with a chance of 1e-3 each; draws come from fixed seeds, so that who passes here passes always. One audit is
+drawn anew each time, with bounds that fail once in 1e9.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import dp_accounting as dpa
+import pytest
+from audited_plans import PLANS
+
+from fedsus.commands.audits import running
+from fedsus.commands.audits.broken import FAULTS, broken
+from fedsus.commands.audits.running import Finding
+from fedsus.commands.audits.trial import Trial, events
+from fedsus.privacy.accounting import epsilon
+from fedsus.privacy.auditing import sharpest
+from fedsus.privacy.events import SkellamDpEvent
+from fedsus.privacy.noise import SeededNoise, SystemNoise
+
+DRAWS = 100_000
+RELEASED_ONE_BY_ONE = 50_000
+"""Of each input where a release is one draw."""
+
+SHOWN = 0.6
+"""Share of the tight epsilon of one round that the draws show at some delta."""
+
+FAULT_DRAWS = 20_000
+FEW_DRAWS = 4_000
+"""Of faults that are found by them, where a release is one draw."""
+
+
+@lru_cache
+def audited(name: str) -> list[Finding]:
+    plan = PLANS[name]
+    trial = Trial(plan, plan)
+    draws = running.experiment(trial, RELEASED_ONE_BY_ONE if "adaptive" in name else DRAWS, SeededNoise(20))
+    return running.findings(trial, draws, (1,) if "example" in name else running.ROUNDS)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_no_claim_is_refuted(name: str) -> None:
+    found = audited(name)
+    for finding in found:
+        assert not finding.broken, finding
+    seen = {(finding.block, who) for finding in found for who in finding.adversaries}
+    assert seen == set(events(PLANS[name])), "a block or an adversary was left out"
+    assert all(bound.claim < math.inf for finding in found for bound in finding.bounds)
+
+
+def tight(event: Any, delta: float) -> float:
+    """Epsilon of Gaussian noise of the same variance: claims of Skellam noise are Renyi bounds, which are looser."""
+    sampled = isinstance(event, dpa.PoissonSampledDpEvent)
+    whole = event.event if sampled else event
+    if isinstance(whole, SkellamDpEvent):
+        whole = dpa.GaussianDpEvent(math.sqrt(whole.variance) / whole.l2)
+    return epsilon(dpa.PoissonSampledDpEvent(event.sampling_probability, whole) if sampled else whole, delta)
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if "coarse" not in name])
+def test_much_of_a_tight_claim_is_seen(name: str) -> None:
+    """Else the audit would find nothing. A coarse scale is left out: there rounding is most of the sensitivity."""
+    claims = events(PLANS[name])
+    for finding in audited(name):
+        if finding.block == "all" or finding.rounds == 3:
+            continue
+        best, event = sharpest(finding.bounds), claims[finding.block, finding.adversaries[0]]
+        if isinstance(event, dpa.PoissonSampledDpEvent):  # whose tight epsilon takes seconds at a large delta
+            best = next(bound for bound in finding.bounds if bound.delta == 0.01)
+        assert best.lower > SHOWN * tight(event, best.delta), (finding, tight(event, best.delta))
+
+
+SHARES = {"missing-shares", "uncounted-colluder", "shared-seed"}
+NEEDS_MANY = SHARES | {"two-thirds-of-the-noise", "all-examples"}
+TOO_SMALL = {("example distributed", fault) for fault in SHARES} | {
+    ("example distributed, most examples", fault) for fault in FAULTS if fault not in SHARES
+}
+"""Faults that spend less than the Renyi bound of a plan leaves, or that the other plan of its kind shows."""
+
+CASES = [
+    (name, fault)
+    for name, plan in PLANS.items()
+    for fault in FAULTS
+    if FAULTS[fault].fits(plan) and "coarse" not in name and (name, fault) not in TOO_SMALL
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), CASES)
+def test_a_broken_promise_is_found(name: str, fault: str) -> None:
+    plan = PLANS[name]
+    trial = broken(fault, plan)
+    count = FAULT_DRAWS
+    if "adaptive" in name or (fault == "plain-weights" and "central" in name):
+        count = FEW_DRAWS
+    elif "distributed" in name and fault in NEEDS_MANY:
+        count = DRAWS
+    found = running.findings(trial, running.experiment(trial, count, SeededNoise(30)), (1,))
+    assert any(finding.broken for finding in found), found
+
+
+def test_every_fault_is_tried() -> None:
+    assert {fault for _, fault in CASES} == set(FAULTS)
+
+
+def test_a_block_without_noise_is_found_in_that_block_alone() -> None:
+    trial = broken("plain-metrics", PLANS["client distributed, metrics"])
+    found = running.findings(trial, running.experiment(trial, 20_000, SeededNoise(31)), (1,))
+    assert {finding.block for finding in found if finding.broken} == {"metrics", "all"}
+
+
+def test_a_colluder_is_found_by_those_whom_it_helps() -> None:
+    trial = broken("uncounted-colluder", PLANS["client distributed"])
+    found = running.findings(trial, running.experiment(trial, DRAWS, SeededNoise(32)), (1,))
+    assert {who for finding in found if finding.broken for who in finding.adversaries} == {"server", "clients"}
+
+
+def test_noise_of_this_machine_passes_too() -> None:
+    plan = PLANS["client distributed"]
+    trial = Trial(plan, plan)
+    found = running.findings(trial, running.experiment(trial, 20_000, SystemNoise()), (1,), failure=1e-9)
+    assert not any(finding.broken for finding in found)
+    assert all(finding.bounds[0].lower > 0.5 for finding in found)
+
+
+def test_audits_are_repeatable() -> None:
+    plan = PLANS["client central, banded"]
+    trial = Trial(plan, plan)
+    first, second = (running.experiment(trial, 2_000, SeededNoise(5)) for _ in range(2))
+    assert running.findings(trial, first) == running.findings(trial, second)

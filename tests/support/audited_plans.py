@@ -1,0 +1,72 @@
+"""A plan for each mechanism, small enough to be carried out a hundred thousand times."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from noised_plans import banded, client_central, client_distributed, example_distributed, plan_of
+
+from fedsus.plan import Cohort, Plan
+from fedsus.privacy.sensitivity import METRIC_STEPS
+from fedsus.protection import Adaptive, ClientCentral, ExamplePrivacy
+
+SIZE, GRANULARITY = 8, 32.0
+SURVIVORS, HONEST = 3, 2
+FEW = {"cohort": Cohort(size=SURVIVORS, minimum=SURVIVORS)}
+
+
+def in_shares(multiplier: float, granularity: float = GRANULARITY, metrics: bool = False) -> dict[str, Any]:
+    """Noise of ``multiplier`` sensitivities, were rounding none, of the honest clients together."""
+    variance = (granularity * math.sqrt(SIZE) * multiplier) ** 2 / HONEST
+    told = (METRIC_STEPS / 2 * math.sqrt(2) * multiplier) ** 2 / HONEST if metrics else None
+    return {
+        "granularity": granularity,
+        "variance": variance,
+        "survivors": SURVIVORS,
+        "colluders": SURVIVORS - HONEST,
+        "metrics": told,
+    }
+
+
+def local(rate: float = 0.5, multiplier: float = 0.5) -> Plan:
+    """Two steps of DP-SGD a round."""
+    privacy = ExamplePrivacy(
+        epsilon=3.0,
+        delta=1e-5,
+        clip=0.5,
+        sampling_rate=rate,
+        steps=2,
+        denominator=1.0,
+        noise_multiplier=multiplier,
+    )
+    return plan_of(privacy, SIZE)
+
+
+def examples(rate: float, multiplier: float) -> Plan:
+    return plan_of(example_distributed(SIZE, rate=rate, **in_shares(multiplier)), SIZE, **FEW)
+
+
+def adaptive() -> Plan:
+    privacy = ClientCentral(
+        epsilon=3.0,
+        delta=1e-5,
+        clip=2.0,
+        noise_multiplier=1.2,
+        metrics=1.2,
+        adaptive=Adaptive(quantile=0.9, learning_rate=1.0, noise=0.6),
+    )
+    return plan_of(privacy, SIZE, metrics=True)
+
+
+PLANS: dict[str, Plan] = {
+    "example local": local(),
+    "example distributed": examples(0.5, 0.8),
+    "example distributed, most examples": examples(0.9, 0.6),
+    "client distributed": plan_of(client_distributed(SIZE, **in_shares(0.8)), SIZE, **FEW),
+    "client distributed, coarse": plan_of(client_distributed(SIZE, **in_shares(1.0, 0.5)), SIZE, **FEW),
+    "client distributed, metrics": plan_of(client_distributed(SIZE, **in_shares(1.1, metrics=True)), SIZE, True, **FEW),
+    "client central": plan_of(client_central(0.5, 0.8), SIZE),
+    "client central, banded": plan_of(banded(2.0, 0.8), SIZE),
+    "client central, adaptive, metrics": adaptive(),
+}
