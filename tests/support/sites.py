@@ -239,7 +239,7 @@ class Sites(LocalFederation):
             return [
                 (entry["type"], entry["attempt"])
                 for entry in book.export()
-                if entry["run"] == run.name and entry["data"] == data and "attempt" in entry
+                if entry.get("run") == run.name and entry["data"] == data and "attempt" in entry
             ]
         finally:
             book.close()
