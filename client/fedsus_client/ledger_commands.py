@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from fedsus.errors import ConfigError, CorruptionError, UserError
+from fedsus.errors import ConfigError, CorruptionError, EnvironmentFault, UserError
 from fedsus_client.options import agent_option, beside, policy_option
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def grant(
     cap = _cap(epsilon, delta, unlimited, as_policy, order)
     _check_data(data_id, agent, [])
     some = [one for one in accounts(data_id) if unit in (None, one.unit) and adversary in (None, one.adversary)]
-    book = _opened(agent.ledger, read_only=False)
+    book = _writable(agent.ledger)
     try:
         for account in some:
             click.echo(f"{account}: {_named(book.cap(account, privacy))} -> {_named(cap) if cap else 'as the policy'}")
@@ -203,6 +203,17 @@ def _opened(path: Path, *, read_only: bool = True) -> Ledger:
     from fedsus.owner.ledger import Ledger
 
     return Ledger(path, time.time, read_only=read_only)
+
+
+def _writable(path: Path) -> Ledger:
+    try:
+        return _opened(path, read_only=False)
+    except EnvironmentFault as error:
+        if "in use" not in str(error):
+            raise
+        raise EnvironmentFault(
+            f"{path}: the agent is running, and alone writes it: stop it, grant, start it again"
+        ) from None
 
 
 def _check_data(data_id: str, agent: AgentConfig, more: list[str]) -> None:

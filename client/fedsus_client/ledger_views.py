@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedsus.owner.accounts import Standing
-from fedsus.owner.caps import Account, Cap, PrivacyPolicy, accounts
+from fedsus.owner.caps import ADJACENCY, Account, Cap, PrivacyPolicy, accounts
 from fedsus.owner.charges import epsilon_so_far
 from fedsus.privacy.adversaries import ADVERSARIES
 
@@ -145,6 +145,7 @@ def _plain_account(book: Ledger, privacy: PrivacyPolicy, account: Account) -> di
     given = book.granted(account)
     return {
         "unit": account.unit,
+        "adjacency": ADJACENCY[account.unit],
         "adversary": account.adversary,
         "cap": {"epsilon": cap.epsilon, "delta": cap.delta} if finite and cap is not None else None,
         "unlimited": cap is not None and not finite,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fedsus.config import load
 from fedsus.errors import ConfigError, FedsusError, UserError
 from fedsus.owner.caps import PrivacyPolicy, accounts
+from fedsus.owner.feasible import obstacles
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy, TaskPolicy
 from fedsus.plan import Scalar, Training
@@ -57,7 +58,7 @@ def sense(policy: Policy) -> Iterator[Finding]:
     privacy = policy.privacy
     before = 0
     for finding in _contradictions(policy):
-        before += 1
+        before += finding.grade == "fail"
         yield finding
     yield from _promises(privacy)
     if policy.exchange.clear_sum:
@@ -76,14 +77,6 @@ def _promises(privacy: PrivacyPolicy) -> Iterator[Finding]:
         yield warn("policy", f"epsilon {privacy.epsilon:g} promises little", f"most choose {_HIGH_EPSILON:g} or less")
     for adversary in privacy.trusted:
         yield warn("policy", f"trusted: {adversary}: epsilon may be infinite against it")
-    if "patient" in privacy.units and privacy.rows_per_patient is None:
-        fix = "set [privacy] rows_per_patient, or take 'patient' out of units"
-        yield warn(
-            "policy", "patients are protected and may have any number of rows: noise for examples is refused", fix
-        )
-    if "central" in privacy.placements and "server" not in privacy.trusted:
-        fix = 'set [privacy] trusted = ["server"], or take it out'
-        yield warn("policy", "placement 'central': noise of the server protects nobody from it: it is refused", fix)
     if privacy.delta > 1e-3:
         yield warn("policy", f"delta {privacy.delta:g} is large", "choose less than one over the number of rows")
 
@@ -99,6 +92,22 @@ def _contradictions(policy: Policy) -> Iterator[Finding]:
         yield fail("policy", "no privacy budget: everything is refused", "set [privacy] epsilon and delta above 0")
     if (privacy.epsilon > 0) != (privacy.delta > 0):
         yield fail("policy", "epsilon and delta must both be above 0 to grant a private run", "set [privacy] both")
+    elif private:
+        for data in dict.fromkeys(task.data for task in policy.tasks.values()):
+            yield from _never(privacy, data)
+
+
+def _never(privacy: PrivacyPolicy, data: str) -> Iterator[Finding]:
+    """What units and placements grant and a cap always refuses."""
+    found = obstacles(privacy, data)
+    fix = "see [privacy] units, placements, trusted, rows_per_patient and caps"
+    grade = warn if privacy.without_dp or None in found.values() else fail
+    if not found:
+        granted = f"units {', '.join(privacy.units)} with placements {', '.join(privacy.placements)}"
+        yield grade("policy", f"no run has {granted}: every run with differential privacy is refused", fix)
+    for (unit, placement), why in found.items():
+        if why is not None:
+            yield grade("policy", f"runs with unit {unit}, placement {placement}, are always refused: {why}", fix)
 
 
 def ledger_intact(agent: AgentConfig, policy: Policy, clock: Clock) -> Finding:

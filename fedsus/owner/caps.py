@@ -7,6 +7,7 @@ its data set; those of protected units have a cap.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
@@ -31,6 +32,13 @@ class Account(NamedTuple):
     def __str__(self) -> str:
         return f"data '{self.data}', {self.unit} against {self.adversary}"
 
+
+ADJACENCY: Final[Mapping[Unit, str]] = {
+    "example": "one row more or less",
+    "patient": "all rows of one person more or less",
+    "client": "the integers of this device replaced by zeros",
+}
+"""What may differ between two data sets that are hardly told apart."""
 
 KEYS: Final = tuple(f"{unit}/{adversary}" for unit, adversary in product(UNITS, ADVERSARIES))
 """Of the nine accounts of a data set."""

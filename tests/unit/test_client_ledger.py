@@ -114,7 +114,7 @@ def test_everything_for_a_program(run: Run) -> None:
 
 
 def test_the_agent_alone_writes_while_it_runs(run: Run, book: Ledger) -> None:
-    with pytest.raises(EnvironmentFault, match="in use by another agent; stop that one"):
+    with pytest.raises(EnvironmentFault, match="the agent is running, and alone writes it: stop it, grant"):
         run("grant", "--data", "clinic", "--unlimited", "--yes")
     book.close()
     assert run("grant", "--data", "clinic", "--unlimited", "--yes").exit_code == 0

@@ -17,10 +17,12 @@ from fedsus.owner import filters
 from fedsus.owner.accounts import exact
 from fedsus.owner.caps import KEYS, Account, Cap, PrivacyPolicy, accounts
 from fedsus.owner.charges import Charge, events_of, goal_of, released_once, turns_of
+from fedsus.owner.feasible import KINDS, obstacles
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.verification import verified
 from fedsus.privacy import accounting
 from fedsus.privacy.events import SkellamDpEvent, to_json
+from fedsus.protection import ExamplePrivacy
 
 OLD = Path(__file__).parent.parent / "data" / "ledger_v1.sql"
 SERVER = Account("clinic", "example", "server")
@@ -78,6 +80,29 @@ def test_a_patient_is_protected_by_noise_for_examples_as_far_as_rows_are_bounded
     patient, example = found["patient/server"], found["example/server"]
     assert math.isinf(patient) if rows is None else patient >= example
     assert (patient == example) == (rows == 1)
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_what_a_policy_always_refuses_is_what_would_be_infinite(rows: int | None) -> None:
+    """`obstacles` says beforehand what the events of plans say."""
+    local = {"unit": "example", "clip": 1.0, "sampling_rate": 0.1, "steps": 10, "denominator": 9.0}
+    plans = {
+        ("example", "local"): ExamplePrivacy(**local, epsilon=3.0, delta=DELTA, noise_multiplier=2.0),  # type: ignore[arg-type]
+        ("example", "distributed"): example_distributed(30, variance=1e5),
+        ("client", "distributed"): client_distributed(30, variance=1e5),
+        ("client", "central"): client_central(noise=5.0),
+    }
+    assert set(plans) == set(KINDS)
+    for (unit, placement), privacy in plans.items():
+        events = events_of(plan_of(privacy, 30), rows)
+        for protected in ("example", "patient", "client"):
+            units = sorted({unit, protected})
+            granted = policy(1000.0, 0.5, units=units, placements=[placement], rows_per_patient=rows)
+            infinite = [key for key, event in events.items() if key.split("/")[0] in units and "non_private" in event]
+            why = obstacles(granted, "clinic")[unit, placement]
+            assert (why is not None) == bool(infinite), (unit, placement, units)
+            if why is not None:
+                assert why.startswith("data 'clinic', " + infinite[0].replace("/", " against "))
 
 
 def test_the_goal_of_each_placement() -> None:
