@@ -7,19 +7,19 @@ drawn anew each time, with bounds that fail once in 1e9.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import dp_accounting as dpa
 import pytest
-from audited_plans import PLANS
+from audited_plans import PLANS, examples
 
 from fedsus.commands.audits import running
 from fedsus.commands.audits.broken import FAULTS, broken
 from fedsus.commands.audits.running import Finding
 from fedsus.commands.audits.trial import Trial, events
 from fedsus.privacy.accounting import epsilon
-from fedsus.privacy.auditing import sharpest
+from fedsus.privacy.auditing import audit, sharpest
 from fedsus.privacy.events import SkellamDpEvent
 from fedsus.privacy.noise import SeededNoise, SystemNoise
 
@@ -117,6 +117,17 @@ def test_a_colluder_is_found_by_those_whom_it_helps() -> None:
     trial = broken("uncounted-colluder", PLANS["client distributed"])
     found = running.findings(trial, running.experiment(trial, DRAWS, SeededNoise(32)), (1,))
     assert {who for finding in found if finding.broken for who in finding.adversaries} == {"server", "clients"}
+
+
+def test_rounding_gives_more_away_than_gaussian_noise_on_the_sum_before_it() -> None:
+    """At a quarter of a step a coordinate: the claim has room for rounding, and needs it."""
+    plan = examples(1.0, 1.0, granularity=0.25)
+    trial = Trial(plan, plan)
+    draws = running.experiment(trial, DRAWS, SeededNoise(33))
+    assert not any(finding.broken for finding in running.findings(trial, draws, (1,)))
+    unrounded = dpa.GaussianDpEvent(1.0)  # noise of the honest clients over scale * clip
+    naive = audit(*draws["update", "server"], partial(epsilon, unrounded), 1e-5)
+    assert any(bound.broken for bound in naive)
 
 
 def test_noise_of_this_machine_passes_too() -> None:

@@ -43,8 +43,8 @@ def local(rate: float = 0.5, multiplier: float = 0.5) -> Plan:
     return plan_of(privacy, SIZE)
 
 
-def examples(rate: float, multiplier: float) -> Plan:
-    return plan_of(example_distributed(SIZE, rate=rate, **in_shares(multiplier)), SIZE, **FEW)
+def examples(rate: float, multiplier: float, granularity: float = GRANULARITY) -> Plan:
+    return plan_of(example_distributed(SIZE, rate=rate, **in_shares(multiplier, granularity)), SIZE, **FEW)
 
 
 def adaptive() -> Plan:

@@ -59,14 +59,13 @@ def draw_examples(trial: Trial, count: int, noise: Noise, progress: Progress = l
     """``count`` draws of each input: of the example unit, one example of a client, or none.
 
     The trainer's sum over a shard of many canaries is taken apart: each is the only example of a federation of its own.
-    What the client's other examples add is known, and moves each rotated coordinate half-way between integers.
+    All other sums are zeros, where rounding adds nothing to the noise and the canary's rounding is seen best.
     """
-    plan, privacy = trial.done, privacy_of(trial.done, ExampleDistributed)
+    plan = trial.done
     flat = _rotated_back(np.full(plan.dimension, 1 / math.sqrt(plan.dimension)), plan)
-    known = _rotated_back(np.full(plan.dimension, 0.5 / privacy.shares.scale), plan)
 
     def batch(m: int) -> tuple[LocalUpdates, LocalUpdates]:
-        absent, present = (known + along[:, np.newaxis] * flat for along in sums(plan, m, noise))
+        absent, present = (along[:, np.newaxis] * flat for along in sums(plan, m, noise))
         return updates_of(absent, plan), updates_of(present, plan)
 
     return _batches(trial, count, noise, batch, progress)
