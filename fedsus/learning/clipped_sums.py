@@ -1,8 +1,8 @@
 """Sums of clipped per-example gradients (Abadi et al. 2016, Algorithm 1): what one example may move is bounded here.
 
-Three things must hold for that bound, whatever the data. An example whose gradient is not finite counts as the zero
-vector. Norms and sums are float64. And an example more does not change how the gradients of the others are rounded:
-see `fedsus.learning.places`.
+Three things must hold for that bound, whatever the data. An example whose gradient is not finite, or at which the
+task's code fails, counts as the zero vector. Norms and sums are float64. And an example more does not change how the
+gradients of the others are rounded: see `fedsus.learning.places`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
+from fedsus.errors import ConfigError
 from fedsus.learning import places
 from fedsus.learning.loop import seeded
 from fedsus.learning.per_example import Hooked, Layerwise, PerExample, losses_of
@@ -78,17 +79,54 @@ class ClippedSums:
             lanes: see `fedsus.learning.places`; by default an example's row says it.
 
         Raises:
-            ConfigError: the loss is not one number an example.
+            ConfigError: the loss of made-up examples is not one number an example.
         """
         total = torch.zeros(self._flat.gradient.numel(), dtype=self.wide, device=self._device)
         if len(chosen):
             self.settle(batch)
         rows, used = places.laid_out(chosen, chosen if lanes is None else lanes, self._steady, self.most)
+        failed: list[Exception] = []
         for some in places.passes(len(rows), self.most, self._steady):
-            index, mask = (torch.from_numpy(part[some]).to(self._device) for part in (rows, used))
-            self.add(tuple(tensor[index] for tensor in batch), (len(index),), clip, [total], mask)
+            try:
+                parts = self._parts(batch, rows[some])
+            except Exception:  # the task's code: were all dropped, one example would move the sum by all others
+                self._one_by_one(batch, rows[some], used[some], clip, total, failed)
+            else:
+                self._add(parts, used[some], clip, total)
+        if failed:
+            why = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())[:200]
+            log.warning("training: examples that count as zero: %d: %s", len(failed), why)
         summed: NDArray[np.float64] = total.cpu().double().numpy()
         return summed
+
+    def _parts(self, batch: Batch, rows: NDArray[np.intp]) -> Sequence[Part]:
+        if self._way is None:
+            raise RuntimeError("how gradients are computed is not settled")
+        index = torch.from_numpy(rows).to(self._device)
+        return self._way.parts(tuple(tensor[index] for tensor in batch))
+
+    def _one_by_one(
+        self,
+        batch: Batch,
+        rows: NDArray[np.intp],
+        used: NDArray[np.bool_],
+        clip: float,
+        total: Tensor,
+        failed: list[Exception],
+    ) -> None:
+        """Each example that counts in a pass of its own, in its lane; those that fail there are zero."""
+        whole = min(self._steady.rows, self.most) or self.most
+        for place in np.flatnonzero(used):
+            try:
+                parts = self._parts(batch, np.full(whole, rows[place]))
+            except Exception as error:
+                failed.append(error)
+            else:
+                self._add(parts, np.arange(whole) == place % whole, clip, total)
+
+    def _add(self, parts: Sequence[Part], used: NDArray[np.bool_], clip: float, total: Tensor) -> None:
+        if parts:
+            _add_clipped(parts, (len(used),), clip, [total], torch.from_numpy(used).to(self._device))
 
     def add(
         self, batch: Batch, ends: Sequence[int], clip: float, totals: Sequence[Tensor], used: Tensor | None = None
@@ -119,6 +157,7 @@ class ClippedSums:
         before = self._flat.values.detach().clone()
         with seeded(0, self._device):
             self._flat.load(0.1 * torch.randn(before.shape).to(self._device))
+            self._check_loss(batch)
             try:
                 self._way = self._layerwise(batch)
             except NotLayerwise as error:
@@ -127,6 +166,19 @@ class ClippedSums:
                 self._way, self._size = Hooked(self._task, self._flat, self.wide), self._flat.gradient.numel()
             self._steady = places.steady(self._way, self._flat.module, batch)
         self._flat.load(before)
+
+    def _check_loss(self, batch: Batch) -> None:
+        """Refuse a loss of another shape, on made-up examples: a refusal must not depend on those of a shard.
+
+        Raises:
+            ConfigError: it is not one number an example.
+        """
+        try:
+            losses_of(self._task, self._flat.module, places.made_up(batch, places.ROWS))
+        except ConfigError:
+            raise
+        except Exception as error:  # the task's code need not bear what is made up
+            log.info("the loss of made-up examples: %s", type(error).__name__)
 
     def _layerwise(self, batch: Batch) -> Layerwise:
         way = Layerwise(self._task, self._flat, self.wide)

@@ -248,6 +248,33 @@ def test_no_example_decides_how(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
+class Choosy(Images):
+    """Fails at pixels of 7, and forgets the loss of those of 8, whoever is beside them."""
+
+    def loss(self, model: Forward, batch: Batch) -> Tensor:
+        pixels = batch[0].flatten(1).amax(1)
+        if bool((pixels == 7).any()):
+            raise ValueError("row 17: Jane")
+        return super().loss(model, batch)[pixels != 8]
+
+
+@pytest.mark.parametrize("name", ["cnn", "own parameter"])
+@pytest.mark.parametrize("worst", [7.0, 8.0])
+def test_an_example_at_which_the_tasks_code_fails_counts_as_zero_and_leaves_the_others_alone(
+    name: str, worst: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Were the whole sum dropped with it, one example would move the sum by all the others."""
+    task = Choosy({**MODELS, **HOOKED}[name])
+    batch = examples(task, 60)
+    batch[0][[5, 40]] = worst
+    found, others = sums(task), np.delete(np.arange(60), [5, 40])
+    without = found.sum(batch, others, CLIP, others % 16)
+    assert not caplog.records
+    np.testing.assert_allclose(found.sum(batch, np.arange(60), CLIP), without, rtol=0, atol=1e-12)
+    assert np.linalg.norm(without) > CLIP
+    assert "training: " in caplog.text
+
+
 def test_a_batch_without_examples_is_zero() -> None:
     task = task_of("cnn")
     found = sums(task)

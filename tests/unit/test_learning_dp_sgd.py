@@ -162,8 +162,9 @@ def test_a_pass_that_failed_leaves_nothing_behind() -> None:
         return cross_entropy(model(batch[0]), batch[1])
 
     task.loss = broken  # type: ignore[method-assign]
+    assert not delta(trainer, shard()).any(), "what fails at examples counts as zero"
     with pytest.raises(ConfigError, match=r"loss has shape \(\) for [0-9]+ examples; it must be one number an example"):
-        delta(trainer, shard())
+        delta(DpSgdTrainer(task, Compute("cpu"), Silent()), shard())
     del task.loss
     np.testing.assert_array_equal(delta(trainer, shard()), right)
 

@@ -374,6 +374,13 @@ def test_private_gradients_that_are_not_finite_are_answered_like_any_others(make
     assert owned.entries() == [("reserved", 1)]
 
 
+def test_private_training_at_which_the_tasks_code_fails_is_answered_like_any_other(make: Any) -> None:
+    owned, model = make("FailsToTrain"), np.zeros(2, dtype=np.float32)
+    answer = owned.ask(model, task={"name": "odd"}, privacy=PRIVATE, metrics=[])
+    assert answer.refusal is None
+    assert owned.entries() == [("reserved", 1)]
+
+
 def test_a_run_without_metrics_takes_none(make: Any) -> None:
     owned, model = make(), initial()
     plan, answer = a_plan(model, metrics=[]), owned.ask(model, metrics=[])
