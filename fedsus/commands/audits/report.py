@@ -92,6 +92,8 @@ def _cells(bound: Bound) -> tuple[str, ...]:
 def _verdict(report: Report) -> str:
     findings = report.findings
     chance = f"each line fails with a chance of {max(finding.failure for finding in findings):g}"
+    if not report.refuted and report.broken is not None:
+        return "no claim is refuted: this fault is too small to be seen in so many draws, or hidden by a loose claim"
     if not report.refuted:
         return f"no claim is refuted by these draws; {chance}"
     count = sum(finding.broken for finding in findings)
