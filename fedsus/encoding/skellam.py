@@ -131,12 +131,11 @@ class ClientSkellam(SkellamShares):
         scaled *= self._shares.scale
         whole = _dithered(scaled, noise)
         for _ in range(_REDRAWS):
-            # Exact: the squares of at most D2 < 2**31 steps sum below 2**62.
-            long = np.flatnonzero(np.einsum("ij,ij->i", whole, whole) > self._most)
+            long = _longer(whole, self._most)
             if not long.size:
                 return whole
             whole[long] = _dithered(scaled[long], noise)
-        long = np.flatnonzero(np.einsum("ij,ij->i", whole, whole) > self._most)
+        long = _longer(whole, self._most)
         whole[long] = np.trunc(scaled[long])
         return whole
 
@@ -173,3 +172,9 @@ def _dithered(values: NDArray[np.float64], noise: Noise) -> NDArray[np.int64]:
         dithered += flat[part]
         out[part] = np.floor(dithered, out=dithered)
     return whole
+
+
+def _longer(whole: NDArray[np.int64], most: int) -> NDArray[np.intp]:
+    """Which rows (m, d) have squares that sum to more than ``most``."""
+    # Exact: the squares of at most D2 < 2**31 steps sum below 2**62.
+    return np.flatnonzero(np.einsum("ij,ij->i", whole, whole) > most)

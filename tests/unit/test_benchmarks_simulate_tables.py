@@ -15,7 +15,11 @@ from fedsus_simulations.benchmarks.result import Result, comparison, complete, f
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "benchmarks.md"
 SEEN = "<!-- simulate -->\n<!-- end of simulate -->\n"
-NAMES = ("simulate-mlp", "simulate-cnn", "simulate-trivial")
+NAMES = (
+    *("simulate-mlp", "simulate-cnn", "simulate-trivial"),
+    *("utility-heart", "utility-fashion", "utility-clients"),
+    *("encode", "dp-step", "simulate-privacy"),
+)
 
 
 def result(name: str = "simulate-mlp", **more: Any) -> Result:
@@ -59,6 +63,12 @@ def test_results_are_published_between_their_markers(tmp_path: Path) -> None:
     assert tables.read(files[0]) == result()
     tables.publish([result()], page)
     assert page.read_text() == text
+
+
+def test_what_is_not_compared_with_peers_leaves_the_picture_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- encode -->\n<!-- end of encode -->\n")
+    assert tables.publish([result("encode")], page) == [tmp_path / "page" / "encode.json", page]
 
 
 @pytest.mark.parametrize(

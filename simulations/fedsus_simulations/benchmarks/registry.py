@@ -68,11 +68,13 @@ _ROWS: Final = (
     _row("simulate-mlp", "simulate_mlp", "a simulated round, 784-64-10; against pfl-research, Flower's", peers=True),
     _row("simulate-cnn", "simulate_cnn", "a simulated round, convolutions; against pfl-research, Flower's", peers=True),
     _row("simulate-trivial", "simulate_trivial", "a simulated round, 1,000 clients, no training", peers=True),
+    _row("simulate-privacy", "simulate_privacy", "a simulated round of each unit and placement; against a plain one"),
     _row(
         "utility-heart", "utility_heart", "heart disease: AUC by epsilon, local and distributed", draws=True, seeds=True
     ),
     _row("utility-fashion", "utility_fashion", "100 clients, noise in shares; against central DP-SGD", seeds=True),
     _row("utility-clients", "utility_clients", "1,000 clients, unit a client; noise in shares or central", seeds=True),
+    _row("encode", "encode", "a million coordinates clipped, rotated, rounded, noised; against numpy's Poisson"),
     _row("dp-step", "dp_step", "a local step of DP-SGD on a device; against a plain one"),
     _row("gradient-mode", "gradient_mode", "Opacus' ways to each example's gradient; against a bare step"),
 )

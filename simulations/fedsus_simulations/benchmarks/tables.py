@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.result import Comparison, Figure, Table
 
 PICTURE: Final = "simulate"
+_PANELS: Final = ("simulate-cnn", "simulate-mlp", "simulate-trivial")
 _SEEN: Final = (
     f"![Seconds a round of a simulation: fedsus, a bare loop, pfl-research, Flower's engine](images/{PICTURE}.png)\n"
 )
@@ -63,7 +64,7 @@ def publish(results: Sequence[Result], docs: Path) -> list[Path]:
 
     Args:
         docs: a Markdown file with a line ``<!-- NAME -->`` before and ``<!-- end of NAME -->`` after each table;
-            the picture, of all simulations whose JSON is there, goes between those of ``simulate``.
+            the picture, of the simulations that are compared with peers, goes between those of ``simulate``.
 
     Raises:
         ConfigError: the file or its markers are not there; nothing was written.
@@ -76,7 +77,8 @@ def publish(results: Sequence[Result], docs: Path) -> list[Path]:
         raise ConfigError(f"{docs}: cannot be read: {error.strerror}") from None
     for result in results:
         text = replaced(text, result.name, markdown(result), str(docs))
-    if any(result.name.startswith(f"{PICTURE}-") for result in results):
+    pictured = any(result.name in _PANELS for result in results)
+    if pictured:
         text = replaced(text, PICTURE, _SEEN, str(docs))
     folder = docs.with_suffix("")
     folder.mkdir(exist_ok=True)
@@ -85,9 +87,10 @@ def publish(results: Sequence[Result], docs: Path) -> list[Path]:
         written.append(folder / f"{result.name}.json")
         _write(written[-1], f"{result.model_dump_json(indent=1)}\n")
     _write(docs, text)
-    kept = [read(file) for file in sorted(folder.glob(f"{PICTURE}-*.json"))]
-    drawn = speed_plot.draw(kept, docs.parent / "images") if kept else ()
-    return [*written, docs, *drawn]
+    if not pictured:
+        return [*written, docs]
+    kept = [read(file) for name in _PANELS if (file := folder / f"{name}.json").exists()]
+    return [*written, docs, *speed_plot.draw(kept, docs.parent / "images")]
 
 
 def replaced(text: str, name: str, table: str, where: str) -> str:
