@@ -2,7 +2,7 @@
 
 All sides take the same steps over all rows (q = 1), with the same clip and learning rate, which nobody tuned:
 
-    alone together  DP-SGD over the rows of all hospitals in one place: what privacy costs at least
+    central         DP-SGD over the rows of all hospitals in one place: what privacy costs at least
     distributed     each hospital adds a share of Skellam noise; nobody is trusted, a server may work with one hospital
     local           each hospital adds noise enough for itself
 
@@ -67,7 +67,12 @@ def told(found: dict[tuple[str, float], list[float]], clear: float, heart: Heart
         return figure([100 * (1 - auc) for auc in found[side, epsilon]], "% missing of AUC", f"{side}, {epsilon:g}")
 
     def compared(epsilon: float) -> dict[str, Any]:
-        return comparison(missing("distributed", epsilon), missing("local", epsilon), times=1.0)
+        return comparison(
+            missing("distributed", epsilon),
+            missing("local", epsilon),
+            "less is missing than with local noise",
+            times=1.0,
+        )
 
     rows = tuple(
         (f"{epsilon:g}", *(mean([100 * auc for auc in found[side, epsilon]]) for side in SIDES), closed(found, epsilon))
