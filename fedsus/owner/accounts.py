@@ -24,7 +24,8 @@ from fedsus.owner.charges import Charge
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fedsus.owner.history import History, Run
+    from fedsus.owner.history import History
+    from fedsus.owner.runs import Run
 
 Exact: TypeAlias = Fraction | float
 """A sum without rounding, or infinity."""

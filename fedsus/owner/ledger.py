@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +18,10 @@ from fedsus.owner.accounts import Standing, check_filter, check_run, check_whole
 from fedsus.owner.caps import Account, Cap, PrivacyPolicy, accounts
 from fedsus.owner.chain import Chain
 from fedsus.owner.charges import Charge
-from fedsus.owner.history import (
-    COMMITTED,
-    REFUNDED,
-    RELEASED,
-    RESERVED,
-    Granted,
-    History,
-    Run,
-    granted_entry,
-    opened_entry,
-)
+from fedsus.owner.history import Granted, History, granted_entry, opened_entry
+from fedsus.owner.runs import COMMITTED, REFUNDED, RELEASED, RESERVED, Run
+from fedsus.owner.runs import RunSpent as RunSpent
 from fedsus.types import Clock
-
-
-@dataclass(frozen=True, slots=True)
-class RunSpent:
-    """One run on one data set.
-
-    Attributes:
-        goal: the account, as unit/adversary, that its own epsilon is for; None without differential privacy.
-        epsilon: of the whole run for that account; infinity without differential privacy.
-        delta: likewise; 0 without differential privacy.
-        attempts: of the whole run.
-        used: attempts that counted: all but the refunded ones.
-        released: attempts whose answer left the device.
-        epsilon_so_far: what the used attempts amount to, at ``delta``; for the owner to read, never to grant by.
-        opened: when, seconds since the epoch.
-    """
-
-    data_id: str
-    run: str
-    specification: str
-    goal: str | None
-    epsilon: float
-    delta: float
-    attempts: int
-    used: int
-    released: int
-    epsilon_so_far: float
-    opened: float
 
 
 class Ledger:
@@ -238,22 +201,7 @@ class Ledger:
         """The runs on a data set, oldest first."""
         with self._guard:
             mine = list(self._history.of(data_id))
-        return [
-            RunSpent(
-                data_id=data_id,
-                run=run.name,
-                specification=run.specification,
-                goal=run.goal,
-                epsilon=run.epsilon,
-                delta=run.delta,
-                attempts=run.attempts,
-                used=run.used,
-                released=sum(state in (RELEASED, COMMITTED) for state in run.states.values()),
-                epsilon_so_far=run.so_far(),
-                opened=run.opened,
-            )
-            for run in mine
-        ]
+        return [run.spent() for run in mine]
 
     def export(self) -> list[dict[str, Any]]:
         """Every entry, in order, as plain data."""
@@ -283,6 +231,8 @@ class Ledger:
         for account in accounts(data_id):
             cap, given = self._cap(account, policy), self._history.grant(account)
             if cap is None:
+                if given.cap is not None:  # protected until now: what is let pass from here on is within no cap
+                    found[account.key] = None
                 continue
             order = given.order
             if cap.finite:

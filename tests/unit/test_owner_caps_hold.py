@@ -103,10 +103,10 @@ def check(entries: list[dict[str, Any]], account: Account) -> None:
     for entry in entries:
         match entry["type"]:
             case "granted":
-                given = entry["accounts"].get(key)
-                if given is not None:
-                    cap = None if given["epsilon"] is None else (given["epsilon"], given["delta"])
-                    order = given["order"] or order
+                if key in entry["accounts"]:
+                    given = entry["accounts"][key]
+                    cap = None if given is None or given["epsilon"] is None else (given["epsilon"], given["delta"])
+                    order = order if given is None else given["order"] or order
                 continue
             case "opened":
                 if "non_private" in entry["events"][key]:
