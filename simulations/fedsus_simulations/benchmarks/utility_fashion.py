@@ -181,8 +181,8 @@ def told(cases: list[Case], found: dict[str, dict[str, list[Row]]], notes: list[
             f"by its shares of noise of {CLIENTS - DROPOUTS} survivors, without spare attempts",
             "noise / clip: standard deviation of the noise on a sum of gradients when nobody falls out. Central is by "
             "the PLD accountant; distributed by Renyi divergences, with the shares of colluders and dropouts on top",
-            "the CNN's learning rate was chosen of 4 and 16 in 73 steps of a network of half the width, on the last 10,000 "
-            "training images; nothing was chosen on the test images",
+            "the CNN's learning rate was chosen of 4 and 16, by 73 steps of a network of half the width, on the last "
+            "10,000 training images; nothing was chosen on the test images",
             *(_words(case) for case in cases),
             *notes,
         ],
