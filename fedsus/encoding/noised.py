@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedsus.types import Noise, Ring
 
 _MARGIN: Final = 1e-12
-"""What a clipped vector stays below its bound, relative: more than float64 errs in its norm."""
+"""Half of what a clipped vector stays below its bound, relative: more than float64 errs in its norm."""
 
 
 class NoisedUpdates:
@@ -119,9 +119,11 @@ def clip_rows(rows: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
 
 def shortened(norms: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
     """By what vectors of these norms (m,) are multiplied, so that none is longer than ``clip``: 1 or less, (m,)."""
+    # One length in both places: a vector a little longer must not become shorter than one a little shorter.
+    length = clip * (1 - 2 * _MARGIN)
     factors = np.ones(len(norms))
-    long = norms > clip * (1 - _MARGIN)
-    factors[long] = clip * (1 - 2 * _MARGIN) / norms[long]
+    long = norms > length
+    factors[long] = length / norms[long]
     return factors
 
 

@@ -11,6 +11,7 @@ that costs accuracy and no privacy.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 _REDRAWS: Final = 64
 """Most roundings of one update: that all of them are too long has a chance below 2**-46; then it is cut to integers
 towards zero, which is never too long."""
+
+_LONGEST: Final = 2.0**31
+"""Steps of a client's vector, so that its squares add up in int64."""
 
 _EDGE: Final = 7 / 8
 """Sums beyond this part of the range are counted: where there are many, some have wrapped around."""
@@ -121,6 +125,11 @@ class ClientSkellam(SkellamShares):
     def __init__(self, plan: Plan, privacy: ClientDistributed) -> None:
         super().__init__(plan, privacy, privacy.full_weight)
         self._clip = privacy.clip
+        if privacy.clip * privacy.shares.scale + math.sqrt(self._padded) >= _LONGEST:
+            raise ConfigError(
+                f"clip {privacy.clip:g} is {privacy.clip * privacy.shares.scale:.3g} steps: steps are too fine; "
+                "expected fewer than 2**31"
+            )
         self._most = sensitivity.largest_square(privacy.clip, privacy.shares.scale, self._padded)
 
     def _rounded(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.int64]:
@@ -176,5 +185,5 @@ def _dithered(values: NDArray[np.float64], noise: Noise) -> NDArray[np.int64]:
 
 def _longer(whole: NDArray[np.int64], most: int) -> NDArray[np.intp]:
     """Which rows (m, d) have squares that sum to more than ``most``."""
-    # Exact: the squares of at most D2 < 2**31 steps sum below 2**62.
+    # Exact: the squares of fewer than 2**31 steps sum below 2**62.
     return np.flatnonzero(np.einsum("ij,ij->i", whole, whole) > most)

@@ -15,9 +15,11 @@ from noised_plans import adaptive, banded, client_central, client_distributed, e
 
 from fedsus.encoding import residues
 from fedsus.encoding.mechanisms import mechanism_of
+from fedsus.encoding.noised import shortened
+from fedsus.errors import ConfigError
 from fedsus.privacy import factorisation, sensitivity
 from fedsus.privacy.noise import SeededNoise
-from fedsus.protection import Private
+from fedsus.protection import ClientDistributed, Private, Shares
 from fedsus.types import LocalUpdate, LocalUpdates
 
 HUGE = 3.0e38
@@ -144,6 +146,27 @@ def test_sums_beyond_what_float64_carries_are_shortened_together() -> None:
     bound = sensitivity.example_update(1.0, privacy.shares.scale, 4)
     assert np.linalg.norm(whole[0].astype(np.float64)) == pytest.approx(sensitivity.LARGEST_SUM, rel=1e-9)
     assert np.linalg.norm((whole[1] - whole[0]).astype(np.float64)) <= bound.l2
+
+
+def test_sums_on_both_sides_of_the_longest_are_no_further_apart_than_before() -> None:
+    """A sum that is a little too long must not become shorter than one that is not: that would be a jump."""
+    norms = sensitivity.LARGEST_SUM * (1 + np.linspace(-4e-12, 4e-12, 101))
+    lengths = norms * shortened(norms, sensitivity.LARGEST_SUM)
+    assert lengths.max() <= sensitivity.LARGEST_SUM
+    assert np.diff(lengths).min() > -1e-4, "in steps: float64 rounding alone"
+
+
+def test_no_bound_is_checked_beyond_what_int64_adds_up() -> None:
+    """A device would refuse the epsilon of such steps; whoever has granted any gets no wrapped square."""
+    for clip, scale in ((1.0, 3e9), (1e9, 1e15)):
+        privacy = ClientDistributed(
+            epsilon=3.0,
+            delta=1e-5,
+            clip=clip,
+            shares=Shares(scale=scale, variance=1.0, bits=32, colluders=1, survivors=4),
+        )
+        with pytest.raises(ConfigError, match="steps are too fine"):
+            mechanism_of(plan_of(privacy, 2))
 
 
 @pytest.mark.parametrize(
