@@ -38,6 +38,8 @@ _LEVELS: Final = 127
 
 _LEAST_CLIP: Final = 1e-9
 _MOST_CLIP: Final = 1e9
+_MOST_POWER: Final = 50.0
+"""Beyond exp of this a bound is out of range, from wherever it comes: much noise on few clients asks for more."""
 
 
 class ClientGaussian(NoisedUpdates):
@@ -56,6 +58,8 @@ class ClientGaussian(NoisedUpdates):
         super().__init__(plan.dimension, plan.metrics if privacy.metrics is not None else (), privacy.full_weight)
         self.bits = plan.encoding.bits
         self._clip = privacy.clip if plan.clip is None else plan.clip
+        if not _LEAST_CLIP <= self._clip <= _MOST_CLIP:  # no server that follows the rule asks for another
+            raise ConfigError(f"clip {self._clip:g}: expected {_LEAST_CLIP:g} to {_MOST_CLIP:g}")
         self._end = plan.dimension + len(self.metrics)
         self.size = self._end + (privacy.adaptive is not None)
         self._steps = ((1 << (self.bits - 1)) - 1) // plan.cohort.size  # M
@@ -159,7 +163,8 @@ class ClientGaussian(NoisedUpdates):
         """Andrew et al. 2021, Algorithm 1; ``balance`` is how many were below the bound minus how many above."""
         noised = balance / 2 + float(np.rint(noise.normal(1)[0] * adaptive.noise * 2)) / 2
         below = noised / survivors + 0.5
-        clip = self._clip * math.exp(-adaptive.learning_rate * (below - adaptive.quantile))
+        power = -adaptive.learning_rate * (below - adaptive.quantile)
+        clip = self._clip * math.exp(min(max(power, -_MOST_POWER), _MOST_POWER))
         return np.array([min(max(clip, _LEAST_CLIP), _MOST_CLIP)])
 
     def _limits(self) -> NDArray[np.int64]:

@@ -165,3 +165,17 @@ def test_zero_weight_and_unseen_clients_cost_no_shape(row: str) -> None:
     for updates, factor in ((half, 0.5), (none, 0.0), (more, 1.0)):
         _, mean = mechanism.release(mechanism.init(), summed(mechanism, updates), CLIENTS, SeededNoise(3))
         assert mean.delta == pytest.approx(factor * update(0).delta, abs=0.02)
+
+
+@pytest.mark.parametrize("balance", [-1e9, 1e9])
+def test_a_count_that_is_all_noise_keeps_an_adaptive_bound_in_range(balance: float) -> None:
+    """Much noise on few clients: the server's rule must not overflow, which would end the run."""
+
+    class Constant(SeededNoise):
+        def normal(self, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+            return np.full(size, balance)
+
+    mechanism = mechanism_of(plan_of(adaptive(), DIMENSION))
+    total = summed(mechanism, [update(seed) for seed in range(SURVIVORS)])
+    state, _ = mechanism.release(mechanism.init(), total, SURVIVORS, Constant(0))
+    assert state["clip"].tolist() == [1e-9 if balance > 0 else 1e9]
