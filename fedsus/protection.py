@@ -101,6 +101,12 @@ class ExampleDistributed(Strict):
     denominator: Positive
     shares: Shares
 
+    @model_validator(mode="after")
+    def _no_metrics(self) -> ExampleDistributed:
+        if self.shares.metrics is not None:  # one example may move a mean over few by any amount: no event has them
+            raise ValueError("noise for metrics: with the example unit none leave a device")
+        return self
+
 
 class ClientDistributed(Strict):
     """Client-level DP with noise in shares: a clipped update of any local training.

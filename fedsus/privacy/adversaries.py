@@ -15,6 +15,7 @@ at r times that, and says nothing about a client.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
@@ -92,7 +93,9 @@ def _once(plan: Plan, unit: Unit, adversary: Adversary, survivors: int | None, r
 
 def _any_of(rate: float, count: int) -> float:
     """The chance that any of ``count`` examples is drawn."""
-    return rate if count == 1 else 1 - (1 - rate) ** count
+    if count == 1 or rate == 1:
+        return rate
+    return -math.expm1(count * math.log1p(-rate))  # 1 - (1 - rate)**count would be 0 for a rate below 1e-16
 
 
 def _honest(privacy: Distributed, adversary: Adversary, survivors: int | None) -> int:
