@@ -19,12 +19,13 @@ from fedsus.learning import stacked_dp
 from fedsus.learning.settings import Compute
 from fedsus.learning.stacked import best_stack
 from fedsus.owner.ledger import Ledger
+from fedsus.privacy.noise import SeededNoise
 from fedsus.rounds.device import Device
 from fedsus.rounds.messages import decode_answer, decode_request, encode_request
 from fedsus.tasks.task import DataSource
 from fedsus_simulations.clients.population import Divided
 from fedsus_simulations.scenario.config import Scenario
-from fedsus_simulations.scenario.seeding import SeededClient
+from fedsus_simulations.scenario.seeding import SeededClient, number
 from fedsus_simulations.whole.memory import DATA_ID, granting
 from fedsus_simulations.workers.blocks import blocks_of
 from fedsus_simulations.workers.training import Outcome, stack_for
@@ -128,13 +129,22 @@ def test_a_stack_that_fails_though_its_clients_do_not_is_told(
     assert said.endswith("one client after the other, because its stack failed: cannot allocate memory")
 
 
+def test_a_clients_noise_is_of_its_seed_name_and_round(tmp_path: Path) -> None:
+    plan, client = request(scenario(tmp_path, {})).plan, SeededClient(7, "a")
+    for round in (2, 1, 2):
+        client(plan.model_copy(update={"round": round}))
+        expected = SeededNoise(number(7, "noise", "a", round))
+        for _ in range(2):
+            assert (client.words(3) == expected.words(3)).all()
+
+
 @pytest.mark.parametrize("plan", [{}, EXAMPLE])
 def test_a_stack_proposes_what_the_loop_does_up_to_rounding(tmp_path: Path, plan: dict[str, object]) -> None:
     asked = scenario(tmp_path, {"trainer": "loop"}, **plan)
     loop, many = trainer_of(asked, tmp_path), trainer_of(scenario(tmp_path, {"trainer": "stacked"}, **plan), tmp_path)
     for block in BLOCKS:
-        expected, _ = loop.updates(request(asked), block)
-        found, outcome = many.updates(request(asked), block)
+        expected, *_ = loop.updates(request(asked), block)
+        found, _, outcome = many.updates(request(asked), block)
         assert expected is not None and found is not None and outcome == Outcome({})
         np.testing.assert_allclose(found.deltas, expected.deltas, atol=1e-6)
         assert (found.weights == expected.weights).all()

@@ -61,23 +61,27 @@ class SeededClient:
 
     seed: int
     client: str
-    _noise: SeededNoise = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._noise = SeededNoise(number(self.seed, "noise", self.client))
+    _round: tuple[int, ...] = field(default=(), init=False)
+    _noise: SeededNoise | None = field(default=None, init=False)
 
     def __call__(self, plan: Plan) -> int:
-        self._noise = SeededNoise(number(self.seed, "noise", self.client, plan.round))
+        self._round, self._noise = (plan.round,), None
         return seeded(self.seed, self.client)(plan)
 
     def normal(self, size: int) -> NDArray[np.float64]:
         """As `fedsus.types.Noise`."""
-        return self._noise.normal(size)
+        return self._drawn().normal(size)
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """As `fedsus.types.Noise`."""
-        return self._noise.uniform(size)
+        return self._drawn().uniform(size)
 
     def words(self, size: int) -> NDArray[np.uint64]:
         """As `fedsus.types.Noise`."""
-        return self._noise.words(size)
+        return self._drawn().words(size)
+
+    def _drawn(self) -> SeededNoise:
+        """Made when first drawn from: 25 us each would be a third of a round without noise of many small clients."""
+        if self._noise is None:
+            self._noise = SeededNoise(number(self.seed, "noise", self.client, *self._round))
+        return self._noise
