@@ -262,7 +262,7 @@ def test_the_example_of_a_policy_is_what_enroll_writes() -> None:
     template = load(ROOT / "client" / "fedsus_client" / "files" / "policy.toml", Policy)
     assert load(EXAMPLE / "policy.toml", Policy) == template
     assert template.exchange.secure_sum and not template.exchange.clear_sum
-    assert (template.privacy.epsilon, template.privacy.delta) == (3.0, 1e-5)
+    assert (template.privacy.epsilon, template.privacy.delta) == (3.5, 1e-5)
 
 
 def test_the_port_is_the_servers_default_and_the_templates() -> None:

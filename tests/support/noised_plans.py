@@ -53,8 +53,8 @@ def adaptive(clip: float = 1.0, noise: float = 0.01, **more: Any) -> Private:
     return client_central(clip, noise, adaptive=Adaptive(noise=0.01, **more))
 
 
-def banded(clip: float = 1.0, noise: float = 0.01, bands: int = 3, participations: int = 2) -> Private:
-    return client_central(clip, noise, banded=Banded(bands=bands, participations=participations))
+def banded(clip: float = 1.0, noise: float = 0.01, bands: int = 3, participations: int = 2, **more: Any) -> Private:
+    return client_central(clip, noise, banded=Banded(bands=bands, participations=participations), **more)
 
 
 def plan_of(privacy: Private, dimension: int, metrics: bool = False, **changes: Any) -> plans.Plan:
