@@ -54,7 +54,7 @@ class ClippedSums:
         flat: the module, with the parameters that gradients are taken at. It must not be used otherwise meanwhile.
 
     Attributes:
-        wide: the type of norms and sums: float64; MPS has float32 alone.
+        wide: the type of norms and sums: float64, which the device must have.
         alone: why examples of several clients may not be in one batch; None if they may, and before the first batch.
 
     Not for use from two threads at once.
@@ -62,7 +62,7 @@ class ClippedSums:
 
     def __init__(self, task: Task, flat: Flat, device: torch.device) -> None:
         self._task, self._flat, self._device = task, flat, device
-        self.wide = torch.float32 if device.type == "mps" else torch.float64
+        self.wide = torch.float64
         self.alone: str | None = None
         self._way: PerExample | None = None
         keep_freed_memory()

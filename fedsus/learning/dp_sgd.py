@@ -18,7 +18,7 @@ from fedsus.learning.clipped_sums import ClippedSums
 from fedsus.learning.loop import local_step, seeded
 from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.places import drawn_lanes
-from fedsus.learning.settings import resolve
+from fedsus.learning.settings import resolve_wide
 from fedsus.plan import ExamplePrivacy
 from fedsus.privacy.accounting import dp_sgd_event
 from fedsus.types import LocalUpdate
@@ -48,7 +48,7 @@ class DpSgdTrainer:
     """
 
     def __init__(self, task: Task, compute: Compute, noise: Noise) -> None:
-        self._task, self._noise, self._device = task, noise, resolve(compute)
+        self._task, self._noise, self._device = task, noise, resolve_wide(compute)
         module = task.model(0)
         check_model(module, type(task).__name__, private=True)
         self._flat = Flat(module, self._device)

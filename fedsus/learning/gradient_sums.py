@@ -17,7 +17,7 @@ from fedsus.learning.clipped_sums import ClippedSums
 from fedsus.learning.loop import seeded
 from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.places import drawn_lanes
-from fedsus.learning.settings import resolve
+from fedsus.learning.settings import resolve_wide
 from fedsus.protection import ExampleDistributed
 from fedsus.types import LocalUpdate
 
@@ -46,7 +46,7 @@ class GradientSumTrainer:
     """
 
     def __init__(self, task: Task, compute: Compute, noise: Noise) -> None:
-        self._noise, self._device = noise, resolve(compute)
+        self._noise, self._device = noise, resolve_wide(compute)
         module = task.model(0)
         check_model(module, type(task).__name__, private=True)
         self._flat = Flat(module, self._device)

@@ -62,6 +62,15 @@ def resolve(compute: Compute) -> torch.device:
     return device
 
 
+def resolve_wide(compute: Compute) -> torch.device:
+    """As `resolve`, for sums of clipped gradients: the CPU in place of MPS, which has no float64.
+
+    In float32 an example would move a sum of n by up to about n**2 / 2**24 of its bound more than is accounted for.
+    """
+    device = resolve(compute)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def check_precision(training: plan.Training, device: torch.device) -> None:
     """Refuses bfloat16 where the hardware would only emulate it.
 

@@ -16,7 +16,7 @@ from fedsus.learning.clipped_sums import ClippedSums
 from fedsus.learning.gradient_sums import checked, descent, drawn
 from fedsus.learning.loop import seeded
 from fedsus.learning.parameters import Flat, check_model
-from fedsus.learning.settings import resolve
+from fedsus.learning.settings import resolve_wide
 from fedsus.learning.stacking.converting import NotStackable
 from fedsus.types import LocalUpdates
 
@@ -48,7 +48,7 @@ class StackedSumsTrainer:
     """
 
     def __init__(self, task: Task, compute: Compute) -> None:
-        self._name, self._compute, self._device = type(task).__name__, compute, resolve(compute)
+        self._name, self._compute, self._device = type(task).__name__, compute, resolve_wide(compute)
         module = task.model(0)
         check_model(module, self._name, private=True)
         self._flat = Flat(module, self._device)

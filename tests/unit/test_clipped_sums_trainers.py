@@ -13,6 +13,7 @@ from torch import nn
 
 from fedsus import plan
 from fedsus.errors import Cancelled, ConfigError
+from fedsus.learning.dp_sgd import DpSgdTrainer
 from fedsus.learning.gradient_sums import GradientSumTrainer
 from fedsus.learning.parameters import flatten
 from fedsus.learning.settings import Compute, TrainSettings
@@ -72,6 +73,17 @@ def test_minus_the_sum_of_a_poisson_batch_of_the_devices_own() -> None:
         assert noise.drawn == [("uniform", 1), ("uniform", shard.size)], "nothing is noised here"
     assert found[2].delta.any()
     assert not found[1].delta.any(), "no examples, zeros"
+
+
+def test_sums_are_of_the_cpu_where_the_hardware_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    task = task_of("cnn")
+    for trainer in (
+        GradientSumTrainer(task, Compute("mps", 1), SeededNoise(0)),
+        DpSgdTrainer(task, Compute("mps", 1), SeededNoise(0)),
+        StackedSumsTrainer(task, Compute("mps", 1)),
+    ):
+        assert (trainer._device.type, trainer._sums.wide) == ("cpu", torch.float64)
 
 
 @pytest.mark.parametrize("name", [*MODELS, "text"])
