@@ -1,7 +1,8 @@
 """Encoding an update for each kind of noise, on one core: clip, rotate, round, noise; and the mean back from a sum.
 
 The peer is the same encoding with a difference of two of numpy's Poisson draws for each Skellam draw: what one would
-write first, and what has no bound on how far its distribution is off.
+write first, and what has no bound on how far its distribution is off. What is told are processor milliseconds: one
+thread does all, so they are those of one core, without the waiting for others who use it too.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def measure(size: int, turns: int) -> dict[str, Any]:
-    """Milliseconds of each side, one after the other, ``turns`` times; then where those of `CLIENT` go."""
+    """Processor milliseconds of each side, one after the other, ``turns`` times; then where those of `CLIENT` go."""
     before, noise, generator = load(), SystemNoise(), np.random.default_rng(1)
     update = LocalUpdate(_long(size), 50.0, np.zeros(0), 0, None)
     mechanisms = {kind: mechanism_of(_plan(kind, size)) for kind in _KINDS}
@@ -73,7 +74,7 @@ def measure(size: int, turns: int) -> dict[str, Any]:
     notes = [
         f"{size:,} float32 coordinates of norm {2 * _CLIP:g}, clipped to {_CLIP:g}; granularity {_GRANULARITY:g}, "
         f"variance of a share {_VARIANCE:g}, sums mod 2**{_BITS}",
-        "one thread, AES-CTR bits under a key of the operating system; numpy draws from its PCG64",
+        "processor time, one thread; AES-CTR bits under a key of the operating system, numpy draws from its PCG64",
         f"the table of the sampler is made once a run: {_milliseconds(lambda: SkellamTable(_VARIANCE)):.0f} ms",
         f"load average: {before:.1f} before, {load():.1f} after",
     ]
@@ -133,9 +134,9 @@ def _clocked() -> Iterator[dict[str, float]]:
 
     def clocked(step: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            began = time.perf_counter()
+            began = time.process_time()
             result = inner(*arguments)
-            spent[step] += (time.perf_counter() - began) * 1e3
+            spent[step] += (time.process_time() - began) * 1e3
             return result
 
         return call
@@ -230,6 +231,6 @@ def _long(size: int) -> NDArray[np.float32]:
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     work()
-    return (time.perf_counter() - began) * 1e3
+    return (time.process_time() - began) * 1e3
