@@ -288,13 +288,13 @@ def test_threads_share_one_cap(tmp_path: Path) -> None:
     granted: list[str] = []
 
     def greedy(name: str) -> None:
-        made.open_run("clinic", name, run, POLICY)
-        for attempt in range(1, 9):
-            try:
+        try:
+            made.open_run("clinic", name, run, POLICY)
+            for attempt in range(1, 9):
                 reserve(made, name, attempt, run)
-            except BudgetExhausted:
-                return
-            granted.append(name)
+                granted.append(name)
+        except BudgetExhausted:
+            return
 
     threads = [threading.Thread(target=greedy, args=(f"r{number}",)) for number in range(4)]
     for thread in threads:
