@@ -57,6 +57,9 @@ deadline = {deadline}
 local_epochs = {epochs}
 """
 
+RESUMED = 12
+"""Rounds of the run whose server is killed: so many that a training can be held before the last of them is over."""
+
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -220,7 +223,7 @@ def test_below_the_floor_nothing_is_released_and_the_next_attempt_has_fresh_keys
 
 
 def test_a_killed_server_goes_on_where_it_was(sites: Hospitals) -> None:
-    folder = sites.open_gated("resumed", rounds=4)
+    folder = sites.open_gated("resumed", rounds=RESUMED)
     until(lambda: released(folder), "a round")
     sites.hold("va")
     lost = sites.trained(folder, "va", since=opened(folder))
@@ -233,7 +236,7 @@ def test_a_killed_server_goes_on_where_it_was(sites: Hospitals) -> None:
     assert read(folder)[: len(before)] == before
     assert isinstance(before[-1], AttemptOpened)
     assert before[-1].attempt == lost
-    assert [one.round for one in released(folder)] == list(range(1, 5))
+    assert [one.round for one in released(folder)] == list(range(1, RESUMED + 1))
     _, used = attempts(folder)
     assert lost not in used, "its sessions' secrets are gone: a new attempt"
 
