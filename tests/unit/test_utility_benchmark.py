@@ -121,6 +121,28 @@ def test_half_a_point_is_all_that_the_federation_may_lose(lost: float, reached: 
     assert result.tables[0].rows[0][3] == "85.80 ± 0.20"
 
 
+def test_fashion_runs_both_sides_of_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = simulate_data.generated(tmp_path / "images", (200, 50))
+    for name, size in zip(FILES, (200, 200, 50, 50), strict=True):
+        values = np.zeros((size, FEATURES), np.float16) if "features" in name else np.arange(size) % 10
+        np.save(tmp_path / name, values)
+    quick = utility_fashion.small
+
+    def tiny(case: utility_fashion.Case) -> utility_fashion.Case:
+        return replace(quick(case), steps=replace(case.steps, rounds=1, examples=200))
+
+    monkeypatch.setattr(utility_fashion, "small", tiny)
+    options = Options(data=files, features=tmp_path, resume=tmp_path / "kept")
+    result = complete("utility-fashion", True, utility_fashion.run(True, options))
+    assert [row[:3] for row in result.tables[0].rows] == [
+        ("cnn", "central", 1), ("cnn", "distributed", 1), ("scattering", "central", 1), ("scattering", "distributed", 1)
+    ]  # fmt: skip
+    for central, shared in zip(result.tables[0].rows[::2], result.tables[0].rows[1::2], strict=True):
+        assert float(shared[4]) <= 3
+        assert float(shared[5]) > (100 / 85) ** 0.5 * float(central[5])
+    assert len(result.figures) == 3
+
+
 def test_the_gap_closed_is_of_what_local_noise_loses() -> None:
     found = {("central", 1.0): [0.90], ("local", 1.0): [0.80], ("distributed", 1.0): [0.875]}
     assert utility_heart.closed(found, 1.0) == "75 %"

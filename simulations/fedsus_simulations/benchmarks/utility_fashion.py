@@ -91,18 +91,20 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
     kept = Kept.of(options, "utility-fashion")
     with tempfile.TemporaryDirectory(prefix="fs-") as name:
         files, real = simulate_data.images(options.data, Path(name) / "images")
-        cases = {small(CNN) if quick else CNN: files}
+        cases = [(CNN, files)]
         if options.features is not None:
-            cases[small(SCATTERING) if quick else SCATTERING] = options.features.resolve()
+            cases.append((SCATTERING, options.features.resolve()))
+        if quick:
+            cases = [(small(case), folder) for case, folder in cases]
         seeds = range(1, 1 + (1 if quick else options.seeds or SEEDS))
         found = {
             case.name: {side: [reached(kept, case, folder, side, seed) for seed in seeds] for side in SIDES}
-            for case, folder in cases.items()
+            for case, folder in cases
         }
     notes = [] if real else [simulate_data.MADE]
     if options.features is None:
         notes.append("no linear model: --features names no folder of scripts/scattering.py")
-    return told(list(cases), found, notes)
+    return told([case for case, _ in cases], found, notes)
 
 
 def small(case: Case) -> Case:

@@ -92,7 +92,7 @@ def told(found: dict[tuple[str, float], list[float]], clear: float, heart: Heart
             f"epsilon of the federations is for {heart.steps.rounds} rounds and the default spare attempts, against a "
             "server with A = 1 colluder; central has no spares",
             "gap closed: how much of what local loses against central distributed wins back, by the means; only where "
-            "local loses at least half a point",
+            "local loses at least half a point. More than 100 % is chance: its noise is larger than central's",
         ],
     }
 
