@@ -15,7 +15,14 @@ from click.testing import CliRunner
 
 from fedsus.errors import ConfigError, DataError
 from fedsus.tasks.task import DataSource
-from fedsus_simulations.benchmarks import cli, simulate_data, utility_clients, utility_fashion, utility_heart
+from fedsus_simulations.benchmarks import (
+    cli,
+    simulate_data,
+    tables,
+    utility_clients,
+    utility_fashion,
+    utility_heart,
+)
 from fedsus_simulations.benchmarks import utility_runs as runs
 from fedsus_simulations.benchmarks.result import Result, complete
 from fedsus_simulations.benchmarks.utility_kept import Kept, Options
@@ -192,3 +199,12 @@ def test_the_linear_model_reads_what_the_script_writes(tmp_path: Path) -> None:
     np.save(tmp_path / FILES[0], np.ones((3, 5), np.float16))
     with pytest.raises(DataError, match="a row for each label"):
         task.load(DataSource(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["utility-heart", "utility-fashion", "utility-clients"])
+def test_the_documentation_shows_what_was_measured(name: str) -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    kept = tables.read(docs / "benchmarks" / f"{name}.json")
+    assert not kept.quick
+    text = (docs / "benchmarks.md").read_text(encoding="utf-8")
+    assert tables.replaced(text, name, tables.markdown(kept), "docs") == text
