@@ -64,7 +64,7 @@ class PrivacyConfig(Strict):
     epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
     delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
     clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
-    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    sampling_rate: Annotated[float, Field(ge=1e-9, le=1)] = 0.1
     denominator: Positive | None = None
     full_weight: Positive | None = None
     granularity: Annotated[float, Field(ge=0.5, le=4096)] = 32.0

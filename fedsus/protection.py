@@ -11,6 +11,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from fedsus.strict import Positive, Strict
 
+LEAST_RATE: Final = 1e-9
+"""Of sampling: draws have 53 bits, and a chance near 2**-53 would not be the one that is accounted for."""
+
 MOST_VARIANCE: Final = 8e10
 """Of one client's share, in steps squared: beyond it `fedsus.privacy.sampling.SkellamTable` would be too large."""
 
@@ -23,7 +26,7 @@ class NoPrivacy(Strict):
 
 Epsilon = Annotated[float, Field(gt=0, le=1000)]
 Delta = Annotated[float, Field(gt=0, lt=0.1)]
-SamplingRate = Annotated[float, Field(gt=0, le=1)]
+SamplingRate = Annotated[float, Field(ge=LEAST_RATE, le=1)]
 NoiseMultiplier = Annotated[float, Field(gt=0, le=10_000)]
 
 

@@ -27,6 +27,17 @@ _CHUNK: Final = 1 << 13
 """Values made at a time: bounds the memory that a draw for a large model takes besides its result."""
 
 
+_FORKS = [0]
+"""How often this process is a child of one that used noise: not its number, which another namespace may repeat."""
+
+
+def _forked() -> None:
+    _FORKS[0] += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 def _on_the_circle(words: NDArray[np.uint64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosine and sine of 2 pi u, u the highest 53 bits of each word, within 1e-15.
 
@@ -87,14 +98,14 @@ class SystemNoise:
     def words(self, size: int) -> NDArray[np.uint64]:
         """Uniform 64-bit words, (size,) uint64, not writable."""
         with self._lock:
-            if self._process != os.getpid():  # after a fork, parent and child would share one keystream
+            if self._process != _FORKS[0]:  # after a fork, parent and child would share one keystream
                 self._rekey()
             return np.frombuffer(self._stream.update(bytes(8 * size)), dtype=np.uint64)
 
     def _rekey(self) -> None:
         cipher = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(os.urandom(16)))
         self._stream: CipherContext = cipher.encryptor()
-        self._process = os.getpid()
+        self._process = _FORKS[0]
 
     def _normal(self, size: int) -> NDArray[np.float64]:
         half = (size + 1) // 2

@@ -127,14 +127,30 @@ def test_nothing_secret_prints_or_is_copied() -> None:
 
 
 def test_a_new_process_gets_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = SystemNoise()
-    before = noise._stream
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    noise.uniform(1)
-    assert noise._stream is not before
-    again = noise._stream
-    noise.uniform(1)
-    assert noise._stream is again
+    monkeypatch.setattr(noise, "_FORKS", [0])
+    source = SystemNoise()
+    before = source._stream
+    noise._forked()
+    source.uniform(1)
+    assert source._stream is not before
+    again = source._stream
+    source.uniform(1)
+    assert source._stream is again
+
+
+def test_parent_and_child_draw_different_noise() -> None:
+    """Whatever number the child's process has."""
+    source = SystemNoise()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, source.words(4).tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = np.frombuffer(os.read(read, 32), dtype=np.uint64)
+    os.close(read)
+    os.close(write)
+    assert not np.intersect1d(theirs, source.words(4)).size
 
 
 def test_points_on_the_circle_are_those_of_their_angles() -> None:
