@@ -148,10 +148,13 @@ def _mechanism(plan: Plan, privacy: Private, policy: Policy) -> None:
     """Unit, placement, noise and steps: what is quick to check, before anything is computed from it."""
     if plan.purpose != "train":
         raise Refusal(f"purpose '{plan.purpose}' releases metrics; a private run has none")
-    if privacy.unit not in policy.privacy.units:
-        raise Refusal(f"privacy unit '{privacy.unit}': the policy allows {_listed(policy.privacy.units)}")
-    if privacy.placement not in policy.privacy.placements:
-        raise Refusal(f"noise placement '{privacy.placement}': the policy allows {_listed(policy.privacy.placements)}")
+    units, placements = policy.privacy.units, policy.privacy.placements
+    if privacy.unit not in units:
+        raise Refusal(f"privacy unit '{privacy.unit}': the policy allows {_listed(units)} ([privacy] units)")
+    if privacy.placement not in placements:
+        raise Refusal(
+            f"noise placement '{privacy.placement}': the policy allows {_listed(placements)} ([privacy] placements)"
+        )
     if privacy.clip < LEAST_CLIP:
         raise Refusal(f"clip {privacy.clip:g}: expected at least {LEAST_CLIP:g}, which can carry noise")
     if isinstance(privacy, Distributed) and plan.exchange != "secure_sum":

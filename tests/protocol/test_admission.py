@@ -116,8 +116,8 @@ def test_refused_by_policy(changes: dict[str, Any], reason: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"privacy": {"units": []}}, "privacy unit 'example'"),
-        ({"privacy": {"placements": []}}, "noise placement 'local'"),
+        ({"privacy": {"units": []}}, r"privacy unit 'example': the policy allows none \(\[privacy\] units\)"),
+        ({"privacy": {"placements": []}}, r"noise placement 'local': .* none \(\[privacy\] placements\)"),
         ({"exchange": {"clear_sum": False}}, "clear_sum is not granted"),
         ({"cohort": {"minimum": 4}}, "cohort minimum 3"),
         ({"tasks": {"heart": {"data": "clinic"}}}, "the policy allows none"),
