@@ -101,7 +101,7 @@ def _remarks(book: Ledger, privacy: PrivacyPolicy, names: Sequence[str]) -> Iter
         for account in accounts(name):
             for run in book.standing(account).outside:
                 why = "without differential privacy" if run.goal is None else "whose noise does not protect them"
-                open_to.setdefault(f"run '{run.name}', {why}, granted on {_day(run.opened)}", []).append(account)
+                open_to.setdefault(f"run '{run.name}', {why}, since {_day(run.opened)}", []).append(account)
         for run_said, some in open_to.items():
             yield f"{name}: {_said(some)}: infinite through {run_said}; it stands outside the caps"
         for account in accounts(name):

@@ -80,8 +80,8 @@ def test_all_nine_accounts_in_a_table_while_the_agent_runs(run: Run) -> None:
         for words in ("winter", "2 of 5", "clear", "infinite", "1 of 5"):
             assert words in result.output
         for words in (
-            "clinic: example, patient, client: infinite through run 'clear', without differential privacy, granted on",
-            "clinic: patient, client: infinite through run 'winter', whose noise does not protect them, granted on",
+            "clinic: example, patient, client: infinite through run 'clear', without differential privacy, since 20",
+            "clinic: patient, client: infinite through run 'winter', whose noise does not protect them, since 20",
         ):
             assert words in result.output
 
