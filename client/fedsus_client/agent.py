@@ -31,7 +31,8 @@ from fedsus_client.status import paused
 from fedsus_client.telling import Telling
 
 if TYPE_CHECKING:
-    from fedsus.rounds.device import Answer, SeedSource
+    from fedsus.rounds.device import Answer
+    from fedsus.rounds.seeds import SeedSource
 
 log = logging.getLogger("fedsus.client")
 _EXIT_SECONDS: Final = 4.0

@@ -19,8 +19,9 @@ from fedsus_client.standing import StandingPolicy
 if TYPE_CHECKING:
     from fedsus.owner.ledger import Ledger
     from fedsus.rounds.answers import Answer, Granted
-    from fedsus.rounds.device import Device, SeedSource
+    from fedsus.rounds.device import Device
     from fedsus.rounds.messages import Request
+    from fedsus.rounds.seeds import SeedSource
     from fedsus.rounds.sessions import Sessions
 
 log = logging.getLogger("fedsus.client")

@@ -13,7 +13,8 @@ from fedsus_client.config import AgentConfig
 
 if TYPE_CHECKING:
     from fedsus.owner.ledger import Ledger
-    from fedsus.rounds.device import Device, SeedSource
+    from fedsus.rounds.device import Device
+    from fedsus.rounds.seeds import SeedSource
     from fedsus.rounds.sessions import Sessions
 
 log = logging.getLogger("fedsus.client")
@@ -31,7 +32,8 @@ def load_device(
     started = time.monotonic()
     from fedsus.learning.settings import Compute
     from fedsus.privacy.noise import SystemNoise
-    from fedsus.rounds.device import Device, system_seed
+    from fedsus.rounds.device import Device
+    from fedsus.rounds.seeds import system_seed
     from fedsus.tasks.task import DataSource
     from fedsus_client.evaluations import Evaluations
 

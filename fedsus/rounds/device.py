@@ -6,9 +6,7 @@ the reason is in the device's log. Work that is cancelled is not answered at all
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,16 +18,18 @@ from fedsus import plan as plans
 from fedsus.encoding.mechanism import Mechanism
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.packing import pack
+from fedsus.encoding.substitutes import no_update, noised_by_mechanism
 from fedsus.errors import Cancelled, FedsusError, ProtocolViolation, Refusal
 from fedsus.owner.admission import Grant, admit
 from fedsus.owner.charges import events_of
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
-from fedsus.plan import ExamplePrivacy, Plan
+from fedsus.plan import Plan
 from fedsus.protection import Distributed
 from fedsus.rounds.answers import Answer as Answer
 from fedsus.rounds.answers import indifferent, line, refused, without_identity
 from fedsus.rounds.messages import Request, decode_request, encode_answer
+from fedsus.rounds.seeds import SeedSource, system_seed
 from fedsus.rounds.sessions import Sessions
 from fedsus.secagg.wire import is_secure
 from fedsus.types import LocalUpdate, Noise, Ring, Stop
@@ -44,40 +44,11 @@ log = logging.getLogger("fedsus.device")
 _PREPARED: Final = 4
 """Tasks kept with their data: a policy may allow a range of settings, and each value loads the data once more."""
 
-SeedSource = Callable[[Plan], int]
-"""The seed of one round's training order. A deployment draws it from the operating system."""
-
-
-def noised_by_mechanism(plan: Plan) -> bool:
-    """Whether an update is noised after training, so that one of zeros can be sent for any other."""
-    return plan.private and not isinstance(plan.privacy, ExamplePrivacy)
-
-
-def no_update(plan: Plan) -> LocalUpdate:
-    """Zeros, and no metrics."""
-    return LocalUpdate(np.zeros(plan.dimension, dtype=np.float32), 0.0, np.zeros(len(plan.metrics)), 0, None)
-
 
 class OwnerReport(Protocol):
     """Receives what the owner may see: metrics of the received model on the held-out part."""
 
     def __call__(self, run: str, round: int, metrics: Mapping[str, float]) -> None: ...
-
-
-def system_seed(plan: Plan) -> int:
-    """A fresh seed from the operating system, whatever the plan."""
-    del plan
-    return secrets.randbits(63)
-
-
-def seeded(seed: int, client: str) -> SeedSource:
-    """Reproducible seeds for tests: of seed, client and round; an abandoned attempt is repeated alike."""
-
-    def draw(plan: Plan) -> int:
-        text = f"{seed}/{client}/{plan.round}".encode()
-        return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-
-    return draw
 
 
 @dataclass(slots=True)

@@ -25,8 +25,9 @@ from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.device import Answer, Device, seeded, system_seed
+from fedsus.rounds.device import Answer, Device
 from fedsus.rounds.messages import REFUSAL, decode_answer, encode_request, model_hash
+from fedsus.rounds.seeds import seeded, system_seed
 from fedsus.tasks import heart, registry
 from fedsus.tasks.task import DataSource
 from fedsus.types import Vector

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.device import seeded
+from fedsus.rounds.seeds import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def server_noise(seed: int) -> NoiseSource:
 class SeededClient:
     """One client's order of training, and its noise, which starts anew with each round's order.
 
-    It is both a `fedsus.rounds.device.SeedSource` and a `fedsus.types.Noise`. An abandoned attempt is repeated alike.
+    It is both a `fedsus.rounds.seeds.SeedSource` and a `fedsus.types.Noise`. An abandoned attempt is repeated alike.
     """
 
     seed: int

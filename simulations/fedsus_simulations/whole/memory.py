@@ -14,7 +14,8 @@ from fedsus.errors import ConfigError
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
-from fedsus.rounds.device import Device, seeded, system_seed
+from fedsus.rounds.device import Device
+from fedsus.rounds.seeds import seeded, system_seed
 from fedsus.rounds.server import RunLoop
 from fedsus.rounds.sessions import Sessions
 from fedsus.rounds.specification import open_run

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 import numpy as np
 
 from fedsus.encoding.mechanisms import mechanism_of
+from fedsus.encoding.substitutes import no_update, noised_by_mechanism
 from fedsus.errors import Cancelled, ConfigError
 from fedsus.protection import ExampleDistributed, ExamplePrivacy
-from fedsus.rounds.device import no_update, noised_by_mechanism
 from fedsus.types import LocalUpdates
 from fedsus_simulations.scenario.seeding import SeededClient
 
 if TYPE_CHECKING:
-    from fedsus.learning.stacked_sums import StackedSumsTrainer
     from numpy.typing import NDArray
 
     from fedsus.learning import Trainer
     from fedsus.learning.settings import Compute, TrainSettings
     from fedsus.learning.stacked import StackedTrainer
     from fedsus.learning.stacked_dp import StackedDpSgdTrainer
+    from fedsus.learning.stacked_sums import StackedSumsTrainer
     from fedsus.plan import Plan
     from fedsus.rounds.messages import Request
     from fedsus.tasks.task import Shard, Task
@@ -179,10 +179,9 @@ class BlockTrainer:
         return found, clients, Outcome(refused, self._note or ("" if refused else failed))
 
     def _together(self, request: Request, positions: Sequence[int]) -> tuple[LocalUpdates, list[SeededClient]]:
-        from fedsus.learning.stacked_sums import StackedSumsTrainer
-
         from fedsus.learning.stacked import StackedTrainer
         from fedsus.learning.stacked_dp import StackedDpSgdTrainer
+        from fedsus.learning.stacked_sums import StackedSumsTrainer
 
         plan, settings, model = request.plan, _settings(request.plan), request.model
         shards = [self.population.shard(position) for position in positions]
