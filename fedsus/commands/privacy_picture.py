@@ -114,6 +114,9 @@ def _lines(axis: Axes, plan: Planned, attempts: list[int], found: dict[Adversary
     for who, values in list(found.items())[: 1 if alike else None]:
         label = "everyone" if alike else against(plan, who)
         axis.plot(attempts, values, _STYLES[who], color=_COLOURS[who], label=f"against {label}: {number(values[-1])}")
+    for who in ADVERSARIES:
+        if who not in found:  # named, lest the others' curves be taken for everyone's
+            axis.plot([], [], _STYLES[who], color=_COLOURS[who], label=f"against {against(plan, who)}: none")
     rounds = plan.specification.config.plan.rounds
     if plan.attempts > rounds:
         axis.axvspan(rounds, plan.attempts, color="#8A8A8A", alpha=0.15, linewidth=0, label="spare attempts")

@@ -280,6 +280,13 @@ def test_the_picture_has_each_adversary_and_is_the_same_twice(tmp_path: Path) ->
         assert f"<!-- {words}" in text, words
 
 
+def test_the_picture_names_an_adversary_whom_nothing_protects_from(tmp_path: Path) -> None:
+    picture = tmp_path / "a.svg"
+    draw(planned(read(file(tmp_path, RUN + KINDS["client central"]), None, 34, 10, None)), None, picture)
+    text = picture.read_text(encoding="utf-8")
+    assert "against the server" in text and ": none -->" in text
+
+
 def test_the_curve_is_what_the_table_says(tmp_path: Path) -> None:
     plan = planned(read(file(tmp_path, RUN + KINDS["client central"]), None, 34, 10, None))
     attempts, found = curves(plan)
