@@ -88,7 +88,10 @@ def test_for_programs_and_as_a_picture(tmp_path: Path) -> None:
         assert finding["confidence"] == 0.999 and finding["draws"] == 3000 // finding["rounds"]
         assert all(bound["seen"] <= bound["claim"] for bound in finding["bounds"])
         assert all(claim == pytest.approx(8, abs=4) for claim in finding["claim_of_the_run"].values())
-    assert "seen at least" in picture.read_text()
+    assert "<!-- seen at least -->" in picture.read_text() and "refuted" not in picture.read_text()
+    run(tmp_path, SHARED, "--broken", "half-the-noise", "--plot", str(picture))
+    for words in ("seen at least: refuted", "broken on purpose: half-the-noise"):
+        assert f"{words} -->" in picture.read_text()
 
 
 def test_correlated_noise_is_audited_over_a_shorter_run(tmp_path: Path) -> None:

@@ -47,8 +47,10 @@ def _figure(report: Report) -> Figure:
     axis = figure.add_subplot()
     places = range(len(rows))
     axis.barh(places, [bound.claim for _, bound in rows], color=_CLAIM, alpha=0.35, label="claimed at most")
-    colours = [_REFUTED if bound.broken else _SEEN for _, bound in rows]
-    axis.barh(places, [bound.lower for _, bound in rows], height=0.4, color=colours, label="seen at least")
+    for refuted, colour, label in ((False, _SEEN, "seen at least"), (True, _REFUTED, "seen at least: refuted")):
+        some = [(place, bound.lower) for place, (_, bound) in zip(places, rows, strict=True) if bound.broken == refuted]
+        if some:
+            axis.barh([place for place, _ in some], [lower for _, lower in some], height=0.4, color=colour, label=label)
     names = [
         f"{finding.block}, {'/'.join(finding.adversaries)}, "
         f"{'all rounds' if finding.rounds is None else f'{finding.rounds} round' + 's' * (finding.rounds > 1)}, "
@@ -59,5 +61,6 @@ def _figure(report: Report) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("epsilon")
     axis.legend(fontsize=8, loc="lower right")
-    axis.set_title(report.planned.specification.config.name, fontsize=10)
+    broken = "" if report.broken is None else f", broken on purpose: {report.broken}"
+    axis.set_title(report.planned.specification.config.name + broken, fontsize=10)
     return figure
