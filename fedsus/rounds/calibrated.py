@@ -120,10 +120,12 @@ def _impossible(config: RunConfig, family: _Family, spends: Spends, epsilon: flo
     ways = [f"epsilon = {least:g} or more"] if least <= 1000 else []
     ways += [f"at most {rounds} rounds"] if rounds else []
     spend = f"{least:g}" if least <= 1000 else "more than 1000"
+    alone = asked.privacy.bands is None and not family.hint and math.isinf(spends(most, 1))  # no rounds are too few
+    other = f"a delta above {asked.privacy.delta:g}" if alone else "fewer rounds"
     return (
         f"plan.privacy.epsilon = {epsilon:g}: {asked.rounds} rounds with {asked.spares} spare attempts spend "
         f"{spend} even with the most noise that a plan holds (multiplier {family.largest:.4g}); "
-        f"ask for {', '.join(ways) or 'fewer rounds'}{family.hint}"
+        f"ask for {', '.join(ways) or other}{family.hint}"
     )
 
 

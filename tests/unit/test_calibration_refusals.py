@@ -106,6 +106,13 @@ def test_an_adaptive_clip_whose_count_spends_too_much_names_its_noise() -> None:
     made(asked)
 
 
+def test_a_delta_that_no_single_attempt_reaches_is_named_and_not_the_rounds() -> None:
+    asked = data(LOCAL | {"delta": 1e-30})
+    assert refused(asked).endswith("ask for a delta above 1e-30")
+    asked["plan"]["privacy"]["delta"] = 1e-12
+    made(asked)
+
+
 def test_bands_name_no_rounds() -> None:
     text = refused(data(CENTRAL | {"epsilon": 1e-6, "delta": 1e-9, "bands": 4}))
     assert "rounds" in text and "at most" not in text
