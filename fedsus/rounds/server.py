@@ -8,11 +8,8 @@ names its checkpoint, so a run that was killed anywhere goes on from the last re
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -25,17 +22,14 @@ from fedsus.journal import Journal, RunState, blobs
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SystemNoise
-from fedsus.protection import ClientCentral
 from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct
+from fedsus.rounds.gathering import Gathering
 from fedsus.rounds.messages import encode_request
 from fedsus.rounds.secure import Draw, SecureRounds, draw_anew
 from fedsus.rounds.specification import joined, parted, specification_of
 from fedsus.strategies import Strategy, create
 from fedsus.types import Arrays, Clock, Mean, Member, Noise, Summed, Vector
 
-log = logging.getLogger("fedsus.server")
-
-_WAIT_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 
 Watch = Callable[[RoundReleased, Vector], None]
@@ -93,6 +87,7 @@ class RunLoop:
         self._specification = specification_of(opened)
         self._strategy: Strategy = create(self._specification.config.plan.strategy)
         self._secure = SecureRounds.of(self._specification, clock, draw)
+        self._gathering = Gathering(self._specification, fleet, self._secure, draw, virtual or clock, sleep)
 
     @property
     def progress(self) -> RunState:
@@ -141,7 +136,7 @@ class RunLoop:
         round, attempt = self.progress.next_round, self.progress.attempts + 1
         if attempt > self._specification.attempts:
             raise RunFailed(f"round {round}: all {self._specification.attempts} attempts of the run are spent")
-        cohort = self._cohort(attempt)
+        cohort = self._gathering.cohort(self.progress)
         mine, kept = parted(state)
         started = self._clock()
         try:
@@ -217,7 +212,7 @@ class RunLoop:
             return
         started = self._clock()
         try:
-            cohort = self._cohort(attempt)
+            cohort = self._gathering.cohort(self.progress)
         except RunFailed:  # nobody is there any more: the run is complete without the last metrics
             return
         try:
@@ -250,62 +245,6 @@ class RunLoop:
         self._journal.append(released)
         return released
 
-    def _cohort(self, attempt: int) -> list[Member]:
-        """Who is asked: all that the plan's size allows, once enough are connected."""
-        asked = self._specification.config.plan.cohort
-        least = asked.minimum if self._secure is None else self._secure.floor
-        # The first attempt waits for everyone; later ones take the minimum: one lost device costs no wait.
-        wanted = asked.size if self.progress.attempts == 0 else least
-        now = self._virtual or self._clock
-        patience = now() + self._specification.config.server.wait_for_devices
-        said = ""
-        while True:
-            members = self._due(self._fleet.members())
-            known = members if self._secure is None else self._secure.known(members)
-            if len(known) >= wanted:
-                break
-            if now() >= patience:
-                raise RunFailed(self._too_few(len(known), len(members), wanted))
-            said = self._tell_waiting(members, wanted, said)
-            self._sleep(_WAIT_SECONDS)
-        if self._secure is None and len(known) > asked.size:
-            return sorted(self._draw(known, asked.size, attempt), key=attrgetter("id"))
-        return list(known)
-
-    def _due(self, members: Sequence[Member]) -> Sequence[Member]:
-        """Who may take part in the next round: with noise that is correlated over b rounds, each client in every b-th.
-
-        By a hash of its name, so that it is the same after a restart; devices refuse a round that comes too soon.
-        """
-        privacy = self._specification.privacy
-        if not isinstance(privacy, ClientCentral) or privacy.banded is None or privacy.banded.bands == 1:
-            return members
-        bands, run = privacy.banded.bands, self._specification.run
-        turn = self.progress.next_round % bands
-        return [member for member in members if turn_of(run, member.name, bands) == turn]
-
-    def _tell_waiting(self, members: Sequence[Member], wanted: int, said: str) -> str:
-        """Say in the server's log whom the run waits for, whenever that changes; what was said last."""
-        if self._secure is None:
-            text = f"waiting: {len(members)} of {wanted} devices are connected"
-        else:
-            missing, strangers = self._secure.absent(members)
-            text = f"waiting: {len(self._secure.known(members))} of {wanted} members; missing: {', '.join(missing)}"
-            if strangers:
-                text += f"; connected under no name of the roster: {', '.join(strangers)}"
-        if text != said:
-            log.info("%s", text)
-        return text
-
-    def _too_few(self, known: int, connected: int, wanted: int) -> str:
-        waited = f"waited {self._specification.config.server.wait_for_devices:g} s ([server] wait_for_devices)"
-        if known < connected:
-            return (
-                f"{known} of {connected} connected devices bear a name of the roster, {wanted} are needed; {waited}; "
-                "'fedsus server devices add NAME' and 'fedsus federation admit' must use the same names"
-            )
-        return f"{connected} devices are connected, {wanted} are needed; {waited}"
-
 
 def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:
     """Mean of each metric over all held-out examples; None where none leave the devices."""
@@ -313,12 +252,6 @@ def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:
         return None
     values = np.asarray(mean.totals, dtype=np.float64) / mean.held_out
     return {metric.name: float(value) for metric, value in zip(plan.metrics, values, strict=True)}
-
-
-def turn_of(run: str, client: str, bands: int) -> int:
-    """Which of every ``bands`` rounds a client takes part in: 0..bands - 1."""
-    found = hashlib.sha256(f"fedsus turn {run} {client}".encode()).digest()
-    return int.from_bytes(found[:8], "big") % bands
 
 
 def _in_a_row(entries: Sequence[Entry]) -> int:
