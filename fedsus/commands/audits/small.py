@@ -58,11 +58,13 @@ def _shares(plan: Plan, privacy: Distributed) -> tuple[Plan, list[str]]:
     )
     cohort = plan.cohort.model_copy(update={"size": survivors, "minimum": survivors})
     changes = {"privacy": privacy.model_copy(update={"shares": made}), "dimension": DIMENSION, "cohort": cohort}
-    return plan.model_copy(update=changes), [
-        f"{DIMENSION} coordinates instead of {plan.dimension}, as many steps in each",
-        f"{survivors} survivors with {colluders} colluders instead of {shares.survivors} with {shares.colluders}, "
-        "as much noise of honest clients in all",
-    ]
+    notes = [f"{DIMENSION} coordinates instead of {plan.dimension}, as many steps in each"]
+    if (survivors, colluders) != (shares.survivors, shares.colluders):
+        notes.append(
+            f"{survivors} survivors with {colluders} colluders instead of {shares.survivors} with {shares.colluders}, "
+            "as much noise of honest clients in all"
+        )
+    return plan.model_copy(update=changes), notes
 
 
 def _clients(survivors: int, colluders: int) -> tuple[int, int]:
