@@ -13,9 +13,9 @@ from fedsus.privacy.sensitivity import padded
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
 from fedsus.rounds import cautions, demands
 from fedsus.rounds.calibrated import calibrated
-from fedsus.rounds.secure import Numbers, numbers
 from fedsus.rounds.specification import Specification
 from fedsus.rounds.traffic import Upload, upload
+from fedsus.rounds.withstood import Numbers, numbers
 
 if TYPE_CHECKING:
     from fedsus.commands.privacy_inputs import Inputs

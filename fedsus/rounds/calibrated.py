@@ -22,8 +22,8 @@ from fedsus.protection import (
     Shares,
 )
 from fedsus.rounds import demands
-from fedsus.rounds.secure import numbers
 from fedsus.rounds.width import MOST_BITS, bits_of
+from fedsus.rounds.withstood import numbers
 from fedsus.secagg import thresholds
 
 if TYPE_CHECKING:

@@ -6,27 +6,25 @@ import math
 import random
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from fedsus import plan as plans
 from fedsus.encoding.mechanism import Mechanism
-from fedsus.errors import ConfigError, CorruptionError
+from fedsus.errors import CorruptionError
 from fedsus.rounds.exchange import Fleet, conduct
+from fedsus.rounds.withstood import numbers
 from fedsus.secagg import thresholds
-from fedsus.secagg.cohort import SIGMA, Choice, drawn, least_colluders
+from fedsus.secagg.cohort import SIGMA, drawn
 from fedsus.secagg.cohort import keys as cohort_keys
 from fedsus.secagg.exchange import Patience, establish, secure_sum
 from fedsus.secagg.keys import Signatures
-from fedsus.secagg.roster import Roster, digest
+from fedsus.secagg.roster import digest
 from fedsus.secagg.server import Established, Opening, Party
 from fedsus.secagg.session import Session
-from fedsus.secagg.thresholds import Thresholds
 
 if TYPE_CHECKING:
-    from fedsus.config import PlanConfig
     from fedsus.plan import Plan
     from fedsus.rounds.specification import Specification
     from fedsus.types import Clock, Member, Summed, Vector
@@ -53,54 +51,6 @@ def draw_anew(members: Sequence[Member], size: int, attempt: int) -> Sequence[Me
     """Members at random, by the operating system's generator."""
     del attempt
     return random.SystemRandom().sample(members, size)
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """What a run's sessions withstand.
-
-    Attributes:
-        choice: how cohorts are chosen: the whole roster, drawn by its seed, or by this server.
-        colluders, dropouts: A and D.
-        thresholds: graph, k and t.
-    """
-
-    choice: Choice
-    colluders: int
-    dropouts: int
-    thresholds: Thresholds
-
-
-def numbers(asked: PlanConfig, roster: Roster | int | None) -> Numbers:
-    """The numbers of a plan's cohorts, as devices will recompute them.
-
-    Args:
-        roster: or how many members it is going to have.
-
-    Raises:
-        ConfigError: no roster, one that is too small, or numbers that do not work.
-    """
-    if roster is None:
-        raise ConfigError(
-            "exchange 'secure_sum' needs the federation's signed roster: [server] roster; "
-            "make one: fedsus federation new"
-        )
-    size, members = asked.cohort.size, roster if isinstance(roster, int) else len(roster.members)
-    if members < size:
-        whose = "a roster" if isinstance(roster, int) else f"roster {roster.number} of '{roster.federation}'"
-        raise ConfigError(
-            f"plan.cohort.size = {size}: {whose} has {members} members; "
-            "ask for fewer, or let its owners admit more: fedsus federation admit"
-        )
-    choice: Choice = "whole" if members == size else asked.secure_sum.choice
-    colluders = asked.secure_sum.colluders
-    if colluders is None:
-        colluders = least_colluders(choice, size, members, None)
-    dropouts = asked.secure_sum.dropouts
-    if dropouts is None:
-        tolerated = thresholds.least_tolerance(size, colluders)
-        dropouts = min(tolerated, size // 3) if size < thresholds.SPARSE_FROM else math.floor(size / 10)
-    return Numbers(choice, colluders, dropouts, thresholds.solve(size, colluders, dropouts))
 
 
 class SecureRounds:

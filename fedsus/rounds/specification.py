@@ -22,7 +22,7 @@ from fedsus.privacy.adversaries import Adversary, Unit, spent
 from fedsus.protection import ClientCentral, NoPrivacy, Privacy, measured
 from fedsus.rounds.calibrated import calibrated
 from fedsus.rounds.messages import model_hash
-from fedsus.rounds.secure import numbers
+from fedsus.rounds.withstood import numbers
 from fedsus.secagg.roster import Roster
 from fedsus.secagg.session import NO_SERVER
 from fedsus.strategies import create

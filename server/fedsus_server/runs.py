@@ -109,8 +109,8 @@ def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> Act
 
 def exchange_line(folder: Path) -> str:
     """What this server will see of the run in ``folder``: one line for the operator."""
-    from fedsus.rounds.secure import numbers
     from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.withstood import numbers
 
     opened = summary(folder).opened
     if opened is None:

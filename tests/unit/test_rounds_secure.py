@@ -19,9 +19,10 @@ from fedsus.errors import ConfigError, CorruptionError, RunFailed
 from fedsus.journal import NAME, AttemptAbandoned, AttemptOpened, Disk, Entry, Journal, RoundReleased, RunClosed
 from fedsus.reporting import read
 from fedsus.rounds.device import Device
-from fedsus.rounds.secure import SecureRounds, numbers
+from fedsus.rounds.secure import SecureRounds
 from fedsus.rounds.server import RunLoop
 from fedsus.rounds.specification import Specification, open_run, specification_of
+from fedsus.rounds.withstood import numbers
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
 from fedsus.secagg.session import Session

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
-from fedsus.rounds.secure import numbers
+from fedsus.rounds.withstood import numbers
 from fedsus.secagg import thresholds
 from fedsus.secagg.cohort import SIGMA
 from fedsus.secagg.session import NO_SERVER, Session
