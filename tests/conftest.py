@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
@@ -76,3 +77,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "federation" if file.endswith(FEDERATION) else file
 
     return ByFederation(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_begin() -> None:
+    """A command that a test before ran in this process may have set levels, and a thread of it may still run."""
+    for name in ("fedsus", "fedsus.device", "fedsus.server", "fedsus.simulation"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.disabled = False
+        logger.filters.clear()

@@ -241,13 +241,22 @@ def _without_last_line(path: Path) -> None:
         raise fault(path, error) from error
 
 
+class _Errors(logging.Filter):
+    """Lets errors through alone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A client outside a round's cohort refuses the next one's session, which rides on this one's messages: no news."""
-    logger = logging.getLogger("fedsus.device")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """A client outside a round's cohort refuses the next one's session, which rides on this one's messages: no news.
+
+    With a filter of its own: of two runs in threads, the one that ends last would put back the other's level.
+    """
+    logger, errors = logging.getLogger("fedsus.device"), _Errors()
+    logger.addFilter(errors)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.removeFilter(errors)
