@@ -67,33 +67,12 @@ def _session(plan: Planned, policy: Policy) -> None:
         Refusal: the policy asks for more.
     """
     from fedsus.owner.cohorts import check_numbers
-    from fedsus.secagg.cohort import SIGMA
-    from fedsus.secagg.session import NO_SERVER, Session
+    from fedsus.rounds.withstood import imagined
 
     found, asked = plan.found, plan.specification.config.plan
     if found is None or plan.inputs.members is None:
         return
-    session = Session(
-        federation="planned",
-        roster=_NOTHING,
-        number=1,
-        server=NO_SERVER,
-        nonce=_NOTHING,
-        run=plan.specification.run,
-        specification=_NOTHING,
-        round=1,
-        attempt=1,
-        cohort=tuple(range(asked.cohort.size)),
-        choice=found.choice,
-        colluders=found.colluders,
-        dropouts=found.dropouts,
-        rule=found.thresholds.rule,
-        neighbours=found.thresholds.neighbours,
-        threshold=found.thresholds.threshold,
-        sigma=SIGMA,
-        minimum=asked.cohort.minimum,
-        expires=0,
-    )
+    session = imagined(asked, found, plan.specification.run, "planned")
     check_numbers(session, plan.inputs.members, policy)
     if found.choice == "drawn" and not policy.secure_sum.draws:
         raise Refusal("a cohort that was drawn: [secure_sum] draws is not granted")

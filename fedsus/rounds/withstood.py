@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import ConfigError
 from fedsus.secagg import thresholds
-from fedsus.secagg.cohort import Choice, least_colluders
+from fedsus.secagg.cohort import SIGMA, Choice, least_colluders
+from fedsus.secagg.session import NO_SERVER, Session
 from fedsus.secagg.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from fedsus.config import PlanConfig
     from fedsus.secagg.roster import Roster
+
+_NOTHING: Final = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,28 @@ def numbers(asked: PlanConfig, roster: Roster | int | None) -> Numbers:
         tolerated = thresholds.least_tolerance(size, colluders)
         dropouts = min(tolerated, size // 3) if size < thresholds.SPARSE_FROM else math.floor(size / 10)
     return Numbers(choice, colluders, dropouts, thresholds.solve(size, colluders, dropouts))
+
+
+def imagined(asked: PlanConfig, found: Numbers, run: str, federation: str) -> Session:
+    """A session with these numbers and nobody in it: what owners' policies judge before there is one."""
+    return Session(
+        federation=federation,
+        roster=_NOTHING,
+        number=1,
+        server=NO_SERVER,
+        nonce=_NOTHING,
+        run=run,
+        specification=_NOTHING,
+        round=1,
+        attempt=1,
+        cohort=tuple(range(asked.cohort.size)),
+        choice=found.choice,
+        colluders=found.colluders,
+        dropouts=found.dropouts,
+        rule=found.thresholds.rule,
+        neighbours=found.thresholds.neighbours,
+        threshold=found.thresholds.threshold,
+        sigma=SIGMA,
+        minimum=asked.cohort.minimum,
+        expires=0,
+    )

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING
 
-from fedsus.rounds.withstood import numbers
+from fedsus.rounds.withstood import imagined, numbers
 from fedsus.secagg import thresholds
-from fedsus.secagg.cohort import SIGMA
-from fedsus.secagg.session import NO_SERVER, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fedsus.config import PlanConfig, RunConfig
-    from fedsus.secagg.roster import Roster
-
-_NOTHING: Final = "0" * 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Registered:
-    """As much of a roster as its numbers need."""
-
-    members: Sequence[int]
-    federation: ClassVar[str] = "simulated"
-    number: ClassVar[int] = 1
+    from fedsus.secagg.session import Session
 
 
 def chosen(config: RunConfig, registered: int) -> RunConfig:
@@ -51,7 +35,7 @@ def without_masks(config: RunConfig, registered: int) -> RunConfig:
     asked = config.plan
     if asked.exchange == "clear_sum":
         return config
-    found = numbers(asked, cast("Roster", _Registered(range(registered))))
+    found = numbers(asked, registered)
     least = thresholds.floor(asked.cohort.size, found.colluders, found.dropouts, asked.cohort.minimum)
     counted = asked.secure_sum.model_copy(update={"colluders": found.colluders})  # noise in shares goes by it
     cohort = asked.cohort.model_copy(update={"minimum": least})
@@ -65,28 +49,8 @@ def session_of(config: RunConfig, registered: int) -> Session:
         ConfigError: no secure sum of so many clients is safe with the asked numbers.
     """
     asked = config.plan
-    found = numbers(asked, cast("Roster", _Registered(range(registered))))
-    return Session(
-        federation=_Registered.federation,
-        roster=_NOTHING,
-        number=_Registered.number,
-        server=NO_SERVER,
-        nonce=_NOTHING,
-        run=config.name,
-        specification=_NOTHING,
-        round=1,
-        attempt=1,
-        cohort=tuple(range(asked.cohort.size)),
-        choice=found.choice,
-        colluders=found.colluders,
-        dropouts=found.dropouts,
-        rule=found.thresholds.rule,
-        neighbours=found.thresholds.neighbours,
-        threshold=found.thresholds.threshold,
-        sigma=SIGMA,
-        minimum=asked.cohort.minimum,
-        expires=0,
-    )
+    found = numbers(asked, registered)
+    return imagined(asked, found, config.name, "simulated")
 
 
 def _with(config: RunConfig, **changes: object) -> RunConfig:
