@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fedsus.errors import Refusal
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from fedsus.commands.privacy_plan import Planned
     from fedsus.owner.policy import Policy
     from fedsus.privacy.adversaries import Adversary
-
-_NOTHING: Final = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
