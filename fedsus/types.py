@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -26,6 +26,11 @@ Stop: TypeAlias = Callable[[], bool]
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch; passed in, so that tests own time."""
+
+
+def nothing() -> NDArray[np.float64]:
+    """An empty block, (0,) float64."""
+    return np.zeros(0)
 
 
 class Noise(Protocol):
@@ -60,6 +65,8 @@ class LocalUpdate:
             empty under differential privacy, where no metric leaves the device.
         held_out: number of examples behind ``totals``.
         event: what releasing ``delta`` spends; None in a run without differential privacy.
+        costs: what the device used since its last report, as `fedsus.costs.Costs.ranges` names it, (costs,) float64;
+            empty where the plan asks for none or the owner reports none.
     """
 
     delta: Vector
@@ -67,6 +74,7 @@ class LocalUpdate:
     totals: NDArray[np.float64]
     held_out: int
     event: DpEvent | None
+    costs: NDArray[np.float64] = field(default_factory=nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class LocalUpdates:
         totals: (m, metrics) float64; no columns where nothing was measured.
         held_out: (m,) int64; zeros where nothing was measured.
         event: what releasing any one of them spends; None without differential privacy.
+        costs: (m, costs) float64, rows as a `LocalUpdate`'s; None where no client reports any.
     """
 
     deltas: NDArray[np.float32]
@@ -86,13 +95,16 @@ class LocalUpdates:
     totals: NDArray[np.float64]
     held_out: NDArray[np.int64]
     event: DpEvent | None = None
+    costs: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.deltas)
 
     def __iter__(self) -> Iterator[LocalUpdate]:
-        for delta, weight, totals, held_out in zip(self.deltas, self.weights, self.totals, self.held_out, strict=True):
-            yield LocalUpdate(delta, float(weight), totals, int(held_out), self.event)
+        costs = np.zeros((len(self), 0)) if self.costs is None else self.costs
+        rows = zip(self.deltas, self.weights, self.totals, self.held_out, costs, strict=True)
+        for delta, weight, totals, held_out, used in rows:
+            yield LocalUpdate(delta, float(weight), totals, int(held_out), self.event, used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,7 @@ class Mean:
         held_out: number of examples behind ``totals``; 0 under DP.
         saturated: number of coordinates that were clamped to the encoding's range, over all survivors; with noise in
             shares, of the sum's coordinates that are close to wrapping around; None where nothing is known of either.
+        costs: sums of the survivors' reports, noised under DP, (costs,) float64; empty where none were asked for.
     """
 
     delta: Vector
@@ -113,6 +126,7 @@ class Mean:
     totals: NDArray[np.float64]
     held_out: int
     saturated: int | None
+    costs: NDArray[np.float64] = field(default_factory=nothing)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -138,6 +152,7 @@ class Ask:
         common: the part that all receive, sent once where the transport can.
         optional: asked too, but once every other client has replied or is lost, the phase ends without them. A phase
             that asks optional clients alone waits for them all.
+        phase: what it is called where bytes are counted.
 
     Raises:
         ValueError: a client would receive nothing.
@@ -149,6 +164,7 @@ class Ask:
     common: bytes = b""
     optional: frozenset[str] = frozenset()
     grace: float = 0.0
+    phase: str = "contribute"
 
     def __post_init__(self) -> None:
         if not self.common and not all(self.requests.values()):

@@ -7,11 +7,12 @@ A line is canonical JSON (as a plan's) of ``{"v", "seq", "prev", "type", "time",
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from fedsus.costs import Usage
 from fedsus.errors import CorruptionError, ProtocolViolation
 from fedsus.plan import Hash, Name, canonical
 
@@ -34,6 +35,8 @@ class RunOpened:
         model_hash: SHA-256 of the initial model, as plans name it.
         checkpoint: blob of the strategy's first state, which holds that model.
         fedsus_version: version that opened the run.
+        software: what ran on the server: distribution -> version, and "code", "lock": SHA-256 of the installed sources
+            and of the list of all installed versions. None in journals from before it was noted.
         time: seconds since the epoch, set by the journal.
     """
 
@@ -44,6 +47,7 @@ class RunOpened:
     model_hash: Hash
     checkpoint: Hash
     fedsus_version: str
+    software: dict[str, str] | None = None
     time: float = 0.0
 
 
@@ -82,6 +86,10 @@ class RoundReleased:
         bytes_sent, bytes_received: between server and clients.
         seconds: from asking to release.
         virtual: the clock of a simulation at the release, in its seconds since the run's start; None in a deployment.
+        traffic: bytes sent and received in each phase of the exchange; None in journals from before it was noted.
+        server: what the server's machine used since the entry before; None where it has no meter.
+        costs: sums of the devices' reports, as `fedsus.costs.Costs.ranges` names them; None where none were asked for.
+        waited: seconds that the round was put off for a cleaner hour.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -100,12 +108,19 @@ class RoundReleased:
     bytes_received: Count
     seconds: Amount
     virtual: Amount | None = None
+    traffic: dict[str, tuple[Count, Count]] | None = None
+    server: Usage | None = None
+    costs: dict[str, float] | None = None
+    waited: Amount = 0.0
     time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptAbandoned:
-    """An attempt that released nothing, and why in one line, never about one client; ``virtual`` is as above."""
+    """An attempt that released nothing, and why in one line, never about one client; the rest is as above.
+
+    ``traffic`` and ``server`` are what it cost all the same.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -113,17 +128,27 @@ class AttemptAbandoned:
     attempt: Ordinal
     reason: str
     virtual: Amount | None = None
+    traffic: dict[str, tuple[Count, Count]] | None = None
+    server: Usage | None = None
     time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunClosed:
-    """The last entry. ``model`` is the blob that holds the run's model; None when nothing was released."""
+    """The last entry.
+
+    Attributes:
+        model: the blob that holds the run's model; None when nothing was released.
+        model_hash: SHA-256 of that model, as plans name it; None likewise, and in journals from before it was noted.
+        because: what ended a run before its last round, in one line.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     reason: Literal["completed", "stopped", "failed"]
     model: Hash | None
+    model_hash: Hash | None = None
+    because: str | None = None
     time: float = 0.0
 
 
@@ -142,7 +167,7 @@ def encode(entry: Entry, seq: int, prev: str) -> bytes:
     """
     head = {"v": VERSION, "seq": seq, "prev": prev, "type": type(entry).__name__}
     try:
-        line = canonical(head | {field.name: getattr(entry, field.name) for field in fields(entry)})
+        line = canonical(head | asdict(entry))
         decode(line, seq, prev)  # what is written must be what can be read
     except (TypeError, ValueError, CorruptionError) as error:
         raise ProtocolViolation(f"journal: {type(entry).__name__}: {error}") from error

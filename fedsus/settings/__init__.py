@@ -1,0 +1,1 @@
+"""Tables that more than one configuration file has: the operator's and the owners' alike."""
