@@ -96,8 +96,12 @@ class Meter(Protocol):
         """Count what happens inside as ``name``; inside another phase, as ``name`` alone."""
         ...
 
-    def take(self) -> Usage:
-        """What was used since the last take, or since the meter was made."""
+    def take(self) -> Usage | None:
+        """What was used since the last take, or since the meter was made; None where nothing is measured ("off").
+
+        Raises:
+            EnvironmentFault: a counter stopped, and the settings say that this ends the work.
+        """
         ...
 
 
