@@ -78,16 +78,31 @@ class Training(Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
+class Uplink(Strict):
+    """Fewer coordinates on the way up, the same on all clients in a round (`fedsus.encoding.reduction`).
+
+    ``rand_k`` sends a random ``share`` of an update's coordinates, ``projection`` of its rotation's.
+    """
+
+    name: Literal["rand_k", "projection"]
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
 class Encoding(Strict):
     """How an update becomes integers mod 2**bits.
 
     ``value_range``: a coordinate of the update outside [-value_range, value_range] is clamped, and counted.
-    ``weight_cap``: a client counts as at most so many examples (runs without DP).
+    ``weight_cap``: a client counts as at most so many examples (runs without DP). ``uplink``: None sends all of it.
     """
 
     bits: Annotated[int, Field(ge=16, le=32)] = 32
     value_range: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    uplink: Uplink | None = None
+
+    def coordinates(self, dimension: int) -> int:
+        """How many coordinates of an update of ``dimension`` are sent: at least one."""
+        return dimension if self.uplink is None else min(dimension, math.ceil(self.uplink.share * dimension))
 
 
 class Metric(Strict):
@@ -181,6 +196,11 @@ class Plan(Strict):
     def private(self) -> bool:
         """Whether the run is differentially private."""
         return self.privacy.unit != "none"
+
+    @property
+    def coordinates(self) -> int:
+        """How many coordinates of an update are sent, before any padding."""
+        return self.encoding.coordinates(self.dimension)
 
 
 def canonical(value: Any) -> bytes:
