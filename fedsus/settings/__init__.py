@@ -1,1 +1,1 @@
-"""Tables that more than one configuration file has: the operator's and the owners' alike."""
+"""Tables of configuration files that have a file of their own; some are the operator's and the owners' alike."""
