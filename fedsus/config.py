@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from fedsus.costs import Costs
 from fedsus.errors import ConfigError
 from fedsus.plan import Cohort, Encoding, Exchange, Metrics, Name, NonNegative, Positive, Strict, TaskPart, Training
 from fedsus.settings.privacy import AdaptiveConfig as AdaptiveConfig
@@ -79,6 +80,7 @@ class PlanConfig(Strict):
     privacy: PrivacyConfig = PrivacyConfig()
     encoding: Encoding = Encoding()
     metrics: Metrics = ()
+    costs: Costs | None = None
     strategy: StrategyConfig = StrategyConfig()
 
     @model_validator(mode="after")
@@ -88,10 +90,15 @@ class PlanConfig(Strict):
                 f"cohort.size {self.cohort.size}: secure_sum needs at least 3 clients, since of two each could compute "
                 'the other\'s update; or set exchange = "clear_sum", which shows the server each update'
             )
-        if self.privacy.metrics_share is not None and not self.metrics:
+        if self.costs is not None and self.exchange == "clear_sum":
             raise ValueError(
-                f"privacy.metrics_share = {self.privacy.metrics_share:g}: no metrics are asked for; list them in "
-                "[[plan.metrics]], or leave the share out"
+                'costs: with exchange = "clear_sum" the server would see each device\'s figure; set exchange = '
+                '"secure_sum", or leave [plan.costs] out'
+            )
+        if self.privacy.metrics_share is not None and not self.metrics and self.costs is None:
+            raise ValueError(
+                f"privacy.metrics_share = {self.privacy.metrics_share:g}: no metrics are asked for, and no costs; "
+                "list them in [[plan.metrics]] and [plan.costs], or leave the share out"
             )
         return self
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from fedsus.costs import Costs
 from fedsus.errors import ProtocolViolation
 from fedsus.protection import ClientCentral as ClientCentral
 from fedsus.protection import ExamplePrivacy as ExamplePrivacy
 from fedsus.protection import NoPrivacy as NoPrivacy
 from fedsus.protection import Privacy as Privacy
+from fedsus.protection import measured
 from fedsus.strict import Hash as Hash
 from fedsus.strict import Name as Name
 from fedsus.strict import NonNegative as NonNegative
@@ -33,6 +36,11 @@ _CHANGES = ("round", "attempt", "model", "purpose", "session", "clip")
 Scalar = bool | int | float | str
 Exchange = Literal["clear_sum", "secure_sum"]
 M = TypeVar("M", bound=BaseModel)
+
+
+def _later() -> Any:
+    """A field that plans did not always have: left out where it is None, so that older plans keep bytes and hash."""
+    return Field(default=None, exclude_if=lambda value: value is None)
 
 
 class TaskPart(Strict):
@@ -98,7 +106,7 @@ class Encoding(Strict):
     bits: Annotated[int, Field(ge=16, le=32)] = 32
     value_range: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     weight_cap: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
-    uplink: Uplink | None = None
+    uplink: Uplink | None = _later()
 
     def coordinates(self, dimension: int) -> int:
         """How many coordinates of an update of ``dimension`` are sent: at least one."""
@@ -156,7 +164,7 @@ class Plan(Strict):
     ``attempt`` counts 1, 2, ... over the whole run, at most ``rounds + spare_attempts``; it never repeats, so a
     device answers one model once and is charged once for each attempt. ``purpose`` "evaluate" asks for metric
     totals alone, in runs without DP. ``session`` is the sid of `fedsus.secagg`: one plan a session. ``clip`` is the
-    round's bound where clipping is adaptive, None elsewhere.
+    round's bound where clipping is adaptive, None elsewhere. ``costs`` None asks for nothing about energy and carbon.
     """
 
     version: Literal[1] = 1
@@ -173,6 +181,7 @@ class Plan(Strict):
     privacy: Privacy
     encoding: Encoding
     metrics: Metrics = ()
+    costs: Costs | None = _later()
     cohort: Cohort
     exchange: Exchange = "clear_sum"
     session: Hash | None = None
@@ -190,12 +199,25 @@ class Plan(Strict):
         adaptive = isinstance(self.privacy, ClientCentral) and self.privacy.adaptive is not None
         if (self.clip is not None) != adaptive:
             raise ValueError(f"clip {self.clip}: a round has its own where clipping is adaptive, and nowhere else")
+        self._hidden_costs()
         return self
+
+    def _hidden_costs(self) -> None:
+        """No device's figure may be seen alone: it is in a sum, noised where the run is private."""
+        if self.costs is not None and self.exchange == "clear_sum":
+            raise ValueError("costs: exchange 'clear_sum' would show the server each device's figure")
+        if self.costs is not None and not measured(self.privacy):
+            raise ValueError("costs: the run is private, and no noise is set aside for them")
 
     @property
     def private(self) -> bool:
         """Whether the run is differentially private."""
         return self.privacy.unit != "none"
+
+    @property
+    def cost_ranges(self) -> Mapping[str, tuple[float, float]]:
+        """What each device tells of its costs, in order: name -> range; empty where the plan asks for none."""
+        return {} if self.costs is None else self.costs.ranges(self.private)
 
     @property
     def coordinates(self) -> int:

@@ -64,7 +64,7 @@ class Shares(Strict):
         bits: sums are taken mod 2**bits.
         colluders: A, clients whose shares are not counted against a server that works with them.
         survivors: least clients in a sum that is opened; the noise was calibrated for ``survivors - colluders`` shares.
-        metrics: as ``variance``, for each metric; None where none are sent.
+        metrics: as ``variance``, for each metric and each cost; None where none are sent.
     """
 
     scale: Annotated[float, Field(gt=0, le=1e15)]
@@ -168,7 +168,7 @@ class ClientCentral(Strict):
         clip: L2 bound c of one client's weighted update; with ``adaptive`` the first round's, and ``Plan.clip`` counts.
         full_weight: as `ClientDistributed`.
         noise_multiplier: z; noise of standard deviation z c (times what ``banded`` says) on the sum of updates.
-        metrics: as ``noise_multiplier``, for the metrics; None where none are sent.
+        metrics: as ``noise_multiplier``, for metrics and costs together; None where none are sent.
         adaptive: the bound follows the updates; None keeps it.
         banded: noise correlated over rounds; None: independent.
     """
@@ -219,7 +219,7 @@ Privacy = Annotated[
 
 
 def measured(privacy: Privacy) -> bool:
-    """Whether metrics leave devices: as they are without privacy, noised where they have a share of the budget."""
+    """Whether metrics and costs leave devices: without privacy in an exact sum, else noised, by a share of the budget."""
     match privacy:
         case NoPrivacy():
             return True

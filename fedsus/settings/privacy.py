@@ -43,7 +43,8 @@ class PrivacyConfig(Strict):
         granularity: distributed alone: scale * clip / sqrt(dimension), dimension padded. More costs bits and gives
             accuracy: rounding lengthens an example's gradient by 1 / granularity.
         bits: distributed alone: sums are taken mod 2**bits; when not given, what the sum needs.
-        metrics_share: clients alone: share of the budget that the metrics spend; when not given none are sent.
+        metrics_share: clients alone: share of the budget that is spent on what is told beside the update: metrics and
+            costs; when not given none are sent.
         adaptive: central alone: the bound follows the updates.
         bands: central alone: noise is correlated over so many rounds, and a client takes part in every so many: at
             most rounds / bands times, rounded up, which the noise is calibrated for and devices enforce.
