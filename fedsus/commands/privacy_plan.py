@@ -164,7 +164,7 @@ def noise_of(plan: Planned) -> Noise | None:
         case _:
             return _in_shares(plan, privacy, dimension)
     deviation = sum_deviation / divisor
-    length = deviation * math.sqrt(dimension)
+    length = deviation * _longer(plan) * math.sqrt(dimension)
     return Noise(multiplier, privacy.clip, deviation, length, divisor, None, None, None, bits)
 
 
@@ -177,13 +177,19 @@ def _in_shares(plan: Planned, privacy: Distributed, dimension: int) -> Noise:
         multiplier=math.sqrt(shares.variance * honest) / shares.scale / privacy.clip,
         clip=privacy.clip,
         deviation=deviation,
-        length=deviation * math.sqrt(dimension),
+        length=deviation * _longer(plan) * math.sqrt(dimension),
         divisor=divisor,
         share=1 / honest,
         share_variance=shares.variance,
         scale=shares.scale,
         bits=shares.bits,
     )
+
+
+def _longer(plan: Planned) -> float:
+    """How much longer the noise is for a reduced uplink: with the client unit it is not (fedsus.encoding.reduction)."""
+    first = plan.specification.first_plan
+    return math.sqrt(first.dimension / first.coordinates) if first.privacy.unit == "example" else 1.0
 
 
 def sentence(plan: Planned) -> str:
@@ -229,7 +235,7 @@ def plain(plan: Planned) -> dict[str, Any]:
         "rounds": asked.rounds,
         "spare_attempts": asked.spares,
         "dimension": specification.dimension,
-        "padded_dimension": padded(specification.dimension) if isinstance(privacy, Distributed) else None,
+        "padded_dimension": padded(specification.first_plan.coordinates) if isinstance(privacy, Distributed) else None,
         "cohort": {
             "size": asked.cohort.size,
             "members": plan.inputs.members,

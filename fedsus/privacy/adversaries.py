@@ -112,7 +112,7 @@ def _gradients(
 
     from fedsus.privacy.events import SkellamDpEvent
 
-    size = sensitivity.padded(plan.dimension)
+    size = sensitivity.padded(plan.coordinates)
     moved = sensitivity.example_update(privacy.clip, privacy.shares.scale, size).times(count)
     variance = privacy.shares.variance * _honest(privacy, adversary, survivors)
     event: DpEvent = SkellamDpEvent(moved.l1, moved.l2, variance)
@@ -128,7 +128,7 @@ def _updates(
     from fedsus.privacy.events import SkellamDpEvent
 
     shares, honest = privacy.shares, _honest(privacy, adversary, survivors)
-    size = sensitivity.padded(plan.dimension)
+    size = sensitivity.padded(plan.coordinates)
     moved = sensitivity.client_update(privacy.clip, shares.scale, size).times(times)
     update = SkellamDpEvent(moved.l1, moved.l2, shares.variance * honest)
     if shares.metrics is None or not plan.metrics:

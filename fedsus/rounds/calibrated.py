@@ -66,6 +66,7 @@ def calibrated(config: RunConfig, dimension: int, roster: Roster | int | None, s
     if asked.unit == "none" or asked.epsilon is None or asked.delta is None:
         return NoPrivacy()
     demands.check(config, roster if roster is None or isinstance(roster, int) else len(roster.members))
+    dimension = config.plan.encoding.coordinates(dimension)  # noise is added to what is sent
     family = _family(config, dimension, roster)
     attempts = config.plan.rounds + config.plan.spares
     try:

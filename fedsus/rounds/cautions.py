@@ -74,12 +74,18 @@ def _noise(specification: Specification) -> Iterator[str]:
             f"with it; {_FINE:g} or more costs 3 % or less"
         )
     if isinstance(privacy, Distributed) and config.plan.privacy.bits is not None:
-        needed = needed_bits(config, padded(specification.dimension), privacy.shares)
+        needed = needed_bits(config, padded(specification.first_plan.coordinates), privacy.shares)
         if privacy.shares.bits < needed:
             yield (
                 f"bits {privacy.shares.bits}: sums of updates that point the same way need {needed}; beyond they "
                 "wrap around, which costs accuracy and no privacy"
             )
+    sent, whole = specification.first_plan.coordinates, specification.first_plan.dimension
+    if sent < whole and privacy.unit == "example":
+        yield (
+            f"encoding.uplink sends {sent} of {whole} coordinates: examples are clipped before, so that the noise's "
+            f"deviation grows {math.sqrt(whole / sent):.3g} times; with unit = 'client' it does not"
+        )
     if isinstance(privacy, ClientCentral):
         sees = "each client's update" if config.plan.exchange == "clear_sum" else "the exact sum of each round"
         yield f"noise is added by the server, which sees {sees}: against it nothing protects"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedsus.encoding.mechanisms import CANCELLED
 from fedsus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def check(config: RunConfig, members: int | None) -> None:
     if (asked.unit, asked.where) == ("example", "distributed"):
         _one_step(config)
     if asked.bands is not None and asked.bands > 1:
+        if config.plan.encoding.uplink is not None and config.plan.encoding.uplink.share < 1:
+            raise ConfigError(CANCELLED)
         _turns(config, asked.bands, members)
 
 
