@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from fedsus.costs import Meter, Phase
 from fedsus.encoding.mechanism import Mechanism
 from fedsus.encoding.packing import add_packed, packed_size
 from fedsus.errors import CohortTooSmall, ProtocolViolation
@@ -42,12 +44,23 @@ class Metered:
     """A fleet that counts bytes: of requests, as often as they are addressed, and of answers.
 
     Attributes:
-        sent, received: bytes, without what the transport adds.
+        traffic: phase -> bytes sent and received, without what the transport adds.
+        meter: counts the work of asking as "communicate"; None where nothing is measured.
     """
 
     fleet: Fleet
-    sent: int = 0
-    received: int = 0
+    meter: Meter | None = None
+    traffic: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def sent(self) -> int:
+        """Bytes to clients, all phases."""
+        return sum(sent for sent, _ in self.traffic.values())
+
+    @property
+    def received(self) -> int:
+        """Bytes from clients, all phases."""
+        return sum(received for _, received in self.traffic.values())
 
     def members(self) -> Sequence[Member]:
         """As the fleet's."""
@@ -55,15 +68,30 @@ class Metered:
 
     def ask(self, ask: Ask) -> Iterator[Reply]:
         """As the fleet's."""
-        self.sent += sum(len(own) + len(ask.common) for own in ask.requests.values())
-        for reply in self.fleet.ask(ask):
+        self._count(ask.phase, sum(len(own) + len(ask.common) for own in ask.requests.values()), 0)
+        replies = iter(self.fleet.ask(ask))
+        while True:
+            # Around each reply alone: what the exchange does with it in between is not the transport's.
+            with during(self.meter, "communicate"):
+                reply = next(replies, None)
+            if reply is None:
+                return
             match reply:
                 case Answered():
-                    self.received += len(reply.body)
+                    self._count(ask.phase, 0, len(reply.body))
                 case Partial():
-                    self.received += reply.received
+                    self._count(ask.phase, 0, reply.received)
             yield reply
             del reply  # before the next one is made: the server holds one answer at a time
+
+    def _count(self, phase: str, sent: int, received: int) -> None:
+        before = self.traffic.get(phase, (0, 0))
+        self.traffic[phase] = (before[0] + sent, before[1] + received)
+
+
+def during(meter: Meter | None, phase: Phase) -> AbstractContextManager[None]:
+    """A meter's phase; nothing where there is no meter."""
+    return nullcontext() if meter is None else meter.phase(phase)
 
 
 R = TypeVar("R")

@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from fedsus import plan as plans
+from fedsus.costs import Meter, Usage
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import CohortTooSmall, CorruptionError, ProtocolViolation, RunFailed
 from fedsus.journal import Journal, RunState, blobs
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SystemNoise
-from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct
+from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct, during
 from fedsus.rounds.gathering import Gathering
-from fedsus.rounds.messages import encode_request
+from fedsus.rounds.messages import encode_request, model_hash
 from fedsus.rounds.secure import Draw, SecureRounds, draw_anew
 from fedsus.rounds.specification import joined, parted, specification_of
 from fedsus.strategies import Strategy, create
@@ -62,6 +63,7 @@ class RunLoop:
             waits by it, and the journal names it beside real seconds.
         watch: told of each released round.
         noise: the server's own generator, for noise that is added here; a simulation gives one seeded by round.
+        meter: of this machine; None, and the journal says nothing of what it used.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class RunLoop:
         virtual: Clock | None = None,
         watch: Watch | None = None,
         noise: NoiseSource | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
         self._noise = _system_noise() if noise is None else noise
-        self._draw, self._virtual, self._watch = draw, virtual, watch
+        self._draw, self._virtual, self._watch, self._meter = draw, virtual, watch, meter
         self._journal = Journal.open(folder, clock)
         self._abandoned = _in_a_row(self._journal.entries)
         opened = self._journal.state.opened
@@ -113,13 +116,24 @@ class RunLoop:
             try:
                 while self.progress.next_round <= self._specification.config.plan.rounds:
                     state = self._attempt(state)
-            except RunFailed:
-                model = self._checkpoint if self.progress.released else None
-                self._journal.append(RunClosed(reason="failed", model=model))
+            except RunFailed as error:
+                self._close("failed", self._model(state), str(error))
                 raise
             self._evaluate(self._model(state))
-            self._journal.append(RunClosed(reason="completed", model=self._checkpoint))
+            self._close("completed", self._model(state))
             return self._model(state)
+
+    def _close(self, reason: Literal["completed", "failed"], model: Vector, because: str | None = None) -> None:
+        """Name the newest model, if any was released, and what ended a run early."""
+        some = self.progress.released is not None
+        self._journal.append(
+            RunClosed(
+                reason=reason,
+                model=self._checkpoint if some else None,
+                model_hash=model_hash(model) if some else None,
+                because=because,
+            )
+        )
 
     def _model(self, state: Arrays) -> Vector:
         """The model in a checkpoint."""
@@ -136,53 +150,71 @@ class RunLoop:
         round, attempt = self.progress.next_round, self.progress.attempts + 1
         if attempt > self._specification.attempts:
             raise RunFailed(f"round {round}: all {self._specification.attempts} attempts of the run are spent")
-        cohort = self._gathering.cohort(self.progress)
+        with during(self._meter, "wait"):
+            cohort = self._gathering.cohort(self.progress)
         mine, kept = parted(state)
-        started = self._clock()
+        fleet, started = Metered(self._fleet, self._meter), self._clock()
         try:
-            plan, summed, kept, mean, traffic = self._exchange(round, attempt, self._model(state), kept, cohort)
+            plan, summed, kept, mean = self._exchange(round, attempt, self._model(state), kept, cohort, fleet)
         except (CohortTooSmall, ProtocolViolation) as error:
-            self._abandon(round, attempt, error)
+            self._abandon(round, attempt, error, fleet)
             self._pause()
             return state
         self._abandoned = 0
-        state = joined(self._strategy.step(mine, mean.delta), kept)
-        released = self._release(plan, summed, mean, blobs.put(self._folder, state), traffic, started)
+        with during(self._meter, "encode"):
+            state = joined(self._strategy.step(mine, mean.delta), kept)
+            checkpoint = blobs.put(self._folder, state)
+        released = self._release(plan, summed, mean, checkpoint, fleet, started)
         blobs.prune(self._folder, self._journal.entries)
         if self._watch is not None:
             self._watch(released, self._model(state))
         return state
 
-    def _abandon(self, round: int, attempt: int, error: Exception) -> None:
-        virtual = None if self._virtual is None else self._virtual()
-        self._journal.append(AttemptAbandoned(round=round, attempt=attempt, reason=str(error), virtual=virtual))
+    def _abandon(self, round: int, attempt: int, error: Exception, fleet: Metered) -> None:
+        self._journal.append(
+            AttemptAbandoned(
+                round=round,
+                attempt=attempt,
+                reason=str(error),
+                virtual=None if self._virtual is None else self._virtual(),
+                traffic=fleet.traffic,
+                server=self._used(),
+            )
+        )
+
+    def _used(self) -> Usage | None:
+        """What this machine used since the entry before that says so; None without a meter."""
+        return None if self._meter is None else self._meter.take()
 
     def _pause(self) -> None:
         """Wait longer after each attempt that was abandoned in a row: each costs the devices' budget."""
         self._abandoned += 1
-        self._sleep(pause_after(self._abandoned))
+        with during(self._meter, "wait"):
+            self._sleep(pause_after(self._abandoned))
 
     def _exchange(
-        self, round: int, attempt: int, model: Vector, kept: Arrays, cohort: Sequence[Member]
-    ) -> tuple[Plan, Summed, Arrays, Mean, Metered]:
-        """Ask a cohort; what is released, the mechanism's next state, and what crossed the wire."""
+        self, round: int, attempt: int, model: Vector, kept: Arrays, cohort: Sequence[Member], fleet: Metered
+    ) -> tuple[Plan, Summed, Arrays, Mean]:
+        """Ask a cohort; what is released, and the mechanism's next state."""
         clip = float(kept["clip"][0]) if "clip" in kept else None
-        fleet = Metered(self._fleet)
         secure = self._secure
         if secure is None:
             plan = self._specification.plan(round, attempt, model, clip=clip)
             mechanism = mechanism_of(plan)
             self._opened(plan)
             clients = [member.id for member in cohort]
-            summed = conduct(clear_sum(plan, encode_request(plan, model), clients, mechanism), fleet)
+            with during(self._meter, "encode"):
+                summed = conduct(clear_sum(plan, encode_request(plan, model), clients, mechanism), fleet)
         else:
             session = secure.session(round, attempt, cohort, len(model))
             plan = self._specification.plan(round, attempt, model, session.hex(), clip)
             mechanism = mechanism_of(plan)
             self._opened(plan)
-            summed = secure.conduct(plan, model, mechanism, cohort, self._has_next(round, attempt), fleet)
-        kept, mean = mechanism.release(kept, summed.total, summed.survivors, self._noise(plan))
-        return plan, summed, kept, mean, fleet
+            with during(self._meter, "crypto"):
+                summed = secure.conduct(plan, model, mechanism, cohort, self._has_next(round, attempt), fleet)
+        with during(self._meter, "encode"):
+            kept, mean = mechanism.release(kept, summed.total, summed.survivors, self._noise(plan))
+        return plan, summed, kept, mean
 
     def _opened(self, plan: Plan) -> None:
         """Written before anyone is asked: a crash counts as spent."""
@@ -210,20 +242,21 @@ class RunLoop:
         due = (round, attempt) <= (asked.rounds + 1, self._specification.attempts + 1) and not self.progress.attempt
         if not self._evaluates or not due:
             return
-        started = self._clock()
+        fleet, started = Metered(self._fleet, self._meter), self._clock()
         try:
-            cohort = self._gathering.cohort(self.progress)
+            with during(self._meter, "wait"):
+                cohort = self._gathering.cohort(self.progress)
         except RunFailed:  # nobody is there any more: the run is complete without the last metrics
             return
         try:
-            plan, summed, _, mean, traffic = self._exchange(round, attempt, model, {}, cohort)
+            plan, summed, _, mean = self._exchange(round, attempt, model, {}, cohort, fleet)
         except (CohortTooSmall, ProtocolViolation) as error:
-            self._abandon(round, attempt, error)
+            self._abandon(round, attempt, error, fleet)
             return
-        self._release(plan, summed, mean, self._checkpoint, traffic, started)
+        self._release(plan, summed, mean, self._checkpoint, fleet, started)
 
     def _release(
-        self, plan: Plan, summed: Summed, mean: Mean, checkpoint: str, traffic: Metered, started: float
+        self, plan: Plan, summed: Summed, mean: Mean, checkpoint: str, fleet: Metered, started: float
     ) -> RoundReleased:
         """Write what was learned: aggregates over the survivors, and what they cost."""
         released = RoundReleased(
@@ -237,10 +270,12 @@ class RunLoop:
             held_out=mean.held_out,
             saturated=mean.saturated,
             checkpoint=checkpoint,
-            bytes_sent=traffic.sent,
-            bytes_received=traffic.received,
+            bytes_sent=fleet.sent,
+            bytes_received=fleet.received,
             seconds=self._clock() - started,
             virtual=None if self._virtual is None else self._virtual(),
+            traffic=fleet.traffic,
+            server=self._used(),
         )
         self._journal.append(released)
         return released

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import Journal, blobs
 from fedsus.journal.entries import RunOpened
+from fedsus.journal.software import installed
 from fedsus.plan import Plan
 from fedsus.privacy.adversaries import Adversary, Unit, spent
 from fedsus.protection import ClientCentral, NoPrivacy, Privacy, measured
@@ -153,12 +155,14 @@ def open_run(
     clock: Clock,
     roster: Roster | None = None,
     server: str = NO_SERVER,
+    software: Mapping[str, str] | None = None,
 ) -> Specification:
     """Make a run folder with the opened journal and the initial checkpoint.
 
     Args:
         roster: for `secure_sum`: whose members are asked during the whole run. Devices check its signatures.
         server: SHA-256 (hex) of the certificate authority that devices pin; zeros where there is none.
+        software: what runs here; None for what is installed.
 
     Raises:
         ConfigError: the encoding cannot carry the cohort, no noise reaches the asked epsilon, or no cohort of the
@@ -178,7 +182,12 @@ def open_run(
         checkpoint = blobs.put(folder, joined(create(config.plan.strategy).init(model), mechanism.init()))
         journal.append(
             RunOpened(
-                run=run, config=parts, model_hash=model_hash(model), checkpoint=checkpoint, fedsus_version=__version__
+                run=run,
+                config=parts,
+                model_hash=model_hash(model),
+                checkpoint=checkpoint,
+                fedsus_version=__version__,
+                software=dict(installed() if software is None else software),
             )
         )
     return specification

@@ -149,7 +149,7 @@ def _phase(
     """One light phase that all clients are asked in; once the session can be, the slowest have twice the grace."""
     everyone, grace = dict.fromkeys(taker.clients, b""), 2 * patience.grace
     enough = taker.enough(party.session.floor)
-    replies = yield Ask(everyone, patience.light, enough, common=request, grace=grace)
+    replies = yield Ask(everyone, patience.light, enough, common=request, grace=grace, phase=_named(kind))
     _Taking({kind: taker}).take(replies, set(everyone))
 
 
@@ -181,7 +181,7 @@ def secure_sum(
     collected = established.collect(plan, np.zeros(size, dtype=np.uint32), bits)
     taking = _Taking({Kind.CONTRIBUTE: Taker(asked, collected.take, party.refused)})
     own = {client: established.own_request(index) for client, index in asked.items()}
-    replies = yield Ask(own, patience.contribute, common=established.request(*request))
+    replies = yield Ask(own, patience.contribute, common=established.request(*request), phase=_named(Kind.CONTRIBUTE))
     taking.take(replies, set(own))
     survivors = {client: index for client, index in asked.items() if index in collected.members}
     try:
@@ -244,9 +244,20 @@ def _riding(
     optional = frozenset(others.keys() - survivors.keys())
     everyone = {**survivors, **others}
     replies = yield Ask(
-        dict.fromkeys(everyone, b""), patience.light, enough, common=request, optional=optional, grace=patience.grace
+        dict.fromkeys(everyone, b""),
+        patience.light,
+        enough,
+        common=request,
+        optional=optional,
+        grace=patience.grace,
+        phase=_named(*wanted),
     )
     _Taking(wanted).take(replies, set(everyone))
+
+
+def _named(*kinds: Kind) -> str:
+    """What a phase is called where bytes are counted: "confirm"; "confirm+advertise" where one rides on it."""
+    return "+".join(kind.name.lower() for kind in kinds)
 
 
 def _why(refused: set[str]) -> str:

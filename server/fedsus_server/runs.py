@@ -13,13 +13,15 @@ from fedsus.config import RunConfig, load
 from fedsus.errors import ConfigError, EnvironmentFault, ProtocolViolation
 from fedsus.journal import NAME, Journal, RunClosed
 from fedsus.model_file import read_model, task_of
-from fedsus.reporting import summary
+from fedsus.reporting import released_model, summary
 from fedsus.rounds.demands import check_deployed
+from fedsus.rounds.messages import model_hash
 from fedsus.secagg import roster as rosters
 from fedsus_server import looping, processes
 from fedsus_server.home import ActiveRun, Home
 
 if TYPE_CHECKING:
+    from fedsus.journal import RunState
     from fedsus.types import Clock, Vector
 
 _STOP_SECONDS: Final = 10.0
@@ -194,13 +196,21 @@ def stop(home: Home, folder: Path, clock: Clock) -> bool:
             with Journal.open(folder, clock) as journal:
                 if journal.state.closed is not None:
                     return False
-                model = journal.state.checkpoint if journal.state.released else None
-                journal.append(RunClosed(reason="stopped", model=model))
+                journal.append(_closing(folder, journal.state))
                 return True
         except EnvironmentFault:
             if time.monotonic() > limit:
                 raise
             time.sleep(0.1)
+
+
+def _closing(folder: Path, state: RunState) -> RunClosed:
+    """The last entry of a run that its operator ends."""
+    because = "the operator stopped it"
+    if state.released is None:
+        return RunClosed(reason="stopped", model=None, because=because)
+    found = model_hash(released_model(folder))
+    return RunClosed(reason="stopped", model=state.checkpoint, model_hash=found, because=because)
 
 
 def _stop_flower(home: Home, run: ActiveRun) -> None:

@@ -133,6 +133,19 @@ def test_a_run_of_the_default_exchange_and_its_journal(tmp_path: Path) -> None:
     assert not np.array_equal(model, START)
 
 
+def test_bytes_are_counted_by_phase_and_what_rides_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path, config(rounds=2))
+    run.run()
+    first, second = run.of(RoundReleased)
+    alone = ["advertise", "share"]
+    assert sorted(first.traffic) == sorted([*alone, "contribute", "confirm+advertise", "unmask+share"])
+    assert sorted(second.traffic) == ["confirm", "contribute", "unmask"]
+    for entry in (first, second):
+        sums = [sum(one) for one in zip(*entry.traffic.values(), strict=True)]
+        assert sums == [entry.bytes_sent, entry.bytes_received]
+        assert all(sent > 0 and received > 0 for sent, received in entry.traffic.values())
+
+
 def test_nothing_of_a_session_but_its_sums_is_in_the_journal(tmp_path: Path) -> None:
     run = Run(tmp_path, config())
     run.run()

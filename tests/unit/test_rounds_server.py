@@ -19,10 +19,11 @@ from fedsus.config import RunConfig
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import pack, packed_size, unpack
 from fedsus.errors import ConfigError, CorruptionError, RunFailed
-from fedsus.journal import AttemptAbandoned, AttemptOpened, Disk, RoundReleased, RunClosed
+from fedsus.journal import AttemptAbandoned, AttemptOpened, Disk, RoundReleased, RunClosed, RunOpened
 from fedsus.journal import journal as journal_module
-from fedsus.reporting import read
-from fedsus.rounds.messages import REFUSAL, decode_request, encode_answer
+from fedsus.journal.software import installed
+from fedsus.reporting import read, released_model
+from fedsus.rounds.messages import REFUSAL, decode_request, encode_answer, model_hash
 from fedsus.rounds.server import RunLoop
 from fedsus.rounds.specification import open_run
 from fedsus.types import Answered, Ask, LocalUpdate, Lost, Member, Refused, Reply
@@ -130,6 +131,52 @@ def test_a_run_is_released_round_by_round(tmp_path: Path) -> None:
     assert released[0].metrics == {"loss": pytest.approx((0 + 2 + 4) / 6, abs=1e-3)}
     assert released[1].checkpoint == released[0].checkpoint
     assert isinstance(read(tmp_path)[-1], RunClosed)
+
+
+def test_bytes_are_counted_by_phase_of_abandoned_attempts_too(tmp_path: Path) -> None:
+    start(tmp_path, rounds=1)
+    loop(tmp_path, FakeFleet({1: {"0": "lost", "1": "lost", "2": "garbage"}})).run()
+    entries = read(tmp_path)
+    (abandoned,) = [entry for entry in entries if isinstance(entry, AttemptAbandoned)]
+    released = [entry for entry in entries if isinstance(entry, RoundReleased)]
+    assert abandoned.traffic is not None and set(abandoned.traffic) == {"contribute"}
+    sent, received = abandoned.traffic["contribute"]
+    assert sent > 3 * 4 * DIMENSION and received == len(b"garbage")
+    for entry in released:
+        assert entry.traffic == {"contribute": (entry.bytes_sent, entry.bytes_received)}
+
+
+def test_the_last_entry_names_the_model_and_what_ended_the_run(tmp_path: Path) -> None:
+    start(tmp_path / "whole", rounds=1)
+    model = loop(tmp_path / "whole", FakeFleet()).run()
+    closed = read(tmp_path / "whole")[-1]
+    assert isinstance(closed, RunClosed)
+    assert (closed.reason, closed.model_hash, closed.because) == ("completed", model_hash(model), None)
+    start(tmp_path / "lost", rounds=2, spare=0)
+    with pytest.raises(RunFailed) as failed:
+        loop(tmp_path / "lost", FakeFleet({2: dict.fromkeys("012", "lost")})).run()
+    closed = read(tmp_path / "lost")[-1]
+    assert isinstance(closed, RunClosed)
+    newest = released_model(tmp_path / "lost")
+    assert (closed.reason, closed.model_hash, closed.because) == ("failed", model_hash(newest), str(failed.value))
+    start(tmp_path / "nothing", rounds=1, spare=0)
+    with pytest.raises(RunFailed):
+        loop(tmp_path / "nothing", FakeFleet({1: dict.fromkeys("012", "lost")})).run()
+    closed = read(tmp_path / "nothing")[-1]
+    assert isinstance(closed, RunClosed)
+    assert closed.model is None and closed.model_hash is None
+
+
+def test_the_first_entry_names_the_software(tmp_path: Path) -> None:
+    start(tmp_path / "one")
+    (opened,) = read(tmp_path / "one")
+    assert isinstance(opened, RunOpened)
+    assert opened.software == installed()
+    given = {"fedsus": "9", "code": "c"}
+    open_run(tmp_path / "two", "r", config(), np.zeros(DIMENSION, np.float32), lambda: 1.7e9, software=given)
+    (opened,) = read(tmp_path / "two")
+    assert isinstance(opened, RunOpened)
+    assert opened.software == given
 
 
 def test_the_order_of_arrival_does_not_change_a_bit(tmp_path: Path) -> None:
