@@ -1,0 +1,294 @@
+"""Energy, carbon and bytes of a run, for the receipt: sums of what the journal's entries noted, each with its range."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from fedsus.costs import PHASES, worst
+from fedsus.journal import AttemptAbandoned, AttemptOpened, RoundReleased
+from fedsus.reporting.figures import Absent, Figure, How, Quantity, exact
+from fedsus.reporting.outside import embodied_devices, embodied_server, network_grams, network_joules
+from fedsus.reporting.predicate import Carbon, Directions, Energy, EnergySpent, Metric, Operational, Traffic
+from fedsus.reporting.predicate import SoftwareCarbonIntensity as Intensity
+from fedsus.reporting.spending import costs_deviation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fedsus.costs import Grams, Usage
+    from fedsus.journal import Entry
+    from fedsus.rounds.specification import Specification
+
+_NO_METER = "the server noted no energy: it had no meter, or it was switched off"
+_NO_REPORTS = "no device's costs were asked for: the plan has no [plan.costs]"
+
+
+def energy(specification: Specification, entries: Sequence[Entry]) -> EnergySpent:
+    """Joules of the server, of the devices and of the network between them."""
+    return EnergySpent(
+        server=_server(entries), devices=_devices(specification, entries), network=network_joules(traffic(entries))
+    )
+
+
+def _intervals(entries: Sequence[Entry]) -> list[Usage | None]:
+    """What the server noted at the end of each attempt."""
+    return [entry.server for entry in entries if isinstance(entry, RoundReleased | AttemptAbandoned)]
+
+
+def _server(entries: Sequence[Entry]) -> Energy | Absent:
+    noted = _intervals(entries)
+    known = [usage for usage in noted if usage is not None]
+    if not known:
+        return Absent(absent=_NO_METER)
+    total, method = math.fsum(usage.total for usage in known), worst(*(usage.method for usage in known))
+    low = min(math.fsum(usage.low for usage in known), total)
+    high = max(math.fsum(usage.high for usage in known), total)
+    source = "; ".join(dict.fromkeys(usage.source for usage in known))
+
+    def part(joules: float) -> Figure:
+        """The range of a phase is the total's, in proportion."""
+        shares = (joules, joules) if total == 0 else (joules * low / total, joules * high / total)
+        return Figure(
+            value=joules,
+            low=min(shares[0], joules),
+            high=max(shares[1], joules),
+            unit="J",
+            method=method,
+            source=source,
+        )
+
+    by_phase = {phase: math.fsum(usage.joules.get(phase, 0.0) for usage in known) for phase in PHASES}
+    return Energy(
+        total=Figure(value=total, low=low, high=high, unit="J", method=method, source=source),
+        phases={phase: part(by_phase[phase]) for phase in PHASES if any(phase in usage.joules for usage in known)},
+        idle=exact(math.fsum(usage.idle for usage in known), "J", "the idle baseline, not in the total", method),
+        boundary="; ".join(dict.fromkeys(usage.boundary for usage in known)),
+        covered=len(known),
+        of=len(noted),
+    )
+
+
+def _reports(entries: Sequence[Entry]) -> list[tuple[RoundReleased, Mapping[str, float]]]:
+    return [(e, e.costs) for e in entries if isinstance(e, RoundReleased) and e.costs is not None]
+
+
+def _devices(specification: Specification, entries: Sequence[Entry]) -> Energy | Absent:
+    """Sums of the devices' reports. A device reports what it used since its last report that was summed."""
+    told = _reports(entries)
+    if not told:
+        return Absent(absent=_NO_REPORTS)
+    asked = sum(entry.survivors for entry, _ in told)
+    reporting = _reporting(told)
+    if reporting == 0:
+        return Absent(absent="every owner switched its device's reports off, or no device had a meter")
+    joules, low, high = _range(specification, told, "joules")
+    counted = round(math.fsum(costs.get("counted", 0.0) for _, costs in told))
+    private = specification.privacy.unit != "none"
+    source = (
+        "the devices' own meters, whose methods no private report tells; with the noise of the run"
+        if private
+        else f"the devices' own meters: {counted} of {reporting} reports by a counter, the others by a model"
+    )
+    method: How = "counter" if not private and counted == reporting else "modelled"
+    total = Figure(value=joules, low=low, high=high, unit="J", method=method, source=source)
+    phases = {phase: math.fsum(costs.get(f"joules_{phase}", 0.0) for _, costs in told) for phase in PHASES}
+    whole = math.fsum(phases.values())
+    return Energy(
+        total=total,
+        phases={
+            phase: _share(total, part, whole)
+            for phase, part in phases.items()
+            if whole > 0 and not private and part > 0
+        },
+        idle=Absent(absent="reports hold no idle baseline"),
+        boundary="the devices' work for the run, above idle, clamped to the plan's bound of one report",
+        covered=asked if reporting is None else reporting,
+        of=asked,
+    )
+
+
+def _reporting(told: Sequence[tuple[RoundReleased, Mapping[str, float]]]) -> int | None:
+    """How many reports are in the sums; None where private reports do not tell."""
+    if not any("devices" in costs for _, costs in told):
+        return None
+    return round(math.fsum(costs.get("devices", 0.0) for _, costs in told))
+
+
+def _range(
+    specification: Specification, told: Sequence[tuple[RoundReleased, Mapping[str, float]]], name: str
+) -> tuple[float, float, float]:
+    """Value, low and high of a summed cost: the devices' own range, or three standard deviations of noise.
+
+    Noise may take a sum below zero, which nobody can have used: it is then 0, and the range says how far it may be.
+    """
+    value = math.fsum(costs.get(name, 0.0) for _, costs in told)
+    if specification.privacy.unit == "none":
+        grams = math.fsum(costs.get("joules", 0.0) for _, costs in told) if name == "grams" else 1.0
+        spread = math.fsum(costs.get("spread", 0.0) for _, costs in told)
+        spread = spread if name == "joules" else (value * spread / grams if grams else 0.0)
+    else:
+        variance = math.fsum(costs_deviation(specification, name, e.survivors) ** 2 for e, _ in told)
+        spread = 3 * math.sqrt(variance)
+    found = max(value, 0.0)
+    return found, max(value - spread, 0.0), max(value + spread, found)
+
+
+def _share(total: Figure, part: float, whole: float) -> Figure:
+    """One phase of a total, with the total's relative range."""
+    scale = part / whole if whole else 0.0
+    return Figure(
+        value=part,
+        low=min(total.low * scale, part),
+        high=max(total.high * scale, part),
+        unit=total.unit,
+        method=total.method,
+        source=total.source,
+    )
+
+
+def carbon(specification: Specification, entries: Sequence[Entry]) -> Carbon:
+    """Grams of CO2 equivalent: operational by source and kind; embodied and network apart."""
+    lines = [*_server_grams(entries), *_device_grams(specification, entries)]
+    machines = sorted({line.machine for line in lines}, reverse=True)
+    missing = [machine for machine in ("server", "devices") if machine not in machines]
+    partial = [f"{line.machine} ({line.covered} of {line.of})" for line in lines if line.covered < line.of]
+    boundary = f"operational carbon of {' and '.join(machines) or 'nothing'}, location-based, idle baseline left out"
+    boundary += f"; not known: {', '.join(missing)}" if missing else ""
+    boundary += f"; in part: {', '.join(partial)}" if partial else ""
+    return Carbon(
+        operational=tuple(lines),
+        total=_sum([line.grams for line in lines], "gCO2e", boundary) if lines else Absent(absent="no intensity known"),
+        embodied_server=embodied_server(specification, entries),
+        embodied_devices=embodied_devices(specification, entries),
+        network=network_grams(specification, traffic(entries)),
+        boundary=boundary,
+    )
+
+
+def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
+    noted = [usage for usage in _intervals(entries) if usage is not None]
+    groups: dict[tuple[str, str], list[Grams]] = {}
+    for usage in noted:
+        if usage.grams is not None:
+            groups.setdefault((usage.grams.source, usage.grams.kind), []).append(usage.grams)
+    return [
+        Operational(
+            machine="server",
+            kind=parts[0].kind,
+            grams=Figure(
+                value=(value := math.fsum(part.value for part in parts)),
+                low=min(math.fsum(part.low for part in parts), value),
+                high=max(math.fsum(part.high for part in parts), value),
+                unit="gCO2e",
+                method=worst(*(part.method for part in parts)),
+                source=source,
+            ),
+            covered=len(parts),
+            of=len(noted),
+        )
+        for (source, _), parts in groups.items()
+    ]
+
+
+def _device_grams(specification: Specification, entries: Sequence[Entry]) -> list[Operational]:
+    told = _reports(entries)
+    private = specification.privacy.unit != "none"
+    reporting = sum(entry.survivors for entry, _ in told) if private else _reporting(told)
+    priced = reporting if private else round(math.fsum(costs.get("priced", 0.0) for _, costs in told))
+    if not told or not reporting or not priced:
+        return []
+    value, low, high = _range(specification, told, "grams")
+    source = "the devices' own intensities"
+    source += ", whichever know one; with the noise of the run" if private else f": {priced} of {reporting} reports"
+    grams = Figure(value=value, low=low, high=high, unit="gCO2e", method="modelled", source=source)
+    return [Operational(machine="devices", kind="mixed", grams=grams, covered=priced, of=reporting)]
+
+
+def traffic(entries: Sequence[Entry]) -> Traffic:
+    """Bytes by phase and direction; of an older journal's released rounds their totals alone."""
+    phases: dict[str, list[int]] = {}
+    sent = received = unknown = 0
+    ended = [entry for entry in entries if isinstance(entry, RoundReleased | AttemptAbandoned)]
+    for entry in ended:
+        for phase, (out, back) in (entry.traffic or {}).items():
+            both = phases.setdefault(phase, [0, 0])
+            both[0], both[1] = both[0] + out, both[1] + back
+        if isinstance(entry, RoundReleased):
+            sent, received = sent + entry.bytes_sent, received + entry.bytes_received
+        elif entry.traffic is not None:
+            sent += sum(out for out, _ in entry.traffic.values())
+            received += sum(back for _, back in entry.traffic.values())
+        else:
+            unknown += 1
+    unknown += sum(isinstance(entry, AttemptOpened) for entry in entries) - len(ended)
+    return Traffic(
+        total=_directions(sent, received),
+        phases={phase: _directions(*both) for phase, both in sorted(phases.items())},
+        unknown=unknown,
+    )
+
+
+def _directions(sent: int, received: int) -> Directions:
+    source = "messages given to and taken from the transport; its own headers and encryption not counted"
+    return Directions(sent=exact(sent, "B", source), received=exact(received, "B", source))
+
+
+def intensity(
+    specification: Specification,
+    found: Carbon,
+    released: Sequence[RoundReleased],
+    metrics: dict[str, Metric] | Absent,
+) -> Intensity:
+    """Software carbon intensity, (E * I + M) / R. What is not known is left out, and the boundary says so."""
+    parts = {"operational": found.total, "embodied (server)": found.embodied_server}
+    parts |= {"embodied (devices)": found.embodied_devices, "network": found.network}
+    known = {name: part for name, part in parts.items() if isinstance(part, Figure)}
+    left = [name for name in parts if name not in known]
+    boundary = f"in it: {', '.join(known) or 'nothing'}" + (f"; left out, not known: {', '.join(left)}" if left else "")
+    boundary += f"; {found.boundary}"
+    if "operational" not in known:
+        none = Absent(absent="operational carbon is not known")
+        return Intensity(per_round=none, per_accuracy_point=none, boundary=boundary)
+    rounds = sum(entry.round <= specification.config.plan.rounds for entry in released)
+    total = _sum(list(known.values()), "gCO2e", boundary)
+    return Intensity(
+        per_round=_per(total, rounds, "round", "no training round was released"),
+        per_accuracy_point=_per_point(total, metrics),
+        boundary=boundary,
+    )
+
+
+def _per_point(total: Figure, metrics: dict[str, Metric] | Absent) -> Quantity:
+    accuracy = None if isinstance(metrics, Absent) else metrics.get("accuracy")
+    if accuracy is None:
+        return Absent(absent="no metric named 'accuracy' left the devices")
+    gained = 100 * (accuracy.last.value.value - accuracy.first.value.value)
+    return _per(total, gained, "accuracy point", "accuracy did not rise from the first measured model to the last")
+
+
+def _per(total: Figure, count: float, what: str, otherwise: str) -> Quantity:
+    if count <= 0:
+        return Absent(absent=otherwise)
+    return Figure(
+        value=total.value / count,
+        low=total.low / count,
+        high=total.high / count,
+        unit=f"gCO2e/{what}",
+        method=total.method,
+        source=f"({total.source}) / {count:.6g} ({what}s)",
+    )
+
+
+def _sum(parts: Sequence[Figure], unit: str, source: str) -> Figure:
+    """As good as its worst part; ranges add up, as if all erred alike."""
+    methods = [part.method for part in parts]
+    certain = [method for method in methods if method in ("counter", "modelled", "assumed")]
+    return Figure(
+        value=math.fsum(part.value for part in parts),
+        low=math.fsum(part.low for part in parts),
+        high=math.fsum(part.high for part in parts),
+        unit=unit,
+        method=worst(*certain) if certain else "summed",
+        source=source,
+    )

@@ -1,0 +1,390 @@
+"""What a receipt says: an in-toto Statement (version 1) whose predicate holds every cost of a run.
+
+Each field is a function of the journal alone (`fedsus.reporting.statement.statement`), so that whoever has the journal
+can recompute it. `docs/receipt.md` explains each one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field
+
+from fedsus.costs import Phase
+from fedsus.plan import Hash, Name
+from fedsus.reporting.figures import Absent, Figure, Quantity, Text
+from fedsus.strict import Strict
+
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "urn:fedsus:receipt:1"
+INFINITE: Final = "infinite"
+
+Count = Annotated[int, Field(ge=0)]
+Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["infinite"]
+
+
+class Digest(Strict):
+    """SHA-256, hex."""
+
+    sha256: Hash
+
+
+class Subject(Strict):
+    """What a receipt is of.
+
+    Attributes:
+        name: "model": the released model's float32 values, little-endian; "checkpoint": the file in ``blobs/`` that
+            holds it; "journal": the journal's last line, of a run that released nothing.
+        digest: its SHA-256.
+    """
+
+    name: Literal["model", "checkpoint", "journal"]
+    digest: Digest
+
+
+class Run(Strict):
+    """Which run, and how it ended.
+
+    Attributes:
+        status: "open" only in reports: a receipt is of a run that is over.
+        because: what ended it before its last round; None elsewhere.
+        opened, closed: seconds since the epoch, by the server's clock.
+    """
+
+    name: Name
+    status: Literal["open", "completed", "stopped", "failed"]
+    because: str | None
+    opened: float
+    closed: float | None
+
+
+class AskedPlan(Strict):
+    """One attempt: the hash of the plan that its cohort was sent, as devices note it in their ledgers."""
+
+    round: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)]
+    digest: Hash
+
+
+class Asked(Strict):
+    """What was asked of the devices.
+
+    Attributes:
+        configuration: run.toml without the operator's own files and speed settings.
+        privacy: the privacy part of every plan, with the calibrated noise.
+        specification: hash of all that is the same in every plan; None in journals from before dimensions were noted.
+        initial_model: SHA-256 of the model that the first round was sent.
+        plans: every attempt, those that released nothing included.
+        fedsus: version that opened the run.
+        software: distribution -> version, and the hashes "code" and "lock"; None where the journal has none.
+    """
+
+    configuration: dict[str, Any]
+    privacy: dict[str, Any]
+    specification: Hash | None
+    initial_model: Hash
+    plans: tuple[AskedPlan, ...]
+    fedsus: str
+    software: dict[str, str] | None
+
+
+class RosterReference(Strict):
+    """Which roster: the members themselves are in the journal and in the federation's file."""
+
+    federation: Name
+    number: Annotated[int, Field(ge=1)]
+    digest: Hash
+    members: Count
+
+
+class Released(Strict):
+    """One released round, counted over its cohort."""
+
+    round: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)]
+    survivors: Count
+    refused: Count
+    lost: Count
+
+
+class Participation(Strict):
+    """Who took part, counted and never named.
+
+    Attributes:
+        roster: None where the sum is in clear: nobody pins its members.
+        cohort: how many are asked in each attempt.
+        rounds: released rounds; one after the last is the evaluation of the final model.
+        survivors, refused, lost: over these rounds.
+        attempts: all attempts.
+        abandoned: attempts that released nothing and said why.
+        cut_off: attempts that a crash ended; they count as spent.
+    """
+
+    roster: RosterReference | None
+    cohort: Count
+    rounds: tuple[Released, ...]
+    survivors: Count
+    refused: Count
+    lost: Count
+    attempts: Count
+    abandoned: Count
+    cut_off: Count
+
+
+class Loss(Strict):
+    """What the run spent of one unit against one adversary.
+
+    Attributes:
+        unit: who is protected: one example, one patient, all of a client.
+        adversary: from whom; see `fedsus.privacy.adversaries`.
+        epsilon: an upper bound at ``delta``, rounded up to five digits; "infinite": not protected.
+        delta: None without differential privacy.
+        goal: whether the run's noise was calibrated for this one.
+        assumptions: under which it holds, in words.
+    """
+
+    unit: Literal["example", "patient", "client"]
+    adversary: Literal["server", "clients", "recipients"]
+    epsilon: Epsilon
+    delta: Annotated[float, Field(gt=0, lt=1)] | None
+    goal: bool
+    assumptions: tuple[Text, ...]
+
+
+class PrivacySpent(Strict):
+    """Differential privacy.
+
+    Attributes:
+        unit: "none": a run without.
+        placement: where noise is added; None without.
+        asked_epsilon: what the operator asked for rounds and spare attempts together; None without.
+        attempts: how many attempts were counted: all that were opened.
+        losses: for each unit against each adversary.
+    """
+
+    unit: Literal["none", "example", "client"]
+    placement: Literal["local", "distributed", "central"] | None
+    asked_epsilon: float | None
+    attempts: Count
+    losses: tuple[Loss, ...]
+
+
+class SecureSum(Strict):
+    """What the masked sums withstood.
+
+    Attributes:
+        choice: how cohorts were chosen: the whole roster, drawn by its seed, or named by the server.
+        colluders, dropouts: A and D.
+        threshold: t, the shares that rebuild a secret.
+        neighbours: k, the holders of each client's shares.
+        rule: the graph.
+        minimum: survivors below which nothing is released.
+    """
+
+    choice: Literal["whole", "drawn", "named"]
+    colluders: Count
+    dropouts: Count
+    threshold: Count
+    neighbours: Count
+    rule: Literal["complete", "harary"]
+    minimum: Count
+
+
+class Energy(Strict):
+    """Energy of the server's machine, or of all devices.
+
+    Attributes:
+        total: joules above the idle baseline.
+        phases: the same by phase; empty where phases are not told.
+        idle: joules of the idle baseline, not in ``total``.
+        boundary: what is inside the figure.
+        covered, of: how many of the journal's intervals (server) or reports (devices) the figure is of.
+    """
+
+    total: Figure
+    phases: dict[Phase, Figure]
+    idle: Quantity
+    boundary: Text
+    covered: Count
+    of: Count
+
+
+class EnergySpent(Strict):
+    """Joules: three separate lines, each with its own range."""
+
+    server: Energy | Absent
+    devices: Energy | Absent
+    network: Quantity
+
+
+class Operational(Strict):
+    """Carbon of one machine's (or all devices') joules, by where the intensity is from.
+
+    Attributes:
+        kind: of the intensity; "mixed" over devices, which do not tell.
+        covered, of: how many of the intervals or reports with energy know an intensity.
+    """
+
+    machine: Literal["server", "devices"]
+    kind: Literal["average", "marginal", "mixed"]
+    grams: Figure
+    covered: Count
+    of: Count
+
+
+class Carbon(Strict):
+    """Grams of CO2 equivalent, location-based. Embodied and network carbon are lines of their own.
+
+    Attributes:
+        operational: server and devices.
+        total: of the operational lines alone; absent where there is none.
+        boundary: what ``total`` leaves out.
+    """
+
+    operational: tuple[Operational, ...]
+    total: Quantity
+    embodied_server: Quantity
+    embodied_devices: Quantity
+    network: Quantity
+    boundary: Text
+
+
+class Directions(Strict):
+    """Bytes between server and devices, as the transport was given them."""
+
+    sent: Figure
+    received: Figure
+
+
+class Traffic(Strict):
+    """Bytes.
+
+    Attributes:
+        phases: by phase of the exchange, over all attempts that noted them.
+        total: those, and of released rounds of older journals their totals.
+        unknown: attempts whose bytes are in no line: cut off by a crash, or abandoned in an older journal.
+    """
+
+    total: Directions
+    phases: dict[str, Directions]
+    unknown: Count
+
+
+class SoftwareCarbonIntensity(Strict):
+    """ISO/IEC 21031: (E * I + M) per R.
+
+    Attributes:
+        per_round: R is one released training round.
+        per_accuracy_point: R is one percentage point of accuracy gained between the first and the last measured model.
+        boundary: what is in (E * I + M), and what is not.
+    """
+
+    per_round: Quantity
+    per_accuracy_point: Quantity
+    boundary: Text
+
+
+class Measured(Strict):
+    """A metric's value in one release: of the model that its round was sent."""
+
+    round: Annotated[int, Field(ge=1)]
+    value: Figure
+
+
+class Metric(Strict):
+    """A metric over the run.
+
+    Attributes:
+        better: "lower" for losses and errors, else "higher".
+    """
+
+    first: Measured
+    last: Measured
+    best: Measured
+    better: Literal["lower", "higher"]
+
+
+class Time(Strict):
+    """Seconds by the server's clock.
+
+    Attributes:
+        run: from the first entry to the last.
+        rounds: of released rounds.
+        waited: put off for cleaner hours.
+        virtual: the clock of a simulation; absent in a deployment.
+    """
+
+    run: Figure
+    rounds: Figure
+    waited: Figure
+    virtual: Quantity
+
+
+class Budgets(Strict):
+    """What the operator capped, and what ended the run.
+
+    Attributes:
+        caps: ``[budget]`` of run.toml; empty without.
+        epsilon: of the goal; None without differential privacy.
+        attempts: rounds and spares.
+        ended_by: in words.
+    """
+
+    caps: dict[str, float]
+    epsilon: float | None
+    attempts: Count
+    ended_by: Text
+
+
+class JournalReference(Strict):
+    """The journal that all of this is recomputed from: its last line's SHA-256, and how many lines."""
+
+    head: Hash
+    entries: Annotated[int, Field(ge=1)]
+
+
+class Model(Strict):
+    """The released model.
+
+    Attributes:
+        hash: SHA-256 of its float32 values, as plans name it; None in journals from before it was noted.
+        checkpoint: SHA-256 of the file in ``blobs/``.
+        dimension: parameters; None in journals from before it was noted.
+    """
+
+    hash: Hash | None
+    checkpoint: Hash
+    dimension: Annotated[int, Field(ge=1)] | None
+
+
+class Predicate(Strict):
+    """All that a receipt says."""
+
+    run: Run
+    operator: Hash | None
+    asked: Asked
+    participation: Participation
+    privacy: PrivacySpent
+    secure_sum: SecureSum | Absent
+    energy: EnergySpent
+    carbon: Carbon
+    traffic: Traffic
+    sci: SoftwareCarbonIntensity
+    metrics: dict[str, Metric] | Absent
+    time: Time
+    budgets: Budgets
+    model: Model | Absent
+    journal: JournalReference
+
+
+class Statement(Strict):
+    """An in-toto Statement (version 1); as JSON by `fedsus.reporting.statement.plain`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+    type: Literal["https://in-toto.io/Statement/v1"] = Field(default=STATEMENT_TYPE, alias="_type")
+    subject: Annotated[tuple[Subject, ...], Field(min_length=1)]
+    predicate_type: Literal["urn:fedsus:receipt:1"] = Field(default=PREDICATE_TYPE, alias="predicateType")
+    predicate: Predicate
