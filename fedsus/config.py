@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from fedsus.costs import Costs
 from fedsus.errors import ConfigError
 from fedsus.plan import Cohort, Encoding, Exchange, Metrics, Name, NonNegative, Positive, Strict, TaskPart, Training
+from fedsus.settings.downlink import Downlink
 from fedsus.settings.privacy import AdaptiveConfig as AdaptiveConfig
 from fedsus.settings.privacy import PrivacyConfig as PrivacyConfig
 
@@ -81,6 +82,7 @@ class PlanConfig(Strict):
     encoding: Encoding = Encoding()
     metrics: Metrics = ()
     costs: Costs | None = None
+    downlink: Downlink | None = None
     strategy: StrategyConfig = StrategyConfig()
 
     @model_validator(mode="after")

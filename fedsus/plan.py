@@ -22,6 +22,7 @@ from fedsus.protection import ExamplePrivacy as ExamplePrivacy
 from fedsus.protection import NoPrivacy as NoPrivacy
 from fedsus.protection import Privacy as Privacy
 from fedsus.protection import measured
+from fedsus.settings.downlink import Downlink as Downlink
 from fedsus.settings.training import Optimizer as Optimizer
 from fedsus.settings.training import Schedule as Schedule
 from fedsus.settings.training import Training as Training
@@ -133,6 +134,7 @@ class Plan(Strict):
     device answers one model once and is charged once for each attempt. ``purpose`` "evaluate" asks for metric
     totals alone, in runs without DP. ``session`` is the sid of `fedsus.secagg`: one plan a session. ``clip`` is the
     round's bound where clipping is adaptive, None elsewhere. ``costs`` None asks for nothing about energy and carbon.
+    ``downlink`` None sends whole models.
     """
 
     version: Literal[1] = 1
@@ -150,6 +152,7 @@ class Plan(Strict):
     encoding: Encoding
     metrics: Metrics = ()
     costs: Costs | None = _later()
+    downlink: Downlink | None = _later()
     cohort: Cohort
     exchange: Exchange = "clear_sum"
     session: Hash | None = None

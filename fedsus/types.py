@@ -141,7 +141,8 @@ class Member:
 class Ask:
     """One phase of an exchange: what each client receives, and until when replies count.
 
-    A client receives ``request(client)``: its own part, then the common one; not both may be empty.
+    A client receives ``request(client)``: its own part, then the common one, or what a few receive in its place; not
+    both may be empty.
 
     Attributes:
         requests: client id -> the part for it alone, ``b""`` where it has none.
@@ -153,6 +154,8 @@ class Ask:
         optional: asked too, but once every other client has replied or is lost, the phase ends without them. A phase
             that asks optional clients alone waits for them all.
         phase: what it is called where bytes are counted.
+        instead: the common part of those ``others``, sent once too.
+        others: clients that receive ``instead`` in place of ``common``.
 
     Raises:
         ValueError: a client would receive nothing.
@@ -165,14 +168,46 @@ class Ask:
     optional: frozenset[str] = frozenset()
     grace: float = 0.0
     phase: str = "contribute"
+    instead: bytes = b""
+    others: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if not self.common and not all(self.requests.values()):
+        if not (self.common and (self.instead or not self.others)) and not all(
+            own or self.shared(client) for client, own in self.requests.items()
+        ):
             raise ValueError("a client's request is empty: neither a part of its own nor a common one")
+
+    def shared(self, client: str) -> bytes:
+        """The part that ``client`` has in common with others."""
+        return self.instead if client in self.others else self.common
 
     def request(self, client: str) -> bytes:
         """All that ``client`` receives. No copy is made of a part that comes alone."""
-        return self.requests[client] + self.common
+        return self.requests[client] + self.shared(client)
+
+    def size(self, client: str) -> int:
+        """Bytes of ``request(client)``, which is not made for it."""
+        return len(self.requests[client]) + len(self.shared(client))
+
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+
+@dataclass(slots=True)
+class Forms:
+    """One content in two forms of which each client gets the one that it can read; see `fedsus.rounds.models`.
+
+    Attributes:
+        common: for all but a few.
+        others: who gets the whole content instead.
+        whole: makes the form that everybody can read; None where ``common`` is it.
+        read: clients whose answers show that they have the content now; added to.
+    """
+
+    common: Bytes
+    others: frozenset[str] = frozenset()
+    whole: Callable[[], Bytes] | None = None
+    read: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
