@@ -191,6 +191,11 @@ class Plan(Strict):
         return {} if self.costs is None else self.costs.ranges(self.private)
 
     @property
+    def told(self) -> int:
+        """How many metrics and costs a client tells beside its update: in private runs one noised block."""
+        return len(self.metrics) + len(self.cost_ranges)
+
+    @property
     def coordinates(self) -> int:
         """How many coordinates of an update are sent, before any padding."""
         return self.encoding.coordinates(self.dimension)

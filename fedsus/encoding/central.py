@@ -3,7 +3,7 @@
 With N = cohort size, b = bits, c the round's clipping bound:
 
     update   M = floor((2**(b - 1) - 1) / N)   trunc(x / c * M)    x = w delta, clipped to c
-    metrics  `fedsus.encoding.noised.metric_integers`
+    told     metrics and costs: `fedsus.encoding.noised`
     below    1 if the norm was at most c, else -1                  where clipping is adaptive
 
 Cutting to integers towards zero keeps an update within M steps, so the noise has z M steps. It is rounded to whole
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from fedsus.encoding import packing, residues, rounding
-from fedsus.encoding.noised import NoisedUpdates, metric_totals, shortened
+from fedsus.encoding.noised import NoisedUpdates, shortened
 from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.privacy import factorisation, sensitivity
 from fedsus.types import Mean
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from fedsus.protection import Adaptive, ClientCentral
     from fedsus.types import Arrays, LocalUpdates, Noise, Ring
 
-_LEVELS: Final = 127
-"""Fewer steps than this on each side of zero is no update worth sending."""
-
 _LEAST_CLIP: Final = 1e-9
 _MOST_CLIP: Final = 1e9
 _MOST_POWER: Final = 50.0
@@ -47,7 +44,7 @@ class ClientGaussian(NoisedUpdates):
 
     Attributes:
         bits: sums are taken mod 2**bits.
-        size: update, metrics, and one more where clipping is adaptive.
+        size: update, what is told beside it, and one more where clipping is adaptive.
 
     Raises:
         ConfigError: the plan's bits cannot carry its cohort.
@@ -55,15 +52,15 @@ class ClientGaussian(NoisedUpdates):
 
     def __init__(self, plan: Plan, privacy: ClientCentral) -> None:
         self._plan, self._privacy = plan, privacy
-        super().__init__(plan.dimension, plan.metrics if privacy.metrics is not None else (), privacy.full_weight)
+        super().__init__(plan, plan.metrics if privacy.metrics is not None else (), privacy.full_weight)
         self.bits = plan.encoding.bits
         self._clip = privacy.clip if plan.clip is None else plan.clip
         if not _LEAST_CLIP <= self._clip <= _MOST_CLIP:  # no server that follows the rule asks for another
             raise ConfigError(f"clip {self._clip:g}: expected {_LEAST_CLIP:g} to {_MOST_CLIP:g}")
-        self._end = plan.dimension + len(self.metrics)
+        self._end = plan.dimension + self.told
         self.size = self._end + (privacy.adaptive is not None)
         self._steps = ((1 << (self.bits - 1)) - 1) // plan.cohort.size  # M
-        if self._steps < max(_LEVELS, sensitivity.METRIC_STEPS if self.metrics else 1):
+        if self._steps < max(residues.LEVELS, sensitivity.METRIC_STEPS if self.told else 1):
             raise ConfigError(
                 f"encoding.bits = {self.bits}: cannot carry {plan.cohort.size} clients; use more bits or fewer clients"
             )
@@ -107,7 +104,7 @@ class ClientGaussian(NoisedUpdates):
         norms = np.where(finite, norms, 0.0) * weights
         scales = np.where(finite, weights * shortened(norms, self._clip) * (self._steps / self._clip), 0.0)
         rest = np.empty((len(updates), self.size - self.dimension), dtype=np.int64)
-        rest[:, : len(self.metrics)] = self._told(updates)
+        rest[:, : self.told] = self._told(updates)
         if self._privacy.adaptive is not None:
             rest[:, -1] = np.where(norms <= self._clip, 1, -1)
         return scales, rest
@@ -141,14 +138,14 @@ class ClientGaussian(NoisedUpdates):
         following, row = self._noise_row(state, noise)
         update = whole[:dimension].astype(np.float64) + np.rint(row * (self._privacy.noise_multiplier * self._steps))
         update *= self._clip / self._steps / survivors
-        totals, held_out = np.zeros(0), 0
-        if self._privacy.metrics is not None and self.metrics:
-            deviation = self._privacy.metrics * sensitivity.client_metrics(len(self.metrics)).l2
-            told = whole[dimension : self._end] + np.rint(noise.normal(len(self.metrics)) * deviation)
-            totals, held_out = metric_totals(self.metrics, told, survivors), survivors
+        told = whole[dimension : self._end].astype(np.float64)
+        if self._privacy.metrics is not None and self.told:
+            deviation = self._privacy.metrics * sensitivity.client_metrics(self.told).l2
+            told += np.rint(noise.normal(self.told) * deviation)
+        totals, held_out, costs = self._released(told, survivors)
         if self._privacy.adaptive is not None:
             following = {"clip": self._next_clip(self._privacy.adaptive, int(whole[-1]), survivors, noise)}
-        return following, Mean(update.astype(np.float32), float(survivors), totals, held_out, None)
+        return following, Mean(update.astype(np.float32), float(survivors), totals, held_out, None, costs)
 
     def _noise_row(self, state: Arrays, noise: Noise) -> tuple[Arrays, NDArray[np.float64]]:
         """The next state, and noise for the update in units of z M steps, (d,) float64."""

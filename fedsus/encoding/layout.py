@@ -18,23 +18,26 @@ class Layout:
         saturated   (1,)          coordinates that were clamped              train without DP
         metrics     (metrics,)    sums of metrics over the held-out part     without DP
         held_out    (1,)          examples behind the metrics                without DP
+        costs       (costs,)      sums of what devices used                  without DP, where the plan asks for them
 
     Attributes:
         dimension: trainable parameters of the model.
         metrics: number of metrics that the plan names.
         private: whether the run is differentially private; then the update alone leaves a device.
-        purpose: "evaluate" asks for metrics alone.
+        purpose: "evaluate" asks for metrics, and costs, alone.
+        reported: number of costs that the plan names.
     """
 
     dimension: int
     metrics: int
     private: bool
     purpose: Literal["train", "evaluate"] = "train"
+    reported: int = 0
 
     @classmethod
     def of(cls, plan: Plan) -> Layout:
         """The layout of a plan."""
-        return cls(plan.dimension, len(plan.metrics), plan.private, plan.purpose)
+        return cls(plan.dimension, len(plan.metrics), plan.private, plan.purpose, len(plan.cost_ranges))
 
     @property
     def update(self) -> slice:
@@ -62,9 +65,14 @@ class Layout:
         return self._after(self.totals, int(not self.private))
 
     @property
+    def costs(self) -> slice:
+        """Sums of what devices used."""
+        return self._after(self.held_out, 0 if self.private else self.reported)
+
+    @property
     def size(self) -> int:
         """Length of the integer vector."""
-        return int(self.held_out.stop)
+        return int(self.costs.stop)
 
     @property
     def _counts(self) -> bool:

@@ -10,6 +10,7 @@ With N = cohort size, b = bits, R = value_range, W = weight_cap, a client's inte
     saturated   U = floor((2**b - 1) / N)         min(count, U)
     metrics     U                                 round((mean - low) / (high - low) * (h / W) * U)
     held_out    W                                 h = min(examples, W)
+    costs       U                                 `fedsus.encoding.costs`
 
 so that a sum over N clients cannot wrap. Rounding is to nearest even and needs no randomness. In a private run
 w / W is 1 and the update is all that is sent. A client with more than W held-out examples counts as W of them with the
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from fedsus.encoding import residues, rounding
+from fedsus.encoding.costs import CostBlock
 from fedsus.encoding.layout import Layout
 from fedsus.encoding.packing import Buffer, parts
 from fedsus.errors import ConfigError, ProtocolViolation
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
     from fedsus.plan import Plan
 
-_LEVELS: Final = 127  # fewer steps than this on each side of zero is no update worth sending
 _SMALLEST: Final = 1e-37  # below, coordinates are no normal float32, and the scale might be infinite
 
 
@@ -96,12 +97,12 @@ class FixedPoint:
     def __init__(self, plan: Plan) -> None:
         self.bits = plan.encoding.bits
         self.layout = Layout.of(plan)
-        self._clients = plan.cohort.size
+        self._clients, self._costs = plan.cohort.size, CostBlock(plan)
         self._range = plan.encoding.value_range
         self._cap = 1 if plan.private else plan.encoding.weight_cap
         self._low = np.array([metric.low for metric in plan.metrics], dtype=np.float64)
         self._width = np.array([metric.high for metric in plan.metrics], dtype=np.float64) - self._low
-        _check_bits(self.bits, self._clients, self._cap)
+        residues.check_bits(self.bits, self._clients, self._cap)
         if self._range < _SMALLEST:
             raise ConfigError(f"encoding.value_range = {self._range:g}: expected {_SMALLEST:g} or more")
         self._mask = (1 << self.bits) - 1
@@ -125,6 +126,7 @@ class FixedPoint:
             np.array([update.weight], dtype=np.float64),
             np.asarray(update.totals, dtype=np.float64)[np.newaxis],
             np.array([update.held_out]),
+            costs=update.costs[np.newaxis],
         )
         del noise  # rounding to nearest needs none
         ring: Ring = self.encode_all(one)[0]
@@ -175,7 +177,7 @@ class FixedPoint:
         end = layout.update.stop
         bounds = np.zeros(layout.size - end, dtype=np.uint32)
         limits = ((layout.weight, cap), (layout.saturated, most), (layout.totals, most), (layout.held_out, cap))
-        for segment, bound in limits:
+        for segment, bound in (*limits, (layout.costs, most)):
             bounds[self._rest(segment)] = bound
         for start, part in parts(packed, layout.size, self.bits):
             cut = max(end - start, 0)
@@ -218,7 +220,8 @@ class FixedPoint:
         held_out = int(self._bounded(total[layout.held_out], survivors * self._cap, "held_out")[0])
         shares = self._bounded(total[layout.totals], survivors * self._unsigned, "metrics")
         totals = self._low * held_out + self._width * (shares.astype(np.float64) * (self._cap / self._unsigned))
-        return Mean(delta, float(weight.sum()), totals, held_out, saturated)
+        costs = self._costs.sums(self._bounded(total[layout.costs], survivors * self._unsigned, "costs"), survivors)
+        return Mean(delta, float(weight.sum()), totals, held_out, saturated, costs)
 
     def _measured(self, updates: LocalUpdates) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Scale and limit of each row (see `rounding.rounded`), and the segments after the update as (m, rest) int64.
@@ -232,7 +235,8 @@ class FixedPoint:
             weights, limits, saturated = self._weighed(updates)
             counts[:, self._rest(layout.weight)] = weights[:, np.newaxis]
         if not layout.private:
-            saturated += self._count_metrics(updates, counts)
+            counts[:, self._rest(layout.costs)], clamped = self._costs.whole(updates.costs, m)
+            saturated += clamped + self._count_metrics(updates, counts)
             counts[:, self._rest(layout.saturated)] = np.minimum(saturated, self._unsigned)[:, np.newaxis]
         return self._signed * (weights / self._cap) / self._range, limits, counts
 
@@ -293,13 +297,3 @@ class FixedPoint:
         if values.size and int(values.max()) > bound:
             raise ProtocolViolation(f"sum: {name} is beyond what its survivors can reach")
         return values
-
-
-def _check_bits(bits: int, clients: int, cap: int) -> None:
-    """Refuse a width that cannot carry the cohort: M >= 127 steps, and N * W below 2**bits."""
-    needed = max((2 * _LEVELS * clients + 1).bit_length(), (clients * cap).bit_length())
-    if bits >= needed:
-        return
-    small = "a smaller cohort.size" if cap == 1 else f"a smaller cohort.size or encoding.weight_cap (now {cap})"
-    way_out = f"it takes at least {needed}, or {small}" if needed <= 32 else f"no width up to 32 can: choose {small}"
-    raise ConfigError(f"encoding.bits = {bits} cannot carry {clients} clients: {way_out}")

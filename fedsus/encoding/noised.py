@@ -1,4 +1,4 @@
-"""What every mechanism that noises whole updates has in common: clipping, and metrics as a block of their own."""
+"""What every mechanism that noises whole updates has in common: clipping, and what is told beside as a block."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fedsus.encoding.costs import CostBlock
 from fedsus.encoding.rounding import chunks
 from fedsus.errors import ProtocolViolation
 from fedsus.privacy.sensitivity import METRIC_STEPS
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fedsus.plan import Metric
+    from fedsus.plan import Metric, Plan
     from fedsus.types import Noise, Ring
 
 _MARGIN: Final = 1e-12
@@ -29,14 +30,17 @@ class NoisedUpdates:
     Attributes:
         dimension: parameters of the model.
         metrics: what the plan names and noises.
+        told: coordinates of the block beside the update: metrics, then costs.
         full_weight: as `fedsus.protection.ClientCentral`.
     """
 
     bits: int
     size: int
 
-    def __init__(self, dimension: int, metrics: Sequence[Metric], full_weight: float | None) -> None:
-        self.dimension, self.metrics, self.full_weight = dimension, metrics, full_weight
+    def __init__(self, plan: Plan, metrics: Sequence[Metric], full_weight: float | None) -> None:
+        self.dimension, self.metrics, self.full_weight = plan.dimension, metrics, full_weight
+        self._costs = CostBlock(plan)
+        self.told = len(metrics) + self._costs.size
 
     def encode(self, update: LocalUpdate, noise: Noise) -> Ring:
         """One client's integers, (size,) uint32. NaN or infinity count as zeros.
@@ -50,6 +54,7 @@ class NoisedUpdates:
             np.array([update.weight], dtype=np.float64),
             np.asarray(totals, dtype=np.float64)[np.newaxis],
             np.array([update.held_out]),
+            costs=update.costs[np.newaxis],
         )
         ring: Ring = self._integers(one, noise)[0]
         return ring
@@ -93,6 +98,19 @@ class NoisedUpdates:
         return rows
 
     def _told(self, updates: LocalUpdates) -> NDArray[np.int64]:
+        """Each client's metrics and costs, each from -STEPS/2 to STEPS/2, (m, told) int64."""
+        costs, _ = self._costs.whole(updates.costs, len(updates))
+        return np.concatenate([self._means(updates), costs], axis=1)
+
+    def _released(
+        self, sums: NDArray[np.number[Any]], survivors: int
+    ) -> tuple[NDArray[np.float64], int, NDArray[np.float64]]:
+        """Totals of the metrics, how many are behind them, and sums of the costs, from the noised sums (told,)."""
+        count = len(self.metrics)
+        totals = metric_totals(self.metrics, sums[:count], survivors)
+        return totals, survivors if count else 0, self._costs.sums(sums[count:], survivors)
+
+    def _means(self, updates: LocalUpdates) -> NDArray[np.int64]:
         """Means of each client's metrics over its held-out part, each from -STEPS/2 to STEPS/2, (m, k) int64.
 
         Clamped to the plan's ranges. Zeros, the middle, where a client has none or one is not finite.

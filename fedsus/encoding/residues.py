@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from fedsus.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedsus.types import Ring
+
+LEVELS: Final = 127
+"""Fewer steps than this on each side of zero is no update worth sending."""
 
 
 def of(numbers: NDArray[np.float64], bits: int) -> NDArray[np.int64]:
@@ -34,3 +39,13 @@ def signed(residues: Ring, bits: int) -> NDArray[np.int32]:
 def of_whole(whole: NDArray[np.int64], bits: int) -> NDArray[np.uint32]:
     """Residues of signed 64-bit integers, (n,) uint32."""
     return (whole & ((1 << bits) - 1)).astype(np.uint32)
+
+
+def check_bits(bits: int, clients: int, cap: int) -> None:
+    """Refuse a width that cannot carry the cohort: M >= 127 steps, and N * W below 2**bits."""
+    needed = max((2 * LEVELS * clients + 1).bit_length(), (clients * cap).bit_length())
+    if bits >= needed:
+        return
+    small = "a smaller cohort.size" if cap == 1 else f"a smaller cohort.size or encoding.weight_cap (now {cap})"
+    way_out = f"it takes at least {needed}, or {small}" if needed <= 32 else f"no width up to 32 can: choose {small}"
+    raise ConfigError(f"encoding.bits = {bits} cannot carry {clients} clients: {way_out}")

@@ -4,9 +4,9 @@
     example unit    x = sum of clipped gradients   one dither, no redraw
 
 The rotation (random signs, then Walsh-Hadamard) spreads an update evenly over its coordinates, so that few bits carry
-it; it is public and keeps norms. What is summed is noised in every coordinate, the metrics included, so the server's
-sum is all that anyone learns (Agarwal, Kairouz, Liu 2021, Algorithm 1). Integers that pass 2**(bits - 1) wrap around:
-that costs accuracy and no privacy.
+it; it is public and keeps norms. What is summed is noised in every coordinate, metrics and costs included, so the
+server's sum is all that anyone learns (Agarwal, Kairouz, Liu 2021, Algorithm 1). Integers that pass 2**(bits - 1) wrap
+around: that costs accuracy and no privacy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from fedsus.encoding import packing, residues, rounding
-from fedsus.encoding.noised import NoisedUpdates, clip_rows, metric_totals
+from fedsus.encoding.noised import NoisedUpdates, clip_rows
 from fedsus.encoding.rotation import rotate, rotate_back
 from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.plan import learning_rate
@@ -50,15 +50,15 @@ class SkellamShares(NoisedUpdates):
 
     Attributes:
         bits: sums are taken mod 2**bits.
-        size: the padded update, then the metrics.
+        size: the padded update, then what is told beside it.
     """
 
     def __init__(self, plan: Plan, privacy: ClientDistributed | ExampleDistributed, full_weight: float | None) -> None:
         self._plan, self._shares = plan, privacy.shares
-        super().__init__(plan.dimension, plan.metrics if privacy.shares.metrics is not None else (), full_weight)
+        super().__init__(plan, plan.metrics if privacy.shares.metrics is not None else (), full_weight)
         self.bits = privacy.shares.bits
         self._padded = sensitivity.padded(plan.dimension)
-        self.size = self._padded + len(self.metrics)
+        self.size = self._padded + self.told
         if plan.cohort.size * self.size > MOST_DRAWS:
             raise ConfigError(
                 f"plan.cohort.size = {plan.cohort.size}: with {plan.dimension} parameters a sum holds over 2**40 draws "
@@ -77,7 +77,7 @@ class SkellamShares(NoisedUpdates):
             whole[part] += table.draw(noise, part.stop - part.start)
             whole[part] &= (1 << self.bits) - 1
         rings[:, : self._padded] = whole.reshape(len(updates), self._padded)
-        if self._shares.metrics is not None and self.metrics:
+        if self._shares.metrics is not None and self.told:
             told = self._told(updates)
             told += skellam(self._shares.metrics).draw(noise, told.size).reshape(told.shape)
             rings[:, self._padded :] = residues.of_whole(told, self.bits)
@@ -105,10 +105,8 @@ class SkellamShares(NoisedUpdates):
         found = rotate_back(update.astype(np.float64), self._seed, self._plan.dimension)
         found *= self._factor(survivors) / self._shares.scale
         near = int(np.count_nonzero(np.abs(update.astype(np.int64)) > _EDGE * 2 ** (self.bits - 1)))
-        totals, held_out = np.zeros(0), 0
-        if self.metrics:
-            totals, held_out = metric_totals(self.metrics, whole[self._padded :], survivors), survivors
-        return state, Mean(found.astype(np.float32), float(survivors), totals, held_out, near)
+        totals, held_out, costs = self._released(whole[self._padded :], survivors)
+        return state, Mean(found.astype(np.float32), float(survivors), totals, held_out, near, costs)
 
     def _rounded(self, updates: LocalUpdates, noise: Noise) -> NDArray[np.int64]:
         """The rounded updates, (m, padded) int64, within the mechanism's sensitivity."""

@@ -14,5 +14,5 @@ def noised_by_mechanism(plan: Plan) -> bool:
 
 
 def no_update(plan: Plan) -> LocalUpdate:
-    """Zeros, and no metrics."""
+    """Zeros, no metrics, and no costs."""
     return LocalUpdate(np.zeros(plan.dimension, dtype=np.float32), 0.0, np.zeros(len(plan.metrics)), 0, None)

@@ -131,9 +131,9 @@ def _updates(
     size = sensitivity.padded(plan.coordinates)
     moved = sensitivity.client_update(privacy.clip, shares.scale, size).times(times)
     update = SkellamDpEvent(moved.l1, moved.l2, shares.variance * honest)
-    if shares.metrics is None or not plan.metrics:
+    if shares.metrics is None or not plan.told:
         return update
-    told = sensitivity.client_metrics(len(plan.metrics)).times(times)
+    told = sensitivity.client_metrics(plan.told).times(times)
     return dpa.ComposedDpEvent([update, SkellamDpEvent(told.l1, told.l2, shares.metrics * honest)])
 
 

@@ -23,7 +23,7 @@ BETA: Final = math.exp(-0.5)
 """Chance that one rounding is drawn again, at most, in the bound on a client's vector."""
 
 METRIC_STEPS: Final = 1 << 12
-"""Integer steps across the range of one metric."""
+"""Integer steps across the range of one metric, or one cost."""
 
 _SLACK: Final = 2.0**-10
 """Most by which float64 arithmetic moves one coordinate before it is rounded, in steps: rotating a vector of norm L
@@ -70,7 +70,7 @@ def example_update(clip: float, scale: float, size: int) -> Sensitivity:
 
 
 def client_metrics(count: int) -> Sensitivity:
-    """Of one client's metrics: each is within half of `METRIC_STEPS` of zero."""
+    """Of ``count`` metrics and costs of one client: each is within half of `METRIC_STEPS` of zero."""
     half = METRIC_STEPS / 2
     return Sensitivity(count * half, math.sqrt(count) * half)
 

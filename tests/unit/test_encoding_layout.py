@@ -6,16 +6,18 @@ from fedsus.encoding import Layout
 
 
 def segments(layout):
-    return [layout.update, layout.weight, layout.saturated, layout.totals, layout.held_out]
+    return [layout.update, layout.weight, layout.saturated, layout.totals, layout.held_out, layout.costs]
 
 
 @pytest.mark.parametrize(
     ("layout", "lengths"),
     [
-        (Layout(10, 3, private=False), [10, 1, 1, 3, 1]),
-        (Layout(10, 0, private=False), [10, 1, 1, 0, 1]),
-        (Layout(10, 3, private=True), [10, 0, 0, 0, 0]),
-        (Layout(10, 3, private=False, purpose="evaluate"), [0, 0, 0, 3, 1]),
+        (Layout(10, 3, private=False), [10, 1, 1, 3, 1, 0]),
+        (Layout(10, 3, private=False, reported=4), [10, 1, 1, 3, 1, 4]),
+        (Layout(10, 0, private=False), [10, 1, 1, 0, 1, 0]),
+        (Layout(10, 3, private=True), [10, 0, 0, 0, 0, 0]),
+        (Layout(10, 3, private=False, purpose="evaluate"), [0, 0, 0, 3, 1, 0]),
+        (Layout(10, 3, private=False, purpose="evaluate", reported=4), [0, 0, 0, 3, 1, 4]),
     ],
 )
 def test_segments(layout, lengths):
