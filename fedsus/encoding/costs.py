@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedsus.plan import Plan
+    from fedsus.types import Mean
 
 
 class CostBlock:
@@ -69,6 +70,11 @@ class CostBlock:
         steps = np.asarray(total, dtype=np.float64) + survivors * self.zero
         found: NDArray[np.float64] = steps / self.steps * self.most
         return found
+
+
+def told_sums(plan: Plan, mean: Mean) -> dict[str, float] | None:
+    """What a round tells of the costs of its survivors together, by name; None where the plan asks for nothing."""
+    return _named(plan, mean.costs) if plan.costs is not None else None
 
 
 def told_spread(plan: Plan, survivors: int) -> dict[str, float]:

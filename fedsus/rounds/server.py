@@ -17,6 +17,7 @@ import numpy as np
 
 from fedsus import plan as plans
 from fedsus.costs import Meter, Usage
+from fedsus.encoding.costs import told_sums
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import CohortTooSmall, CorruptionError, ProtocolViolation, RunFailed
 from fedsus.journal import Journal, RunState, blobs
@@ -276,6 +277,7 @@ class RunLoop:
             virtual=None if self._virtual is None else self._virtual(),
             traffic=fleet.traffic,
             server=self._used(),
+            costs=told_sums(plan, mean),
         )
         self._journal.append(released)
         return released

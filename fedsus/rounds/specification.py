@@ -123,6 +123,7 @@ class Specification:
             privacy=self.privacy,
             encoding=asked.encoding,
             metrics=asked.metrics if measured(self.privacy) else (),
+            costs=asked.costs if measured(self.privacy) else None,
             cohort=asked.cohort,
             exchange=asked.exchange,
             session=session,
