@@ -18,6 +18,7 @@ BROKEN: Final = (
     "half-the-noise",
     "two-thirds-of-the-noise",
     "no-clipping",
+    "clip-before-upscale",
     "next-clip",
     "plain-metrics",
     "plain-weights",

@@ -78,6 +78,17 @@ def test_a_broken_mechanism_ends_with_1(tmp_path: Path, fault: str) -> None:
     assert "REFUTED" in done.output and "the audit finds what was broken" in done.output
 
 
+def test_a_reduced_uplink_is_audited_reduced(tmp_path: Path) -> None:
+    reduced = SHARED + '[plan.encoding.uplink]\nname = "projection"\nshare = 0.25\n'
+    done = run(tmp_path, reduced)
+    assert done.exit_code == 0, done.output
+    assert "8 coordinates instead of 250, as many steps in each" in done.output
+    done = run(tmp_path, reduced, "--broken", "clip-before-upscale")
+    assert done.exit_code == 1 and "REFUTED" in done.output, done.output
+    done = run(tmp_path, SHARED, "--broken", "clip-before-upscale")
+    assert "does not fit this run" in str(done.exception)
+
+
 def test_for_programs_and_as_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "audit.svg"
     done = run(tmp_path, SHARED, "--json", "--plot", str(picture))

@@ -7,7 +7,7 @@ from typing import Any
 
 from noised_plans import banded, client_central, client_distributed, example_distributed, plan_of
 
-from fedsus.plan import Cohort, Plan
+from fedsus.plan import Cohort, Encoding, Plan, Uplink
 from fedsus.privacy.sensitivity import METRIC_STEPS
 from fedsus.protection import Adaptive, ClientCentral, ExamplePrivacy
 
@@ -59,6 +59,8 @@ def adaptive() -> Plan:
     return plan_of(privacy, SIZE, metrics=True)
 
 
+QUARTER = {"encoding": Encoding(uplink=Uplink(name="projection", share=0.25))}
+
 PLANS: dict[str, Plan] = {
     "example local": local(),
     "example distributed": examples(0.5, 0.8),
@@ -69,4 +71,9 @@ PLANS: dict[str, Plan] = {
     "client central": plan_of(client_central(0.5, 0.8), SIZE),
     "client central, banded": plan_of(banded(2.0, 0.8), SIZE),
     "client central, adaptive, metrics": adaptive(),
+    "client distributed, reduced": plan_of(client_distributed(SIZE, **in_shares(0.8)), 4 * SIZE, **FEW, **QUARTER),
+    "client central, reduced": plan_of(client_central(0.5, 0.8), 4 * SIZE, **QUARTER),
+    "example distributed, reduced": plan_of(
+        example_distributed(SIZE, rate=1.0, **in_shares(0.8)), 4 * SIZE, **FEW, **QUARTER
+    ),
 }

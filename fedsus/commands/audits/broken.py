@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -93,6 +94,18 @@ def _unclipped(trial: Trial) -> Trial:
             return trial
 
 
+def _clipped_before(trial: Trial) -> Trial:
+    """An update may lie in what is sent alone: multiplied by sqrt(d / k) after clipping, it is too long."""
+    times = math.sqrt(trial.done.dimension / trial.done.coordinates)
+    match trial.done.privacy:
+        case ClientCentral() as privacy:
+            return _longer(trial, times * (trial.done.clip or privacy.clip))
+        case ClientDistributed() | ExampleDistributed() as privacy:
+            return trial.changed(clip=times * privacy.clip)
+        case _:
+            return trial
+
+
 def _next_clip(trial: Trial) -> Trial:
     """The bound of the round after one in which nearly all were above it, and noise for this round's."""
     plan = trial.done
@@ -154,6 +167,11 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "half-the-noise": Fault("all noise has half its deviation", lambda _: True, _noise(1 / 2)),
     "two-thirds-of-the-noise": Fault("all noise has two thirds of its deviation", lambda _: True, _noise(2 / 3)),
     "no-clipping": Fault("updates of twice the bound are not clipped", lambda _: True, _unclipped),
+    "clip-before-upscale": Fault(
+        "clipped before the part that is sent is multiplied",
+        lambda plan: plan.coordinates < plan.dimension and not isinstance(plan.privacy, ExamplePrivacy),
+        _clipped_before,
+    ),
     "next-clip": Fault(
         "clipped to the next round's bound, noised for this one's",
         lambda plan: getattr(plan.privacy, "adaptive", None) is not None,

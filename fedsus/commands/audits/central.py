@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fedsus.commands.audits.trial import GIVEN_AWAY, Draws, Progress, Trial, privacy_of, updates_of
+from fedsus.commands.audits.small import sending
+from fedsus.commands.audits.trial import GIVEN_AWAY, Draws, Progress, Trial, lifted, privacy_of, sent, updates_of
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.privacy import factorisation
 from fedsus.privacy.noise import SystemNoise
@@ -46,7 +47,7 @@ def _updates(trial: Trial, count: int, noise: Noise, progress: Progress) -> dict
     """The update, of one round or, where noise is correlated, of all rounds in which a client may take part."""
     plan = _of(trial.done, 2 * CANARIES, CANARIES)
     mechanism, banded = mechanism_of(plan), privacy_of(plan, ClientCentral).banded
-    canaries = np.eye(CANARIES, 2 * CANARIES) * (3 * _bound(plan))
+    canaries = lifted(np.eye(CANARIES, 2 * CANARIES) * (3 * _bound(plan)), plan)
     full = _summed(mechanism, plan, canaries)
     empty = np.zeros_like(full)
     rounds, every = (1, 1) if banded is None else (banded.bands * banded.participations, banded.bands)
@@ -55,7 +56,7 @@ def _updates(trial: Trial, count: int, noise: Noise, progress: Progress) -> dict
         state, released = mechanism.init(), []
         for number in range(rounds):
             state, mean = mechanism.release(state, empty if number % every else full, CANARIES, noise)
-            released.append(mean.delta.astype(np.float64))
+            released.append(sent(mean.delta, plan))
         row[:] = _decorrelated(np.array(released), every)
         progress(CANARIES)
     return {"update": (shown[:, CANARIES:].reshape(-1)[:count], shown[:, :CANARIES].reshape(-1)[:count])}
@@ -79,15 +80,15 @@ def _whole(trial: Trial, count: int, noise: Noise, progress: Progress) -> dict[s
     """Metrics, count and all, by log-likelihood ratios; a release a draw. Without the canary its integers are zeros."""
     plan = _of(trial.done, 1, _FEW)
     mechanism = mechanism_of(plan)
-    others = _summed(mechanism, plan, np.zeros((_FEW - 1, 1)), told=None)
-    canary = _summed(mechanism, plan, np.full((1, 1), 3 * _bound(plan)), told=1.0)
+    others = _summed(mechanism, plan, np.zeros((_FEW - 1, plan.dimension)), told=None)
+    canary = _summed(mechanism, plan, lifted(np.full((1, 1), 3 * _bound(plan)), plan), told=1.0)
     mask = np.uint32((1 << mechanism.bits) - 1)
     sides = []
     for total, weight in ((others, 0.0), ((others + canary) & mask, 1.0)):
         shown = np.empty((count, 2 + len(plan.metrics)))
         for number, row in enumerate(shown):
             state, mean = mechanism.release(mechanism.init(), total, _FEW, noise)
-            row[0], row[1], row[2:] = mean.delta[0], state.get("clip", _NO_CLIP)[0], mean.totals
+            row[0], row[1], row[2:] = sent(mean.delta, plan)[0], state.get("clip", _NO_CLIP)[0], mean.totals
             if number % _REPORTED == 0:
                 progress(min(_REPORTED, count - number) // 2)
         sides.append(_ratios(trial, shown, weight))
@@ -123,9 +124,9 @@ def _balance(adaptive: Adaptive, following: NDArray[np.float64], plan: Plan) -> 
     return balance
 
 
-def _of(plan: Plan, dimension: int, clients: int) -> Plan:
+def _of(plan: Plan, coordinates: int, clients: int) -> Plan:
     cohort = plan.cohort.model_copy(update={"size": clients, "minimum": min(clients, plan.cohort.minimum)})
-    return plan.model_copy(update={"dimension": dimension, "cohort": cohort})
+    return sending(plan, coordinates).model_copy(update={"cohort": cohort})
 
 
 def _bound(plan: Plan) -> float:

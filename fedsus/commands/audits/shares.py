@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fedsus.commands.audits.gradients import sums
-from fedsus.commands.audits.trial import GIVEN_AWAY, Draws, Progress, Trial, distributed, joined, privacy_of, updates_of
+from fedsus.commands.audits.trial import (
+    GIVEN_AWAY,
+    Draws,
+    Progress,
+    Trial,
+    distributed,
+    joined,
+    lifted,
+    privacy_of,
+    sent,
+    updates_of,
+)
 from fedsus.commands.audits.twins import twins
 from fedsus.encoding import residues
 from fedsus.encoding.mechanisms import mechanism_of
@@ -46,7 +57,7 @@ def draw(trial: Trial, count: int, noise: Noise, progress: Progress = lambda _: 
     are zeros, which the adversary knows.
     """
     plan = trial.done
-    canary = _rotated_back(_half_way(privacy_of(plan, ClientDistributed), plan.dimension), plan)
+    canary = _update(_half_way(privacy_of(plan, ClientDistributed), plan.coordinates), plan)
 
     def batch(m: int) -> tuple[LocalUpdates, LocalUpdates]:
         empty = np.zeros((m, plan.dimension))
@@ -62,7 +73,7 @@ def draw_examples(trial: Trial, count: int, noise: Noise, progress: Progress = l
     All other sums are zeros, where rounding adds nothing to the noise and the canary's rounding is seen best.
     """
     plan = trial.done
-    flat = _rotated_back(np.full(plan.dimension, 1 / math.sqrt(plan.dimension)), plan)
+    flat = _update(np.full(plan.coordinates, 1 / math.sqrt(plan.coordinates)), plan)
 
     def batch(m: int) -> tuple[LocalUpdates, LocalUpdates]:
         absent, present = (along[:, np.newaxis] * flat for along in sums(plan, m, noise))
@@ -81,9 +92,14 @@ def _batches(trial: Trial, count: int, noise: Noise, batch: _Batch, progress: Pr
     return joined(parts)
 
 
+def _update(values: NDArray[np.float64], plan: Plan) -> NDArray[np.float64]:
+    """The update of which, rotated, these coordinates are sent; the round's signs are public."""
+    found: NDArray[np.float64] = lifted(_rotated_back(values, plan)[np.newaxis], plan)[0]
+    return found
+
+
 def _rotated_back(values: NDArray[np.float64], plan: Plan) -> NDArray[np.float64]:
-    """The update whose rotated coordinates are these; the round's signs are public."""
-    return rotate_back(values, f"fedsus rotation {plan.round}".encode(), plan.dimension)
+    return rotate_back(values, f"fedsus rotation {plan.round}".encode(), plan.coordinates)
 
 
 def _half_way(privacy: ClientDistributed, size: int) -> NDArray[np.float64]:
@@ -135,11 +151,11 @@ def _ratios(
     plan, privacy = trial.promised, distributed(trial.promised)
     shares, whole = privacy.shares, residues.signed(rings, mechanism.bits)
     honest = shares.survivors - (0 if adversary == "recipients" else shares.colluders)
-    moved = shares.scale * privacy.clip / math.sqrt(plan.dimension)
-    update = whole[:, : plan.dimension].sum(axis=1) * (moved / (shares.variance * honest))
+    moved = shares.scale * privacy.clip / math.sqrt(plan.coordinates)
+    update = whole[:, : plan.coordinates].sum(axis=1) * (moved / (shares.variance * honest))
     if shares.metrics is None or not plan.metrics:
         return {"update": update}
-    told = whole[:, plan.dimension :].sum(axis=1) * (METRIC_STEPS / 2 / (shares.metrics * honest))
+    told = whole[:, plan.coordinates :].sum(axis=1) * (METRIC_STEPS / 2 / (shares.metrics * honest))
     return {"update": update, "metrics": told, "all": update + told}
 
 
@@ -154,11 +170,11 @@ def _compare(mechanism: Mechanism, totals: NDArray[np.uint32], plan: Plan) -> No
     factor = 1 / survivors
     if isinstance(privacy, ExampleDistributed):
         factor = learning_rate(plan.training, plan.round, plan.rounds) / privacy.denominator
-    ones = _rotated_back(np.ones(plan.dimension), plan)
+    ones = _rotated_back(np.ones(plan.coordinates), plan)
     for ring in totals[:_COMPARED]:
         _, mean = mechanism.release(mechanism.init(), ring, survivors, SystemNoise())
-        update = residues.signed(ring, mechanism.bits)[: plan.dimension].astype(np.float64)
-        projected, released = factor / privacy.shares.scale * update.sum(), mean.delta.astype(np.float64) @ ones
+        update = residues.signed(ring, mechanism.bits)[: plan.coordinates].astype(np.float64)
+        projected, released = factor / privacy.shares.scale * update.sum(), sent(mean.delta, plan) @ ones
         if abs(projected - released) > 1e-5 * factor / privacy.shares.scale * np.abs(update).sum():
             raise RuntimeError(f"the canary's projection is {projected}, and of what is released {released}")
         if mean.weight != survivors or mean.held_out not in (0, survivors):

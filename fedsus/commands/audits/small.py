@@ -18,6 +18,7 @@ DIMENSION: Final = 8
 
 _SURVIVORS: Final = 8
 _BANDS: Final = 8
+_LEAST_SHARE: Final = 1 / 8
 _TIMES: Final = 3
 
 
@@ -34,7 +35,10 @@ def small(plan: Plan) -> tuple[Plan, list[str]]:
         case NoPrivacy():
             raise ConfigError("plan.privacy.unit = 'none': there is no claim to audit")
         case ExamplePrivacy():
-            return plan, ["a linear model of plain steps, which shows the sum of all noised gradients"]
+            whole = plan.encoding.model_copy(update={"uplink": None})  # what follows the noise can only hide
+            return plan.model_copy(update={"encoding": whole}), [
+                "a linear model of plain steps, which shows the sum of all noised gradients"
+            ]
         case ClientDistributed() | ExampleDistributed() as privacy:
             return _shares(plan, privacy)
         case ClientCentral() as privacy:
@@ -45,7 +49,7 @@ def _shares(plan: Plan, privacy: Distributed) -> tuple[Plan, list[str]]:
     shares = privacy.shares
     survivors, colluders = _clients(shares.survivors, shares.colluders)
     fewer = (shares.survivors - shares.colluders) / (survivors - colluders)
-    smaller = math.sqrt(DIMENSION / padded(plan.dimension))
+    smaller = math.sqrt(DIMENSION / padded(plan.coordinates))
     made = shares.model_copy(
         update={
             "scale": shares.scale * smaller,
@@ -57,14 +61,27 @@ def _shares(plan: Plan, privacy: Distributed) -> tuple[Plan, list[str]]:
         }
     )
     cohort = plan.cohort.model_copy(update={"size": survivors, "minimum": survivors})
-    changes = {"privacy": privacy.model_copy(update={"shares": made}), "dimension": DIMENSION, "cohort": cohort}
-    notes = [f"{DIMENSION} coordinates instead of {plan.dimension}, as many steps in each"]
+    changes = {"privacy": privacy.model_copy(update={"shares": made}), "cohort": cohort}
+    notes = [f"{DIMENSION} coordinates instead of {plan.coordinates}, as many steps in each"]
     if (survivors, colluders) != (shares.survivors, shares.colluders):
         notes.append(
             f"{survivors} survivors with {colluders} colluders instead of {shares.survivors} with {shares.colluders}, "
             "as much noise of honest clients in all"
         )
-    return plan.model_copy(update=changes), notes
+    return sending(plan, DIMENSION).model_copy(update=changes), notes
+
+
+def sending(plan: Plan, coordinates: int) -> Plan:
+    """The plan with so many parameters that ``coordinates`` are sent: reduced by about as much, at most eightfold."""
+    uplink = plan.encoding.uplink
+    if uplink is None or plan.coordinates == plan.dimension:
+        whole = plan.encoding.model_copy(update={"uplink": None})
+        return plan.model_copy(update={"dimension": coordinates, "encoding": whole})
+    dimension = max(int(coordinates / max(uplink.share, _LEAST_SHARE)), coordinates + 1)
+    share = uplink.model_copy(update={"share": (coordinates - 0.5) / dimension})
+    return plan.model_copy(
+        update={"dimension": dimension, "encoding": plan.encoding.model_copy(update={"uplink": share})}
+    )
 
 
 def _clients(survivors: int, colluders: int) -> tuple[int, int]:

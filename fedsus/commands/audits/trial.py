@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from fedsus.encoding.reduction import Reduction
 from fedsus.privacy.adversaries import ADVERSARIES, Adversary, Unit, spent
 from fedsus.protection import ClientDistributed, ExampleDistributed
 from fedsus.types import LocalUpdates
@@ -121,6 +122,23 @@ def updates_of(deltas: NDArray[np.float64], plan: Plan, told: float | None = Non
     seen = np.full(m, 0 if told is None else 1, dtype=np.int64)
     # float64, as a sum of gradients is: the canary lies where it was put.
     return LocalUpdates(deltas, weights, np.tile(values, (m, 1)), seen)  # type: ignore[arg-type]
+
+
+def lifted(rows: NDArray[np.float64], plan: Plan) -> NDArray[np.float64]:
+    """Updates (m, d) of which these coordinates (m, k) are sent: themselves where whole updates are."""
+    reduction = Reduction.of(plan)
+    if reduction is None:
+        return rows
+    return np.array([reduction.expand(row) for row in rows]) * (plan.coordinates / plan.dimension)
+
+
+def sent(delta: NDArray[np.float32], plan: Plan) -> NDArray[np.float64]:
+    """The coordinates (k,) of a released mean (d,) that were sent: it tells nothing else."""
+    reduction, whole = Reduction.of(plan), delta.astype(np.float64)
+    if reduction is None:
+        return whole
+    found: NDArray[np.float64] = reduction.reduce(whole[np.newaxis])[0] * (plan.coordinates / plan.dimension)
+    return found
 
 
 def joined(parts: list[Draws]) -> Draws:
