@@ -3,30 +3,66 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from fedsus.energy.model import model_of
+from fedsus.energy.machine import Hardware, look
 from fedsus.energy.phases import Phases, Times
 from fedsus.energy.spent import Spent
+from fedsus.errors import EnvironmentFault
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from fedsus.costs import Meter, Phase, Usage
+    from fedsus.energy.counters import Counter
     from fedsus.energy.spent import Part
     from fedsus.settings.energy import EnergySettings
 
+log = logging.getLogger("fedsus.energy")
+
+EVERY: Final = 1.0
+"""Seconds between readings of counters at borders of phases; a reading costs some ten microseconds."""
+
 _TIMES: Final = Times()
+_HARDWARE: Final = Hardware()
 
 
 class PartsMeter:
-    """See `fedsus.costs.Meter`: the sum of its parts."""
+    """See `fedsus.costs.Meter`: the sum of its parts.
 
-    def __init__(self, parts: Sequence[Part], times: Times = _TIMES) -> None:
-        self._parts, self._phases, self._lock = parts, Phases(times), threading.Lock()
+    Counters are read when it is taken, at borders of phases that are `EVERY` seconds or more after the last reading,
+    and, where they begin again at 0, by a thread that sleeps at most half as long as that takes.
+
+    Args:
+        counters: those that the parts read.
+        idle_watts: what the whole machine draws when idle, where its owner says so.
+        refuse: whether a counter that fails is an error.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        times: Times = _TIMES,
+        *,
+        counters: Sequence[Counter] = (),
+        idle_watts: float | None = None,
+        refuse: bool = False,
+    ) -> None:
+        self._parts, self._idle_watts, self._refuse = parts, idle_watts, refuse
+        self._lock, self._spent, self._seconds = threading.Lock(), Spent(), 0.0
+        self._phases = Phases(times, self._border if counters else None)
+        self._sampled = times.steady()
+        if counters:
+            # What was used between finding the counters and now is nobody's.
+            self._sample()
+            self._spent, self._seconds = Spent(), 0.0
+        if wrapping := [counter.wraps / counter.most for counter in counters if counter.wraps is not None]:
+            self._watch(min(wrapping) / 2)
 
     def phase(self, name: Phase) -> AbstractContextManager[None]:
         """As `Meter.phase`."""
@@ -35,8 +71,50 @@ class PartsMeter:
     def take(self) -> Usage | None:
         """As `Meter.take`."""
         with self._lock:
-            work = self._phases.take()
-            return sum((part.spend(work) for part in self._parts), Spent()).usage(work.seconds)
+            self._sample()
+            spent, seconds = self._spent, self._seconds
+            self._spent, self._seconds = Spent(), 0.0
+        if spent.lost and self._refuse:
+            raise EnvironmentFault(f'energy: {spent.lost[0]}; [energy] missing = "refuse" ends the work here')
+        for why in spent.lost:
+            log.warning("energy: %s; this interval is by the model", why)
+        usage = spent.usage(seconds)
+        if self._idle_watts is None:
+            return usage
+        source = f"{usage.source}; {self._idle_watts:g} W idle as declared"
+        return replace(usage, idle=self._idle_watts * seconds, source=source)
+
+    def sample(self) -> None:
+        """Read the counters now."""
+        with self._lock:
+            self._sample()
+
+    def _sample(self) -> None:
+        work = self._phases.take()
+        self._sampled += work.seconds
+        self._seconds += work.seconds
+        self._spent = sum((part.spend(work) for part in self._parts), self._spent)
+
+    def _border(self, steady: float) -> None:
+        # Who takes or samples at this moment does the same, so that nobody waits.
+        if steady - self._sampled >= EVERY and self._lock.acquire(blocking=False):
+            try:
+                self._sample()
+            finally:
+                self._lock.release()
+
+    def _watch(self, seconds: float) -> None:
+        gone, this = threading.Event(), weakref.ref(self)
+        weakref.finalize(self, gone.set)
+        threading.Thread(target=_watched, args=(this, gone, seconds), name="fedsus-energy", daemon=True).start()
+
+
+def _watched(this: weakref.ref[PartsMeter], gone: threading.Event, seconds: float) -> None:
+    while not gone.wait(seconds):
+        meter = this()
+        if meter is not None:
+            meter.sample()
+        del meter
 
 
 class NoMeter:
@@ -52,8 +130,22 @@ class NoMeter:
         return None
 
 
-def make_meter(settings: EnergySettings, times: Times = _TIMES) -> Meter:
-    """The meter that the settings ask for, of what this machine has."""
+def make_meter(settings: EnergySettings, times: Times = _TIMES, hardware: Hardware = _HARDWARE) -> Meter:
+    """The meter that the settings ask for, of what this machine has. Made once a process.
+
+    Raises:
+        EnvironmentFault: counters are asked for, one is missing, and the settings refuse to go on without.
+    """
     if settings.meter == "off":
         return NoMeter()
-    return PartsMeter((model_of(settings, os.cpu_count() or 1),), times)
+    machine = look(settings, hardware)
+    if settings.meter == "counter":
+        for note in machine.notes:
+            log.warning("energy: %s", note)
+    return PartsMeter(
+        machine.parts,
+        times,
+        counters=machine.counters,
+        idle_watts=settings.idle_watts,
+        refuse=settings.missing == "refuse",
+    )

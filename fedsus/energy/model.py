@@ -100,6 +100,4 @@ def model_of(settings: EnergySettings, cores: int, name: str | None = None, tdp:
     else:
         core, method, idle = CORE, "assumed", IDLE_CORE * cores
         source = f"model: {CORE.value:g} W a busy core above idle by default, {cores} cores"
-    if settings.idle_watts is not None:
-        idle, source = settings.idle_watts, f"{source}, {settings.idle_watts:g} W idle as declared"
     return Model(core=core, idle=idle, method=method, source=source)

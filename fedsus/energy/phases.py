@@ -74,8 +74,10 @@ class Phases:
     phase, it is "wait".
     """
 
-    def __init__(self, times: Times) -> None:
+    def __init__(self, times: Times, border: Callable[[float], None] | None = None) -> None:
+        """``border`` is called after each border with the steady time."""
         self._times, self._lock, self._local = times, threading.Lock(), threading.local()
+        self._after = border
         self._inside, self._set = dict.fromkeys(PHASES, 0), 0
         self._own: dict[Phase, tuple[float, float]] = {}
         self._shared: dict[int, float] = {}
@@ -95,6 +97,8 @@ class Phases:
             self._border(stack)
             self._move(stack.phases[-1] if stack.phases else None, phase)
             stack.phases.append(phase)
+        if self._after is not None:
+            self._after(self._steady)
         return stack
 
     def leave(self, stack: _Stack) -> None:
@@ -103,6 +107,8 @@ class Phases:
             self._border(stack)
             left = stack.phases.pop()
             self._move(left, stack.phases[-1] if stack.phases else None)
+        if self._after is not None:
+            self._after(self._steady)
 
     def take(self) -> Work:
         """All since the last take."""

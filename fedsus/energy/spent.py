@@ -22,6 +22,7 @@ class Spent:
         idle: joules of the idle baseline.
         method: the worst of all parts.
         sources, boundaries: each once, in the order in which they came.
+        lost: why counters were not used where they should have been, each once.
     """
 
     joules: Mapping[Phase, float] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Spent:
     method: Method = "counter"
     sources: tuple[str, ...] = ()
     boundaries: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     def __add__(self, other: Spent) -> Spent:
         both = {phase: self.joules.get(phase, 0.0) + other.joules.get(phase, 0.0) for phase in PHASES}
@@ -42,6 +44,7 @@ class Spent:
             method=worst(self.method, other.method),
             sources=tuple(dict.fromkeys(self.sources + other.sources)),
             boundaries=tuple(dict.fromkeys(self.boundaries + other.boundaries)),
+            lost=tuple(dict.fromkeys(self.lost + other.lost)),
         )
 
     def usage(self, seconds: float) -> Usage:
