@@ -90,14 +90,15 @@ def model_of(settings: EnergySettings, cores: int, name: str | None = None, tdp:
         cores: logical cores of the machine.
         name, tdp: of the processor(s), W in all; None where unknown.
     """
+    method: Method = "assumed"
     if settings.watts is not None:
-        core, method = DECLARED.times(settings.watts / cores), "assumed"
+        core = DECLARED.times(settings.watts / cores)
         source = f"model: {settings.watts:g} W above idle as declared, {cores} cores"
         idle = IDLE_OF_TDP / OF_TDP.value * settings.watts
     elif tdp is not None:
         core, method = OF_TDP.times(tdp / cores), "modelled"
         source, idle = f"model: {name}, {tdp:g} W TDP, {cores} cores", IDLE_OF_TDP * tdp
     else:
-        core, method, idle = CORE, "assumed", IDLE_CORE * cores
+        core, idle = CORE, IDLE_CORE * cores
         source = f"model: {CORE.value:g} W a busy core above idle by default, {cores} cores"
     return Model(core=core, idle=idle, method=method, source=source)

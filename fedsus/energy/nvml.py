@@ -64,7 +64,7 @@ def find(environment: Mapping[str, str] = os.environ) -> list[Gpu]:
         EnvironmentFault: the driver is there and fails, or a GPU has no counter.
     """
     try:
-        import pynvml
+        import pynvml  # type: ignore[import-untyped]
     except ImportError:
         return []
     try:

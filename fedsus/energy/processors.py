@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -78,7 +77,7 @@ def tdp(name: str, rows: Iterable[tuple[str, str]] | None = None) -> float | Non
 
 def _apple() -> str:
     """The name on macOS, "Apple M2 Pro"; "" elsewhere."""
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return ""
     command = ("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
     try:
