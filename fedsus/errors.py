@@ -10,6 +10,7 @@ FedsusError
 ├── ProtocolViolation        a message that does not follow the protocol
 ├── CohortTooSmall           too few survivors: the attempt is abandoned, nothing is released
 ├── CorruptionError          a journal, checkpoint or ledger that was changed or broken: never repaired
+├── ReceiptFault             a receipt that does not hold: names the first thing that does not
 ├── Cancelled                stop() said so: a deadline passed or the process is ending
 └── RunFailed                no attempts are left, or the run cannot go on
 """
@@ -53,6 +54,10 @@ class CohortTooSmall(FedsusError):
 
 class CorruptionError(FedsusError):
     """Stored state does not match its own hash; it is refused, never repaired."""
+
+
+class ReceiptFault(FedsusError):
+    """A receipt says something that its signatures, journal, roster or model do not."""
 
 
 class Cancelled(FedsusError):

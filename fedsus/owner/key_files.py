@@ -1,4 +1,4 @@
-"""Ed25519 keys on an owner's disk: a device's identity, or an owner's key for signing rosters.
+"""Ed25519 keys on a disk: a device's identity, an owner's key for signing rosters, an operator's for signing receipts.
 
 The private half is PKCS #8 PEM, mode 0600. The public half lies beside it with ``.pub``: one line, the key's purpose
 and 64 hex digits. The purpose is part of the line because a key has one: a device that signs its messages with the
@@ -20,14 +20,18 @@ from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.secagg.keys import Identity
 from fedsus.secagg.points import fault
 
-Purpose: TypeAlias = Literal["identity", "signer"]
-MAKERS: Final = {"identity": "fedsus client enroll", "signer": "fedsus federation key"}
+Purpose: TypeAlias = Literal["identity", "signer", "operator"]
+MAKERS: Final = {
+    "identity": "fedsus client enroll",
+    "signer": "fedsus federation key",
+    "operator": "fedsus server init",
+}
 """Which command makes a key of each purpose."""
 
-_A: Final = {"identity": "an identity key", "signer": "a signer key"}
+_A: Final = {"identity": "an identity key", "signer": "a signer key", "operator": "an operator's key"}
 _LONGEST: Final = 4096
 _PEM: Final = b"-----BEGIN PRIVATE KEY-----"
-_LINE: Final = re.compile(rb"fedsus-(identity|signer) ([0-9a-f]{64})\s*")
+_LINE: Final = re.compile(rb"fedsus-(identity|signer|operator) ([0-9a-f]{64})\s*")
 
 
 def public_file(path: Path) -> Path:

@@ -11,7 +11,7 @@ from fedsus.reporting.figures import Absent, Figure, How, Quantity, exact
 from fedsus.reporting.outside import embodied_devices, embodied_server, network_grams, network_joules
 from fedsus.reporting.predicate import Carbon, Directions, Energy, EnergySpent, Metric, Operational, Traffic
 from fedsus.reporting.predicate import SoftwareCarbonIntensity as Intensity
-from fedsus.reporting.spending import costs_deviation
+from fedsus.reporting.spending import costs_deviation, costs_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +90,8 @@ def _devices(specification: Specification, entries: Sequence[Entry]) -> Energy |
         if private
         else f"the devices' own meters: {counted} of {reporting} reports by a counter, the others by a model"
     )
+    if joules == 0 and math.fsum(costs.get("joules", 0.0) for _, costs in told) < 0:
+        source += ", which took the sum below zero"
     method: How = "counter" if not private and counted == reporting else "modelled"
     total = Figure(value=joules, low=low, high=high, unit="J", method=method, source=source)
     phases = {phase: math.fsum(costs.get(f"joules_{phase}", 0.0) for _, costs in told) for phase in PHASES}
@@ -120,18 +122,24 @@ def _range(
 ) -> tuple[float, float, float]:
     """Value, low and high of a summed cost: the devices' own range, or three standard deviations of noise.
 
-    Noise may take a sum below zero, which nobody can have used: it is then 0, and the range says how far it may be.
+    Noise may take a sum below zero, which nobody can have used: it is then said to be 0, and the source says why.
     """
     value = math.fsum(costs.get(name, 0.0) for _, costs in told)
     if specification.privacy.unit == "none":
-        grams = math.fsum(costs.get("joules", 0.0) for _, costs in told) if name == "grams" else 1.0
-        spread = math.fsum(costs.get("spread", 0.0) for _, costs in told)
-        spread = spread if name == "joules" else (value * spread / grams if grams else 0.0)
+        spread = _told_range(told, value, name)
     else:
-        variance = math.fsum(costs_deviation(specification, name, e.survivors) ** 2 for e, _ in told)
-        spread = 3 * math.sqrt(variance)
+        spread = 3 * math.sqrt(math.fsum(costs_deviation(specification, name, e.survivors) ** 2 for e, _ in told))
+    spread += math.fsum(costs_rounding(specification, name, e.survivors) for e, _ in told)
     found = max(value, 0.0)
     return found, max(value - spread, 0.0), max(value + spread, found)
+
+
+def _told_range(told: Sequence[tuple[RoundReleased, Mapping[str, float]]], value: float, name: str) -> float:
+    """What the devices say that their joules may be off, and in proportion for what follows from them."""
+    joules, spread = (math.fsum(costs.get(key, 0.0) for _, costs in told) for key in ("joules", "spread"))
+    if name == "joules":
+        return spread
+    return value * spread / joules if joules > 0 else 0.0
 
 
 def _share(total: Figure, part: float, whole: float) -> Figure:

@@ -17,7 +17,6 @@ from fedsus.strict import Strict
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:fedsus:receipt:1"
-INFINITE: Final = "infinite"
 
 Count = Annotated[int, Field(ge=0)]
 Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["infinite"]

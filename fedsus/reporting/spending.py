@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Context, Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from fedsus.encoding.costs import told_rounding, told_spread
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS, spent
 from fedsus.privacy.sensitivity import METRIC_STEPS, client_metrics
+from fedsus.privacy.stated import rounded
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
 from fedsus.reporting.figures import Absent
-from fedsus.reporting.predicate import INFINITE, Loss, PrivacySpent, SecureSum
+from fedsus.reporting.predicate import Loss, PrivacySpent, SecureSum
 from fedsus.rounds.withstood import numbers
 
 if TYPE_CHECKING:
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
 
     from fedsus.privacy.adversaries import Adversary, Unit
     from fedsus.rounds.specification import Specification
-
-DIGITS: Final = 5
-"""Of an epsilon, rounded up."""
-
-TOLERANCE: Final = 1e-7
-"""Relative: how far two versions of the accountants may differ before an epsilon is rounded up."""
 
 
 def privacy(specification: Specification, attempts: int) -> PrivacySpent:
@@ -41,18 +36,6 @@ def privacy(specification: Specification, attempts: int) -> PrivacySpent:
         attempts=attempts,
         losses=tuple(_losses(specification, attempts)),
     )
-
-
-def rounded(epsilon: float) -> float | str:
-    """As a receipt writes it: up, to five digits; a word where nothing protects."""
-    if math.isinf(epsilon):
-        return INFINITE
-    return float(Context(prec=DIGITS, rounding=ROUND_CEILING).create_decimal(Decimal(epsilon)))
-
-
-def alike(said: float | str, found: float) -> bool:
-    """Whether ``said`` is what a receipt may write for ``found``, give or take `TOLERANCE`."""
-    return said in {rounded(found * (1 + shift)) for shift in (-TOLERANCE, 0.0, TOLERANCE)}
 
 
 def epsilons(specification: Specification, attempts: int) -> dict[tuple[Unit, Adversary], float]:
@@ -167,10 +150,15 @@ def metric_deviation(specification: Specification, name: str, survivors: int) ->
     if isinstance(here, ClientDistributed) and here.shares.metrics is not None:
         return step * math.sqrt(here.shares.metrics * survivors)
     if isinstance(here, ClientCentral) and here.metrics is not None:
-        return step * here.metrics * client_metrics(len(plan.metrics)).l2
+        return step * here.metrics * client_metrics(plan.told).l2
     return 0.0
 
 
 def costs_deviation(specification: Specification, name: str, survivors: int) -> float:
     """Standard deviation of the noise in the sum of the devices' reports of one cost; 0 without noise."""
-    return 0.0
+    return told_spread(specification.first_plan, survivors).get(name, 0.0)
+
+
+def costs_rounding(specification: Specification, name: str, survivors: int) -> float:
+    """The most that rounding to integers moves that sum."""
+    return told_rounding(specification.first_plan, survivors).get(name, 0.0)

@@ -1,0 +1,276 @@
+"""Whether a receipt holds: offline, from the file, its journal and the federation's roster alone.
+
+Everything is recomputed from the journal and compared, field by field, in the order in which a receipt says it; the
+first thing that does not hold is named. An epsilon may differ by what versions of the accountants differ by
+(`fedsus.privacy.stated`); nothing else may.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fedsus import envelope
+from fedsus.errors import ConfigError, CorruptionError, ProtocolViolation, ReceiptFault, Refusal
+from fedsus.journal import RunClosed, RunOpened, fold
+from fedsus.plan import canonical
+from fedsus.privacy.stated import alike
+from fedsus.reporting.predicate import PREDICATE_TYPE, STATEMENT_TYPE
+from fedsus.reporting.receipt import entries_of, loads, payload_of
+from fedsus.secagg import roster as rosters
+from fedsus.secagg.keys import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fedsus.envelope import Envelope
+    from fedsus.secagg.roster import Pins, Roster, SignedRoster
+
+_SHOWN: Final = 100
+_LOSSES: Final = "predicate.privacy.losses."
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a receipt is checked against.
+
+    Attributes:
+        journal: the journal file's bytes.
+        roster: the federation's roster file, decoded; None: nobody's signatures of it are checked.
+        pins: whose signatures of the roster count; None: those that it names itself.
+        operator: the public key (hex) that must have signed; None: the one that the receipt names.
+        model: SHA-256 of a model's values, or of a file that holds them, or both; None: not compared.
+    """
+
+    journal: bytes
+    roster: SignedRoster | None = None
+    pins: Pins | None = None
+    operator: str | None = None
+    model: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A receipt that holds.
+
+    Attributes:
+        payload: what it says, as plain data.
+        operator: fingerprint of the operator's key.
+        countersigners: names of the members who countersigned, as in the roster.
+        notes: what was not checked, a line each.
+    """
+
+    payload: dict[str, Any]
+    operator: str
+    countersigners: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verify(raw: bytes, evidence: Evidence) -> Verified:
+    """Check the receipt file's bytes.
+
+    Raises:
+        ReceiptFault: it does not hold; names the first thing that does not.
+        ConfigError: it cannot be checked: of another version, or something is missing that it takes.
+    """
+    sealed, payload = _opened(raw)
+    _signed(sealed, payload, evidence.operator)
+    derived = _recomputed(evidence.journal, sealed.author)
+    _compare(payload, derived)
+    names = _countersigned(sealed, _listed(derived.roster, evidence))
+    _same_model(payload, evidence.model)
+    notes = tuple(_notes(payload, evidence))
+    return Verified(payload, fingerprint(bytes.fromhex(sealed.author)), names, notes)
+
+
+def _opened(raw: bytes) -> tuple[Envelope, dict[str, Any]]:
+    """The envelope and the plain data of its payload."""
+    try:
+        sealed = envelope.decode(raw)
+    except ProtocolViolation as error:
+        raise ReceiptFault(f"receipt: {error}") from None
+    try:
+        payload = loads(sealed.payload)
+    except ValueError as error:  # also what Python says of a number of 5000 digits
+        raise ReceiptFault(f"payload: {_short(error)}") from None
+    if not isinstance(payload, dict):
+        raise ReceiptFault("payload: not a JSON object")
+    for name, wanted in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+        if payload.get(name) != wanted:
+            raise ConfigError(f"{name}: {_short(payload.get(name))}; this fedsus checks {wanted} alone")
+    return sealed, payload
+
+
+def _signed(sealed: Envelope, payload: dict[str, Any], operator: str | None) -> None:
+    """The operator's signature comes first, is of the key that the payload names, and all signatures fit."""
+    predicate = payload.get("predicate")
+    named = predicate.get("operator") if isinstance(predicate, dict) else None
+    if named != sealed.author:
+        raise ReceiptFault(
+            f"predicate.operator: the receipt names the key {_short(named)}, and {sealed.author} signed it first"
+        )
+    if operator is not None and operator != sealed.author:
+        raise ReceiptFault(
+            f"signatures.0: signed by the key {fingerprint(bytes.fromhex(sealed.author))}, "
+            f"and not by the operator's, {fingerprint(bytes.fromhex(operator))}"
+        )
+    wrong = sealed.invalid()
+    if wrong is not None:
+        at = list(sealed.signatures).index(wrong)
+        raise ReceiptFault(f"signatures.{at}: the signature of key {wrong[:16]}... does not fit what is signed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Derived:
+    """What a journal gives: the statement, its epsilons before they were rounded, and the run's roster."""
+
+    payload: dict[str, Any]
+    epsilons: tuple[float, ...]
+    roster: Roster | None
+
+
+def _recomputed(journal: bytes, operator: str) -> _Derived:
+    try:
+        return _derived(journal, operator)
+    except CorruptionError as error:
+        raise ReceiptFault(str(error)) from None
+    except Refusal as error:
+        raise ConfigError(f"predicate.privacy.losses: not to be recomputed: {error}") from None
+
+
+@lru_cache(maxsize=4)
+def _derived(journal: bytes, operator: str) -> _Derived:
+    from fedsus.reporting.spending import epsilons
+    from fedsus.rounds.specification import specification_of
+
+    entries, head = entries_of(journal, Path("journal"))
+    opened = entries[0]
+    if not isinstance(opened, RunOpened) or not isinstance(entries[-1], RunClosed):
+        raise CorruptionError("journal: its run is not closed, and a receipt is of a run that is over")
+    specification, attempts = specification_of(opened), fold(entries).attempts
+    found = tuple(epsilons(specification, attempts).values())
+    return _Derived(payload_of(entries, head, operator), found, specification.roster)
+
+
+def _compare(said: dict[str, Any], derived: _Derived) -> None:
+    """Raise at the first difference; which journal it is comes first, for all else follows from it."""
+    found = derived.payload
+    for path in (("predicate", "journal", "head"), ("predicate", "journal", "entries")):
+        here, there = _at(said, path), _at(found, path)
+        if here != there or type(here) is not type(there):
+            raise ReceiptFault(f"{'.'.join(path)}: the receipt is of {_short(here)}, the journal has {_short(there)}")
+    for where, one, other in _differences(said, found, ""):
+        loss, _, field = where.removeprefix(_LOSSES).partition(".")
+        if where.startswith(_LOSSES) and field == "epsilon" and alike(one, derived.epsilons[int(loss)]):
+            continue
+        raise ReceiptFault(f"{where}: the receipt says {_short(one)}, the journal gives {_short(other)}")
+
+
+def _at(data: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        data = data.get(name) if isinstance(data, dict) else None
+    return data
+
+
+class _Nothing:
+    """A field that is not there."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_NOTHING: Final = _Nothing()
+
+
+def _differences(said: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """What differs, in the receipt's order: 1, 1.0 and true are three things."""
+    if type(said) is not type(found):
+        yield path, said, found
+    elif isinstance(found, dict):
+        for name in [*found, *(name for name in said if name not in found)]:
+            yield from _differences(said.get(name, _NOTHING), found.get(name, _NOTHING), f"{path}.{name}".lstrip("."))
+    elif isinstance(found, list):
+        if len(said) != len(found):
+            yield f"{path} (how many)", len(said), len(found)
+        for at, (one, other) in enumerate(zip(said, found, strict=False)):
+            yield from _differences(one, other, f"{path}.{at}")
+    elif said != found:
+        yield path, said, found
+
+
+def _listed(members: Roster | None, evidence: Evidence) -> Roster | None:
+    """The roster whose members may countersign: the journal's, which must be the file's."""
+    if evidence.roster is None:
+        return members
+    given = evidence.roster.roster
+    if members is not None and rosters.digest(given) != rosters.digest(members):
+        raise ReceiptFault(
+            f"predicate.participation.roster: the run's is roster {members.number} of '{members.federation}' "
+            f"({rosters.digest(members).hex()[:16]}...); the file holds roster {given.number} of "
+            f"'{given.federation}' ({rosters.digest(given).hex()[:16]}...)"
+        )
+    if evidence.pins is not None:
+        try:
+            return evidence.roster.verified(evidence.pins)
+        except Refusal as error:
+            raise ReceiptFault(f"roster: {error}") from None
+    have = len(evidence.roster.valid_signatures())
+    if have < given.needed:
+        raise ReceiptFault(f"roster: {have} of {given.needed} signatures of its own signers")
+    return given
+
+
+def _countersigned(sealed: Envelope, roster: Roster | None) -> tuple[str, ...]:
+    """Names of the countersigners, all of whom must be members."""
+    if sealed.others and roster is None:
+        raise ConfigError(
+            "signatures: the run has no roster of its own; whose countersignatures these are, say --roster"
+        )
+    names = []
+    for at, key in enumerate(sealed.others, start=1):
+        name = roster.name_of(key) if roster is not None else None
+        if name is None:
+            raise ReceiptFault(f"signatures.{at}: the key {key[:16]}... is of no member of the roster")
+        names.append(name)
+    return tuple(sorted(names))
+
+
+def _same_model(payload: dict[str, Any], model: frozenset[str] | None) -> None:
+    if model is None:
+        return
+    named = {one["name"]: one["digest"]["sha256"] for one in payload["subject"]}
+    if not model & {named.get("model"), named.get("checkpoint")}:
+        said = named.get("model") or named.get("checkpoint") or "no model"
+        raise ReceiptFault(f"subject: the receipt is of {said}, the file holds {' / '.join(sorted(model))}")
+
+
+def _notes(payload: dict[str, Any], evidence: Evidence) -> Iterator[str]:
+    if evidence.operator is None:
+        yield "the operator's key is not pinned: compare its fingerprint with one from the operator, or name --operator"
+    if payload["predicate"]["participation"]["roster"] is not None:
+        if evidence.roster is None:
+            yield "the roster's own signatures were not checked: name the federation's file with --roster"
+        elif evidence.pins is None:
+            yield "the roster was signed by the signers that it names; which signers you trust, say --policy"
+    if evidence.model is None:
+        yield "no model was compared with the receipt's: name one with --model"
+
+
+def _short(value: object) -> str:
+    """One line, not too long, whatever it is."""
+    if isinstance(value, _Nothing):
+        return "nothing"
+    try:
+        text = (
+            value
+            if isinstance(value, str)
+            else str(value)
+            if isinstance(value, Exception)
+            else canonical(value).decode()
+        )
+    except (ValueError, TypeError, RecursionError):
+        text = type(value).__name__
+    text = "".join(one if one.isprintable() else "?" for one in text)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
