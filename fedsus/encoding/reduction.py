@@ -140,12 +140,16 @@ def chosen(seed: bytes, dimension: int, count: int) -> NDArray[np.int64]:
 
     Those with the least of 64-bit numbers from SHAKE-128 of ``seed``; of equal numbers the first.
     """
-    numbers = np.frombuffer(hashlib.shake_128(seed).digest(8 * dimension), dtype="<u8")
-    limit = np.partition(numbers, count - 1)[count - 1]
-    below, equal = np.flatnonzero(numbers < limit), np.flatnonzero(numbers == limit)
-    found = np.sort(np.concatenate([below, equal[: count - len(below)]])).astype(np.int64)
+    found = least(np.frombuffer(hashlib.shake_128(seed).digest(8 * dimension), dtype="<u8"), count)
     found.flags.writeable = False
     return found
+
+
+def least(numbers: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """Where the ``count`` least of ``numbers`` are, rising; of equal ones the first."""
+    limit = np.partition(numbers, count - 1)[count - 1]
+    below, equal = np.flatnonzero(numbers < limit), np.flatnonzero(numbers == limit)
+    return np.sort(np.concatenate([below, equal[: count - len(below)]])).astype(np.int64)
 
 
 def _power(dimension: int) -> int:

@@ -95,6 +95,10 @@ PLACEMENTS = {
     "client distributed": {"privacy": {"unit": "client", "metrics_share": 0.1}, "metrics": IN_MEMORY["metrics"]},
     "client central, adaptive": {"privacy": {"unit": "client", "placement": "central", "adaptive": {}}},
     "client central, banded": {"privacy": {"unit": "client", "placement": "central", "bands": 1}},
+    "client distributed, projection": {
+        "privacy": {"unit": "client"},
+        "encoding": {"uplink": {"name": "projection", "share": 0.5}},
+    },
 }
 
 
