@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -15,6 +15,7 @@ Column = Annotated[str, Field(min_length=1, max_length=100)]
 Place = Annotated[str, Field(max_length=200)]
 Rate = Annotated[float, Field(gt=0, le=3000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_SOURCES: Final = ("country", "grams_per_kwh", "series", "http")
 Unit = Literal["g/kWh", "kg/kWh", "kg/MWh", "lb/MWh"]
 
 
@@ -215,10 +216,14 @@ class CarbonSettings(Strict):
     embodied: EmbodiedSettings | None = None
     network: NetworkSettings | None = None
 
+    @property
+    def source(self) -> str | None:
+        """Name of the source of intensity; None where none is named."""
+        return next((name for name in _SOURCES if getattr(self, name) is not None), None)
+
     @model_validator(mode="after")
     def _one_source(self) -> CarbonSettings:
-        sources = ("country", "grams_per_kwh", "series", "http")
-        given = [name for name in sources if getattr(self, name) is not None]
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"'{given[0]}' and '{given[1]}': one source of intensity at most; leave one out")
         if given == ["country"] and self.kind == "marginal":
