@@ -105,6 +105,11 @@ class PlanConfig(Strict):
         return self
 
     @property
+    def told(self) -> int:
+        """How many metrics and costs a client of a private run tells, if they have a share of its budget."""
+        return len(self.metrics) + (0 if self.costs is None else len(self.costs.ranges(private=True)))
+
+    @property
     def spares(self) -> int:
         """Attempts that may fail: as given, else a tenth of the rounds, at least 2."""
         return self.spare_attempts if self.spare_attempts is not None else max(2, math.ceil(self.rounds / 10))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from fedsus.encoding.costs import told_rounding, told_spread
 from fedsus.errors import Refusal
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS, Adversary, Unit, spent
 from fedsus.privacy.factorisation import sensitivity
@@ -244,6 +245,7 @@ def plain(plan: Planned) -> dict[str, Any]:
             "least_survivors": plan.least,
         },
         "budget": _budget(plan),
+        "costs": _costs(plan),
         "noise": None if noise is None else {name: getattr(noise, name) for name in Noise.__slots__},
         "bytes_sent_by_a_client": {
             "update": plan.sent.update,
@@ -271,8 +273,20 @@ def _budget(plan: Planned) -> dict[str, Any] | None:
         "spends": plan.epsilon(unit, adversary, plan.attempts),
         "unit": unit,
         "adversary": adversary,
-        "metrics_share": asked.metrics_share if plan.specification.first_plan.metrics else 0.0,
+        "metrics_share": asked.metrics_share if plan.specification.first_plan.told else 0.0,
         "metrics": [metric.name for metric in plan.specification.first_plan.metrics],
+    }
+
+
+def _costs(plan: Planned) -> dict[str, Any] | None:
+    """What devices tell of their costs, of one round in which all survive; None where nothing is asked."""
+    first, size = plan.specification.first_plan, plan.specification.config.plan.cohort.size
+    if plan.specification.config.plan.costs is None:
+        return None
+    return {
+        "most": {name: high for name, (_, high) in first.cost_ranges.items()},
+        "deviation": told_spread(first, size),
+        "rounding": told_rounding(first, size),
     }
 
 

@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from fedsus.commands.privacy_plan import Planned, noise_of, sentence, warnings
+from fedsus.encoding.costs import told_rounding, told_spread
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
 
@@ -30,7 +31,7 @@ def lines(plan: Planned, judged: Judged | None) -> list[str]:
     )
     facts = [("protects", sentence(plan)), *_cohort(plan)]
     facts += [*_budget(plan), *_noise(plan)] if private else []
-    facts += [("bytes", _bytes(plan))]
+    facts += [*_costs(plan), ("bytes", _bytes(plan))]
     facts += [("warning", text) for text in warnings(plan)]
     told = [line for name, text in facts for line in _fact(name, text)]
     tables = ["", *_units(plan), "", *_rounds(plan)] if private else []
@@ -93,13 +94,31 @@ def _budget(plan: Planned) -> list[tuple[str, str]]:
         f"epsilon {asked.epsilon:g} at delta {plan.delta:g} for each {unit}, against {whom}: the run spends "
         f"{number(spends)} with all its spare attempts"
     )
-    metrics = specification.first_plan.metrics
-    if metrics and asked.metrics_share is not None:
-        names = ", ".join(metric.name for metric in metrics)
+    first = specification.first_plan
+    names = ", ".join([*(metric.name for metric in first.metrics), *first.cost_ranges])
+    if names and asked.metrics_share is not None:
         told = f"{names}: noised, with {100 * asked.metrics_share:g} % of the budget"
     else:
         told = "none are sent"
-    return [("budget", text), ("metrics", told)]
+    return [("budget", text), ("told" if first.costs is not None else "metrics", told)]
+
+
+def _costs(plan: Planned) -> list[tuple[str, str]]:
+    """What devices tell of theirs, where the run asks."""
+    first, asked = plan.specification.first_plan, plan.specification.config.plan
+    if asked.costs is None:
+        return []
+    if first.costs is None:
+        return [("costs", "none are sent")]
+    size, rounds, most = asked.cohort.size, asked.rounds, first.costs
+    text = f"up to {most.joules:g} J and {most.grams:g} g of a device in a round; the sum of {size} is "
+    if not first.private:
+        off = told_rounding(first, size)
+        return [("costs", f"{text}exact but for rounding, {off['joules']:.2g} J and {off['grams']:.2g} g at most")]
+    off = told_spread(first, size)
+    run = {name: value * math.sqrt(rounds) for name, value in off.items()}
+    text += f"noised by {off['joules']:.3g} J and {off['grams']:.3g} g, over {rounds} rounds "
+    return [("costs", f"{text}{run['joules']:.3g} J and {run['grams']:.3g} g (standard deviations)")]
 
 
 def _noise(plan: Planned) -> list[tuple[str, str]]:

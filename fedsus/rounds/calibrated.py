@@ -182,16 +182,16 @@ def noise_floor(config: RunConfig, roster: Roster | int | None) -> tuple[int, in
 
 
 def _variances(config: RunConfig, size: int, honest: int, multiplier: float) -> tuple[float, float | None]:
-    """Of one client's share of the noise: each coordinate of the update, each metric; in steps squared.
+    """Of one client's share of the noise: each coordinate of the update, each metric or cost; in steps squared.
 
-    With the share of the budget that metrics have, both blocks together spend what one of noise ``multiplier`` would.
+    With the share of the budget that these have, both blocks together spend what one of noise ``multiplier`` would.
     """
     asked = config.plan.privacy
-    share = asked.metrics_share if config.plan.metrics else None
+    share = asked.metrics_share if config.plan.told else None
     variance = (asked.granularity * multiplier) ** 2 * size / (1 - (share or 0)) / honest
     if share is None:
         return variance, None
-    return variance, (client_metrics(len(config.plan.metrics)).l2 * multiplier) ** 2 / share / honest
+    return variance, (client_metrics(config.plan.told).l2 * multiplier) ** 2 / share / honest
 
 
 def _distributed(config: RunConfig, dimension: int, colluders: int, survivors: int, multiplier: float) -> Distributed:
@@ -249,9 +249,9 @@ def _adaptive(config: RunConfig, multiplier: float) -> Adaptive | None:
 
 
 def _central(config: RunConfig, multiplier: float) -> ClientCentral:
-    """Noise that is correlated over rounds covers all rounds with one release of the updates, and not the metrics."""
+    """Noise that is correlated over rounds covers all rounds with one release of the updates, and not what is told."""
     asked = config.plan.privacy
-    share = asked.metrics_share if config.plan.metrics else None
+    share = asked.metrics_share if config.plan.told else None
     banded, releases = None, 1
     if asked.bands is not None:
         releases = math.ceil(config.plan.rounds / asked.bands)

@@ -58,6 +58,12 @@ def _budget(specification: Specification, members: int | None) -> Iterator[str]:
     if asked.metrics and not specification.first_plan.metrics:
         way = "set metrics_share" if privacy.unit == "client" else "devices keep theirs for their owners"
         yield f"plan.metrics names {len(asked.metrics)}, and none is sent: no budget is set aside for them; {way}"
+    if asked.costs is not None and specification.first_plan.costs is None:
+        why = "no budget is set aside for it; set metrics_share" if privacy.unit == "client" else "of the example unit"
+        yield (
+            f"plan.costs asks for what devices use, and nothing is sent: {why}; owners alone know it, and all others "
+            "assume it from public numbers"
+        )
 
 
 def _below(number: float) -> float:

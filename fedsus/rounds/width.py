@@ -50,7 +50,8 @@ def bits_of(config: RunConfig, size: int, shares: Shares) -> int:
 def needed_bits(config: RunConfig, size: int, shares: Shares) -> int:
     """Bits for `_ROOM` deviations of one coordinate of a sum in which all vectors point the same way.
 
-    Rotated, a vector of length L has coordinates of standard deviation L / sqrt(size). The metrics' sums are sure.
+    Rotated, a vector of length L has coordinates of standard deviation L / sqrt(size). Sums of metrics and costs are
+    sure.
     """
     asked = config.plan.privacy
     together = float(config.plan.cohort.size)
@@ -66,7 +67,7 @@ def _noise(config: RunConfig, shares: Shares) -> float:
 
 
 def _told(config: RunConfig, shares: Shares) -> float:
-    """Range of a metric's sum, its noise included."""
+    """Range of the sum of one metric or one cost, its noise included."""
     if shares.metrics is None:
         return 0.0
     clients = config.plan.cohort.size

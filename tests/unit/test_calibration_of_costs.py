@@ -1,0 +1,150 @@
+"""Costs of devices in a planned run: paid for by the share that metrics have, shown, not sent where nothing pays."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fedsus.commands.privacy import privacy as command
+from fedsus.commands.privacy_inputs import Inputs
+from fedsus.commands.privacy_plan import Planned, planned
+from fedsus.config import RunConfig
+from fedsus.encoding.mechanisms import mechanism_of
+from fedsus.owner.charges import events_of
+from fedsus.privacy.sensitivity import client_metrics
+from fedsus.protection import ClientCentral, ClientDistributed
+from fedsus.rounds.cautions import cautions
+
+DIMENSION, SIZE = 1000, 20
+METRICS = [{"name": "loss", "low": 0.0, "high": 10.0}, {"name": "accuracy", "low": 0.0, "high": 1.0}]
+COSTS = {"joules": 500.0, "grams": 0.25}
+CLIENT = {"unit": "client", "epsilon": 3.0, "delta": 1e-5, "metrics_share": 0.2}
+CENTRAL = CLIENT | {"placement": "central"}
+EXAMPLE = {"unit": "example", "placement": "distributed", "epsilon": 3.0, "delta": 1e-5, "denominator": 200.0}
+
+
+def run(privacy: dict[str, Any], metrics: bool = True, costs: bool = True, **changes: Any) -> Planned:
+    plan: dict[str, Any] = {
+        "rounds": 20,
+        "cohort": {"size": SIZE, "minimum": 18},
+        "secure_sum": {"colluders": 2, "dropouts": 2},
+        "privacy": privacy,
+        "metrics": METRICS if metrics else [],
+    }
+    plan |= {"costs": COSTS} if costs else {}
+    config = RunConfig.model_validate({"task": {"name": "heart"}, "plan": plan | changes})
+    return planned(Inputs(config, DIMENSION, "a test", SIZE))
+
+
+@pytest.mark.parametrize("privacy", [CLIENT, CENTRAL])
+@pytest.mark.parametrize("metrics", [False, True])
+def test_costs_are_within_the_budget_and_their_noise_is_for_all_that_is_told(
+    privacy: dict[str, Any], metrics: bool
+) -> None:
+    found = run(privacy, metrics)
+    specification, plan = found.specification, found.specification.first_plan
+    unit, who = specification.goal
+    assert 0.99 * 3.0 < found.epsilon(unit, who, found.attempts) <= 3.0
+    assert plan.costs is not None and plan.told == 2 + 2 * metrics
+    made = plan.privacy
+    if isinstance(made, ClientDistributed):
+        update = math.sqrt(made.shares.variance) / 32 / math.sqrt(1024)
+        assert made.shares.metrics is not None
+        told = math.sqrt(made.shares.metrics) / client_metrics(plan.told).l2
+    else:
+        assert isinstance(made, ClientCentral) and made.metrics is not None
+        update, told = made.noise_multiplier, made.metrics
+    assert told == pytest.approx(update * math.sqrt(0.8 / 0.2), rel=1e-9), "noise follows the share"
+    assert mechanism_of(plan).size == (1024 if isinstance(made, ClientDistributed) else DIMENSION) + plan.told
+
+
+def test_devices_charge_what_the_larger_block_spends() -> None:
+    """The same noise for metrics alone would be charged less: a plan with costs is charged for four coordinates."""
+    plan = run(CLIENT).specification.first_plan
+    silent = plan.model_copy(update={"costs": None})
+    (_, charged), (_, before) = (json.loads(events_of(one, None)["client/server"])["events"] for one in (plan, silent))
+    assert (charged["l1"], charged["l2"]) == (client_metrics(4).l1, client_metrics(4).l2)
+    assert charged["l2"] == pytest.approx(math.sqrt(2) * before["l2"]) and charged["variance"] == before["variance"]
+
+
+@pytest.mark.parametrize(
+    ("privacy", "why"),
+    [
+        ({**CLIENT, "metrics_share": None}, "set metrics_share"),
+        ({**CENTRAL, "metrics_share": None}, "set metrics_share"),
+        (EXAMPLE, "of the example unit"),
+    ],
+)
+def test_where_nothing_pays_nothing_is_sent_and_the_operator_is_told(privacy: dict[str, Any], why: str) -> None:
+    found = run(privacy, metrics=False)
+    assert found.specification.first_plan.costs is None
+    said = [line for line in cautions(found.specification, SIZE) if line.startswith("plan.costs")]
+    assert len(said) == 1 and why in said[0] and "assume it from public numbers" in said[0]
+    silent = cautions(run(privacy, metrics=False, costs=False).specification, SIZE)
+    assert not any("plan.costs" in line for line in silent)
+
+
+def test_the_hash_that_devices_compare_covers_costs() -> None:
+    one = run({"unit": "none"}).specification.hash(DIMENSION)
+    none = run({"unit": "none"}, costs=False).specification.hash(DIMENSION)
+    assert one != none
+
+
+RUN = """
+[task]
+name = "heart"
+[plan]
+rounds = 20
+cohort = { size = 20, minimum = 18 }
+metrics = [{ name = "loss", low = 0.0, high = 10.0 }]
+[plan.costs]
+joules = 500
+grams = 0.25
+[plan.secure_sum]
+colluders = 2
+dropouts = 2
+"""
+PRIVATE = '[plan.privacy]\nunit = "client"\nplacement = "central"\nepsilon = 3.0\ndelta = 1e-5\n'
+
+
+def shown(folder: Path, text: str, *options: str) -> str:
+    (folder / "run.toml").write_text(text)
+    found = CliRunner().invoke(
+        command, ["plan", str(folder / "run.toml"), *options, "--dimension", "1000", "--members", "20"]
+    )
+    assert found.exit_code == 0, found.output
+    return found.output if "--json" in options else " ".join(found.output.split())
+
+
+def test_what_is_printed(tmp_path: Path) -> None:
+    exact = shown(tmp_path, RUN)
+    assert "costs up to 500 J and 0.25 g of a device in a round; the sum of 20 is exact but for rounding" in exact
+    noised = shown(tmp_path, RUN + PRIVATE + "metrics_share = 0.2\n")
+    assert "told loss, joules, grams: noised, with 20 % of the budget" in noised
+    assert "the sum of 20 is noised by" in noised and "(standard deviations)" in noised
+    nothing = shown(tmp_path, RUN + PRIVATE)
+    assert "costs none are sent" in nothing and "warning plan.costs asks for what devices use" in nothing
+
+
+def test_what_programs_read(tmp_path: Path) -> None:
+    said = json.loads(shown(tmp_path, RUN + PRIVATE + "metrics_share = 0.2\n", "--json"))
+    costs = said["costs"]
+    assert costs["most"] == {"joules": 500.0, "grams": 0.25}
+    multiplier = said["noise"]["multiplier"] * math.sqrt(0.8 / 0.2)
+    assert costs["deviation"]["joules"] == pytest.approx(multiplier * math.sqrt(3) / 2 * 500, rel=1e-6)
+    assert costs["rounding"]["grams"] == pytest.approx(20 / 2 * 0.25 / 4096)
+    assert said["budget"]["metrics_share"] == 0.2
+    assert (
+        json.loads(shown(tmp_path, RUN.replace("[plan.costs]\njoules = 500\ngrams = 0.25\n", ""), "--json"))["costs"]
+        is None
+    )
+    assert json.loads(shown(tmp_path, RUN + PRIVATE, "--json"))["costs"] == {
+        "most": {},
+        "deviation": {},
+        "rounding": {},
+    }
