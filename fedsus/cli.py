@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "model": ("fedsus", "Make an initial model, export a run's model, apply it to a CSV."),
     "privacy": ("fedsus", "What a run spends, against whom, before it starts."),
     "receipt": ("fedsus", "The signed summary of a run: make, show and verify it."),
+    "energy": ("fedsus", "What this machine can measure of its own energy."),
     "federation": ("fedsus", "Make and sign the roster: who belongs to a federation."),
     "client": ("fedsus-client", "Run and look after the device agent."),
     "server": ("fedsus-server", "Run and look after the aggregation server, and its runs."),

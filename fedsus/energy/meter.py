@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from fedsus.energy.machine import Hardware, look
+from fedsus.energy.machine import Hardware, Machine, look
 from fedsus.energy.phases import Phases, Times
 from fedsus.energy.spent import Spent
 from fedsus.errors import EnvironmentFault
@@ -68,8 +68,8 @@ class PartsMeter:
         """As `Meter.phase`."""
         return self._phases.inside(name)
 
-    def take(self) -> Usage | None:
-        """As `Meter.take`."""
+    def take(self) -> Usage:
+        """As `Meter.take`; always something."""
         with self._lock:
             self._sample()
             spent, seconds = self._spent, self._seconds
@@ -142,6 +142,11 @@ def make_meter(settings: EnergySettings, times: Times = _TIMES, hardware: Hardwa
     if settings.meter == "counter":
         for note in machine.notes:
             log.warning("energy: %s", note)
+    return meter_of(machine, settings, times)
+
+
+def meter_of(machine: Machine, settings: EnergySettings, times: Times = _TIMES) -> PartsMeter:
+    """The meter of what was found of this machine."""
     return PartsMeter(
         machine.parts,
         times,

@@ -50,7 +50,10 @@ def find(root: Path = ROOT) -> list[Rapl]:
         zones = []
     found = [counter for zone in zones if (counter := _counter(zone)) is not None]
     if not any("package" in counter.name for counter in found):
-        raise EnvironmentFault(f"no RAPL in {root}: a virtual machine, a container, or a processor or kernel without")
+        raise EnvironmentFault(
+            f"no RAPL in {root}: "
+            'a virtual machine, a container, or a processor or kernel without; [energy] meter = "model" goes without'
+        )
     return _each_once(found)
 
 
