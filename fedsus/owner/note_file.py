@@ -51,6 +51,28 @@ class NoteFile:
             self.close()
             raise
 
+    @classmethod
+    def read_only(cls, path: Path) -> list[dict[str, Any]]:
+        """The entries of a file that another process may be writing, without its lock and without an unfinished line.
+
+        Raises:
+            CorruptionError: a line is not one, or does not follow the line before; names file and line.
+            EnvironmentFault: it cannot be read.
+        """
+        found = cls(None)
+        found._path = path
+        with found._faults():
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                return []
+            with file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    found._take(line)
+        return found._entries
+
     def entries(self) -> list[dict[str, Any]]:
         """The entries as they were at opening, in order. They are handed over once, and not kept: there may be many."""
         found, self._entries = self._entries, []
@@ -124,8 +146,11 @@ class NoteFile:
                     os.ftruncate(handle, self._length)
                     os.fsync(handle)
                     return
-                self._entries.append(self._checked(line))
-                self._seq, self._hash, self._length = self._seq + 1, _hashed(line), self._length + len(line)
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        self._entries.append(self._checked(line))
+        self._seq, self._hash, self._length = self._seq + 1, _hashed(line), self._length + len(line)
 
     def _checked(self, line: bytes) -> dict[str, Any]:
         try:

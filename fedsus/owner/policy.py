@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from fedsus.errors import ConfigError
 from fedsus.owner.caps import Cap as Cap
 from fedsus.owner.caps import PrivacyPolicy as PrivacyPolicy
+from fedsus.owner.days import zone_of
 from fedsus.plan import Hash, Name, Scalar, Strict
 from fedsus.secagg.roster import MAX_SIGNERS, Pins, check_signers, majority
+from fedsus.settings.budgets import Budget
 
 
 class CohortPolicy(Strict):
@@ -110,6 +113,42 @@ class LimitsPolicy(Strict):
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 
 
+class DayBudget(Budget):
+    """``[budget]``: the most energy and carbon of one day. Who could not do another round of it sits rounds out.
+
+    Attributes:
+        missing: what happens where a cap cannot be kept by a figure that was measured or modelled: joules that are
+            only assumed, grams without a known intensity. "assume" goes on by what is assumed; "refuse" takes no part.
+        zone: whose days they are, as 'Europe/Berlin'.
+    """
+
+    missing: Literal["assume", "refuse"] = "assume"
+    zone: str = "UTC"
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        try:
+            zone_of(zone)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return zone
+
+    @property
+    def capped(self) -> bool:
+        """Whether there is any cap."""
+        return self.most_joules is not None or self.grams is not None
+
+
+class ReportsPolicy(Strict):
+    """``[reports]``: ``costs`` adds what this device used to the sum of a round, where a plan asks for it.
+
+    The server learns the cohort's sum alone, under differential privacy with noise. False adds zeros.
+    """
+
+    costs: bool = True
+
+
 class Range(Strict):
     """Numbers from ``min`` to ``max``, both included."""
 
@@ -156,4 +195,6 @@ class Policy(Strict):
     exchange: ExchangePolicy = ExchangePolicy()
     secure_sum: SecureSumPolicy = SecureSumPolicy()
     limits: LimitsPolicy = LimitsPolicy()
+    budget: DayBudget = DayBudget()
+    reports: ReportsPolicy = ReportsPolicy()
     tasks: dict[Name, TaskPolicy] = Field(default={})

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,42 +22,36 @@ from fedsus.encoding.substitutes import no_update, noised_by_mechanism
 from fedsus.errors import Cancelled, FedsusError, ProtocolViolation, Refusal
 from fedsus.owner.admission import Grant, admit
 from fedsus.owner.charges import events_of
+from fedsus.owner.consumption import NO_CONSUMPTION, Consumption
+from fedsus.owner.energy_record import Attempt
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.protection import Distributed
 from fedsus.rounds.answers import Answer as Answer
-from fedsus.rounds.answers import indifferent, line, refused, without_identity
-from fedsus.rounds.messages import Request, decode_request, encode_answer
+from fedsus.rounds.answers import line, nothing, refused, without_identity
+from fedsus.rounds.messages import WANTED, Request, decode_request, encode_answer
+from fedsus.rounds.models import Held, Unheld
+from fedsus.rounds.prepared import Prepared, PreparedTasks
 from fedsus.rounds.seeds import SeedSource, system_seed
 from fedsus.rounds.sessions import Sessions
 from fedsus.secagg.wire import is_secure
 from fedsus.types import LocalUpdate, Noise, Ring, Stop
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fedsus.learning import Trainer
     from fedsus.learning.settings import Compute, TrainSettings
-    from fedsus.tasks.task import DataSource, Shard, Task
+    from fedsus.tasks.task import DataSource
 
 log = logging.getLogger("fedsus.device")
-
-_PREPARED: Final = 4
-"""Tasks kept with their data: a policy may allow a range of settings, and each value loads the data once more."""
 
 
 class OwnerReport(Protocol):
     """Receives what the owner may see: metrics of the received model on the held-out part."""
 
     def __call__(self, run: str, round: int, metrics: Mapping[str, float]) -> None: ...
-
-
-@dataclass(slots=True)
-class _Prepared:
-    """A task with its data and trainers, kept between rounds."""
-
-    task: Task
-    shard: Shard
-    trainers: dict[str, Trainer] = field(default_factory=dict)
 
 
 class Device:
@@ -72,6 +66,8 @@ class Device:
         seeds: training order; `system_seed` outside tests.
         report: where the owner's metrics go; None drops them.
         sessions: the device's part in secure aggregation; None refuses it.
+        consumption: what this device uses, and what it may; the one that its sessions have. Nothing is measured
+            without.
     """
 
     def __init__(
@@ -86,11 +82,12 @@ class Device:
         seeds: SeedSource = system_seed,
         report: OwnerReport | None = None,
         sessions: Sessions | None = None,
+        consumption: Consumption = NO_CONSUMPTION,
     ) -> None:
-        self.policy, self.ledger, self._sessions = policy, ledger, sessions
-        self._tasks, self._sources = tasks, sources
+        self.policy, self.ledger, self._sessions, self.consumption = policy, ledger, sessions, consumption
+        self._tasks, self._prepared = tasks, PreparedTasks(tasks, sources)
         self._compute, self._noise, self._seeds, self._report = compute, noise, seeds, report
-        self._prepared: dict[str, _Prepared] = {}
+        self._held = Held()
 
     def answer(self, raw: bytes, stop: Stop) -> Answer:
         """Answer one message: a request for `clear_sum`, or phases of secure aggregation.
@@ -101,20 +98,30 @@ class Device:
         if is_secure(raw):
             return self._secure(raw, stop)
         try:
-            request = decode_request(raw)
-            if request.plan.exchange != "clear_sum":
-                raise ProtocolViolation(f"request: in clear, and its plan says '{request.plan.exchange}'")
-            work = self.admit(request)
-            work.charge()
+            with self.consumption.phase("load"):
+                work = self._charged(raw)
         except Exception as error:  # also what nobody thought of: no request may end the agent
             return refused(error)
         try:
-            body = pack(work.encoded(stop), work.bits)
+            ring = work.encoded(stop)
+            with self.consumption.phase("encode"):
+                body = pack(ring, work.bits)
         except Cancelled:
             raise
         except Exception as error:  # the task is the owner's code: its failure must not reach the server as a reason
             return refused(error)
-        return Answer(encode_answer(body), work.sent, plan=request.plan)
+        return Answer(encode_answer(body), work.sent, plan=work.request.plan)
+
+    def _charged(self, raw: bytes) -> Work:
+        """A request in clear that the owner's policy grants, charged."""
+        request = decode_request(raw, self._held)
+        if request.plan.exchange != "clear_sum":
+            raise ProtocolViolation(f"request: in clear, and its plan says '{request.plan.exchange}'")
+        self.consumption.join(self.policy.budget)
+        work = self.admit(request)
+        self.consumption.working(*_attempt(request.plan))  # not before: a refused one's names are the server's alone
+        work.charge()
+        return work
 
     def admit(self, request: Request) -> Work:
         """What the owner's policy grants to a request, with the task and its data, not charged yet.
@@ -123,9 +130,13 @@ class Device:
             Refusal: the policy does not allow it, or the plan does not fit the task.
             DataError: the data do not fit the task.
         """
-        grant = admit(request.plan, self.policy, self._tasks, self.ledger.grants())
-        mechanism = mechanism_of(request.plan)
-        return Work(self, request, grant, mechanism, self._prepare(request.plan, grant))
+        if request.plan.costs is not None and request.plan.exchange == "clear_sum":
+            raise Refusal("the plan asks for costs in clear: they are told in a secure sum alone")
+        with self.consumption.phase("load"):
+            grant = admit(request.plan, self.policy, self._tasks, self.ledger.grants())
+            mechanism = mechanism_of(request.plan)
+            prepared = self._prepared.of(request.plan, grant)
+        return Work(self, request, grant, mechanism, prepared)
 
     def _secure(self, raw: bytes, stop: Stop) -> Answer:
         if self._sessions is None:
@@ -147,71 +158,37 @@ class Device:
         except FedsusError as error:
             log.warning("charged for the fewest survivors: %s", error)
 
-    def _prepare(self, plan: Plan, grant: Grant) -> _Prepared:
-        """The task with its data, checked and loaded once; told to the owner's log.
+    def certified(self, plan: Plan, grant: Grant, survivors: int) -> None:
+        """The survivors of an attempt are certified, this device among them."""
+        if isinstance(plan.privacy, Distributed):
+            self.commit(plan, grant, survivors)
+        self.consumption.certified(plan.run, plan.attempt)
 
-        Raises:
-            DataError: the data do not fit the task.
-            Refusal: the plan does not fit the task.
-        """
-        key = plans.canonical([grant.task, grant.data_id, plan.task.settings]).decode()
-        prepared = self._prepared.get(key)
-        if prepared is None:
-            try:
-                prepared = self._load(plan, grant)
-            except FedsusError:
-                raise
-            except Exception as error:
-                raise Refusal(f"task '{grant.task}': {line(error)}") from error
-            while len(self._prepared) >= _PREPARED:
-                del self._prepared[next(iter(self._prepared))]
-            self._prepared[key] = prepared
-        bounds = {metric.name: (metric.low, metric.high) for metric in plan.metrics}
-        if plan.metrics and bounds != dict(prepared.task.bounds):
-            raise Refusal(f"the plan's metrics {bounds} are not the task's: {dict(prepared.task.bounds)}")
-        return prepared
-
-    def _load(self, plan: Plan, grant: Grant) -> _Prepared:
-        from fedsus.learning.parameters import check_model, dimension
-        from fedsus.tasks import registry
-        from fedsus.tasks.checks import refuse
-        from fedsus.tasks.task import Checked
-
-        source = self._sources.get(grant.data_id)
-        if source is None:
-            raise Refusal(f"data '{grant.data_id}' is not in agent.toml: add a table [data.{grant.data_id}]")
-        task = registry.build(registry.resolve(self._tasks[grant.task]), plan.task.settings)
-        model = task.model(0)
-        check_model(model, grant.task, private=plan.private)
-        if dimension(model) != plan.dimension:
-            raise Refusal(f"the plan's model has {plan.dimension} parameters, the task's {dimension(model)}")
-        if isinstance(task, Checked):
-            # A private run makes no use of batch_size: as a bound on the rows it would let the server ask for n.
-            findings = task.check(source, 1 if plan.private else plan.training.batch_size)
-            for finding in findings:
-                log.warning("data '%s': %s: %s", grant.data_id, finding.severity, finding.message)
-            refuse(findings)
-        shard = task.load(source)
-        log.info("data '%s': %d rows to train on, %d held out", grant.data_id, shard.size, len(shard.held_out[0]))
-        return _Prepared(task, shard)
-
-    def encoded(self, request: Request, prepared: _Prepared, mechanism: Mechanism, stop: Stop) -> Ring:
+    def encoded(self, request: Request, prepared: Prepared, mechanism: Mechanism, stop: Stop) -> Ring:
         """Train or evaluate, and encode what may leave: (n,) uint32."""
         from fedsus.learning.settings import TrainSettings
 
-        plan = request.plan
-        self._tell_owner(plan, request, prepared)
-        if plan.purpose == "evaluate":
-            update = self._evaluated(request, prepared)
-        else:
+        plan, measured = request.plan, self.consumption.phase
+        with measured("evaluate"):
+            self._tell_owner(plan, request, prepared)
+            update = self._evaluated(request, prepared) if plan.purpose == "evaluate" else None
+        if update is None:
             settings = TrainSettings(plan.training, plan.privacy, plan.round, plan.rounds)
-            update = self._trained(request, prepared, settings, stop)
+            with measured("train"):
+                update = self._trained(request, prepared, settings, stop)
             if not plan.metrics:
                 # What the plan does not name stays here, whatever the trainer measured.
                 update = replace(update, totals=np.zeros(0), held_out=0)
-        return mechanism.encode(update, self._noise)
+        with measured("encode"):
+            return mechanism.encode(replace(update, costs=self._costs(plan)), self._noise)
 
-    def _trained(self, request: Request, prepared: _Prepared, settings: TrainSettings, stop: Stop) -> LocalUpdate:
+    def _costs(self, plan: Plan) -> NDArray[np.float64]:
+        """What is told of all that was used for the run and not told before, (costs,); empty where nothing is."""
+        if not self.policy.reports.costs or not plan.cost_ranges:
+            return np.zeros(0)
+        return self.consumption.report(_attempt(plan), plan.cost_ranges)
+
+    def _trained(self, request: Request, prepared: Prepared, settings: TrainSettings, stop: Stop) -> LocalUpdate:
         """One update. Where the mechanism adds the noise, a training that fails gives zeros: an answer that is missing
         would tell of the data."""
         plan = request.plan
@@ -228,7 +205,7 @@ class Device:
             return no_update(plan)
         return update
 
-    def _tell_owner(self, plan: Plan, request: Request, prepared: _Prepared) -> None:
+    def _tell_owner(self, plan: Plan, request: Request, prepared: Prepared) -> None:
         """Report the received model's metrics to the owner; a failure of that changes no answer."""
         if self._report is None:
             return
@@ -240,7 +217,7 @@ class Device:
         except Exception as error:  # the owner's code, the owner's disk
             log.warning("no evaluation for the owner: %s", line(error))
 
-    def _trainer(self, plan: Plan, prepared: _Prepared) -> Trainer:
+    def _trainer(self, plan: Plan, prepared: Prepared) -> Trainer:
         from fedsus.learning import trainer_for
 
         kind = type(plan.privacy).__name__
@@ -248,7 +225,7 @@ class Device:
             prepared.trainers[kind] = trainer_for(prepared.task, plan.privacy, self._compute, self._noise)
         return prepared.trainers[kind]
 
-    def _evaluated(self, request: Request, prepared: _Prepared) -> LocalUpdate:
+    def _evaluated(self, request: Request, prepared: Prepared) -> LocalUpdate:
         """Metric totals of a model over the held-out part; no change of the model."""
         from fedsus.learning import evaluation
         from fedsus.learning.parameters import load_into
@@ -260,6 +237,10 @@ class Device:
         return LocalUpdate(np.zeros(0, dtype=np.float32), 0.0, sums, len(held_out[0]), None)
 
 
+def _attempt(plan: Plan) -> Attempt:
+    return Attempt(plan.run, plan.round, plan.attempt)
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """One granted request with its task and data; implements `fedsus.rounds.answers.Granted`."""
@@ -268,7 +249,7 @@ class Work:
     request: Request
     grant: Grant
     mechanism: Mechanism
-    prepared: _Prepared
+    prepared: Prepared
 
     @property
     def bits(self) -> int:
@@ -293,12 +274,13 @@ class Work:
 
     def refund(self) -> None:
         """Note that nothing leaves the device."""
+        self.device.consumption.withdrawn(self.request.plan.run, self.request.plan.attempt)
         self.device.ledger.refund(*self._attempt)
 
     def certified(self) -> Callable[[int], None]:
-        """What to call with the number of survivors once they are certified: shares of noise count by it."""
-        plan = self.request.plan
-        return partial(self.device.commit, plan, self.grant) if isinstance(plan.privacy, Distributed) else indifferent
+        """What to call with the number of survivors once they are certified: shares of noise count by it, and what
+        was told of costs is not told again."""
+        return partial(self.device.certified, self.request.plan, self.grant)
 
     @property
     def _attempt(self) -> tuple[str, str, int]:

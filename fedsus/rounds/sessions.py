@@ -16,11 +16,13 @@ from typing import Final
 from fedsus import plan as plans
 from fedsus.errors import Cancelled, ProtocolViolation, Refusal
 from fedsus.owner.cohorts import NotInCohort, admit_session
+from fedsus.owner.consumption import NO_CONSUMPTION, Consumption
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.rounds.answers import Answer, Granted, indifferent, nothing, refused
 from fedsus.rounds.messages import Request, request_of
+from fedsus.rounds.models import Held, Unheld
 from fedsus.rounds.phases import check_plan, phases_of
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
@@ -80,6 +82,8 @@ class Sessions:
         server: SHA-256 (hex) of the certificate authority that the device pins; zeros where there is none.
         signatures: checks the others'.
         workers: threads for masks.
+        held: the models that differences start from.
+        consumption: what this device uses, and what it may.
     """
 
     identity: Identity
@@ -89,6 +93,8 @@ class Sessions:
     server: str = NO_SERVER
     signatures: Signatures = field(default_factory=Signatures)
     workers: int = 1
+    held: Held = field(default_factory=Held)
+    consumption: Consumption = NO_CONSUMPTION
     _live: dict[bytes, _Live] = field(default_factory=dict, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -102,7 +108,8 @@ class Sessions:
             asked = phases_of(wire.frames(raw))
         except ProtocolViolation as error:
             return refused(error)
-        with self._guard:  # a state that another thread could wipe or replace while it trains would be none
+        # Guarded, for a state that another thread could wipe or replace while it trains would be none.
+        with self._guard, self.consumption.phase("crypto"):
             answer = self._joined([self._one(frames, policy, admit, stop) for frames in asked])
             self._forget(self.clock(), MOST + 1)  # no server asks for what has expired, and its secrets would stay
         return answer
@@ -131,6 +138,9 @@ class Sessions:
             return self._next(live, kind, asked, body, content, policy, admit, stop)
         except Cancelled:
             raise
+        except Unheld as error:
+            log.info("%s", error)
+            return Answer(wire.frame(kind, wanting=True), nothing)
         except (NotHere, NotInCohort) as error:
             log.info("%s", error)
             return Answer(wire.frame(kind, refused=True), nothing, str(error))
@@ -154,6 +164,8 @@ class Sessions:
         index = admit_session(session, roster, policy, self.identity.public, self.server, now)
         if roster is None:
             raise Refusal("no roster is installed")
+        self.consumption.working(session.run, session.round, session.attempt)
+        self.consumption.join(policy.budget, self._others(session))
         self.marks.expect(session, sid)
         keys = cohort_keys(session, roster)
         seat = Seat(session, sid, keys, index, self.identity, self.signatures, self.marks, self.workers)
@@ -180,6 +192,7 @@ class Sessions:
         if _NEXT.get(type(state)) != kind:  # twice delivered, or too late: it costs the session nothing
             raise ProtocolViolation(f"session: phase {kind.name.lower()} is not the next one")
         live.state = None
+        self.consumption.working(live.session.run, live.session.round, live.session.attempt)
         plan, sent = None, nothing
         try:
             match kind, state:
@@ -194,6 +207,9 @@ class Sessions:
                     live.certified(len(state.members))
                 case _:
                     raise ProtocolViolation(f"session: phase {kind.name.lower()} is not the next one")
+        except Unheld:
+            live.state = state  # before anything was looked at or fixed: it is asked again, with the whole model
+            raise
         except BaseException:
             if state is not None:
                 state.wipe()
@@ -221,10 +237,11 @@ class Sessions:
             raise ProtocolViolation("contribute: without the shares of the same session")
         sealed = wire.decode_rows(rows, wire.SEALED_BYTES, session.size, "shares")
         certificate, raw_plan, raw_model = wire.decode_contribute(body, session.size)
-        request = request_of(bytes(raw_plan), raw_model)
+        request = request_of(bytes(raw_plan), raw_model, self.held)
         check_plan(request.plan, session, sid)
         admit_session(session, self.roster(policy), policy, self.identity.public, self.server, self.clock())
         granted = admit(request)
+        self.held.keep(request.plan, request.model)
         opened = state.open(sealed, certificate, plans.digest(request.raw_plan), self.clock())
         try:
             granted.charge()
@@ -243,6 +260,11 @@ class Sessions:
         except BaseException:
             granted.refund()
             raise
+
+    def _others(self, session: Session) -> int:
+        """Other runs whose session was joined and is still to be trained for: the day's budget counts a round each."""
+        waiting = {live.session.run for live in self._live.values() if isinstance(live.state, Advertised | Shared)}
+        return len(waiting - {session.run})
 
     def _retire(self, session: Session, newest: int, kept: _Live | None = None) -> None:
         """Attempts up to ``newest`` of a session's run are over; but for them, they would push out another run's."""

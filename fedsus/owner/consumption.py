@@ -1,0 +1,321 @@
+"""What this device's work uses: measured by phase, for whom, in the owner's durable record, and told once.
+
+A meter or a disk that fails never fails a round, unless ``[energy] missing = "refuse"`` says so: then the next request
+is refused. What a failure leaves out is marked as unmeasured.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from fedsus.errors import CorruptionError, FedsusError, Refusal
+from fedsus.owner.consumed import Consumed
+from fedsus.owner.cost_reports import Reports, coordinates
+from fedsus.owner.day_budget import SitsOut, Standing
+from fedsus.owner.days import Steady
+from fedsus.owner.energy_record import Attempt, Interval, Recent, interval_of
+from fedsus.owner.note_file import NoteFile
+from fedsus.types import nothing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fedsus.costs import Meter, Phase, Usage
+    from fedsus.owner.policy import DayBudget
+    from fedsus.types import Clock
+
+BUSY_SECONDS, IDLE_SECONDS = 60.0, 600.0
+"""So often are lines written while a run is worked on, and while none is; a round's report writes them too."""
+
+Price = Callable[["Usage", float, float], "Usage"]
+"""Adds the carbon of an interval's joules; the interval in seconds since the epoch."""
+
+log = logging.getLogger("fedsus.device")
+
+
+def _unpriced(usage: Usage, start: float, end: float) -> Usage:
+    del start, end
+    return usage
+
+
+class Consumption:
+    """Counts what a device uses. May be used by several threads; one request is worked on at a time.
+
+    What is used from `working` to `rest` belongs to the attempt that is worked on, anything else to none.
+
+    Args:
+        meter: None measures nothing.
+        path: of the record; None keeps it in memory alone.
+        price: adds carbon to each interval.
+        clock: seconds since the epoch.
+        refuse: a meter that fails, or a record that cannot be written, ends the taking part.
+
+    Raises:
+        CorruptionError: the record was changed.
+        EnvironmentFault: another agent uses it, or it cannot be read.
+    """
+
+    def __init__(
+        self,
+        meter: Meter | None,
+        path: Path | None,
+        clock: Clock,
+        *,
+        price: Price = _unpriced,
+        refuse: bool = False,
+    ) -> None:
+        self._meter, self._price, self._clock, self._refuse = meter, price, clock, refuse
+        self._lock = threading.RLock()
+        self._recent, self._reports = Recent(), Reports()
+        self._attempt: Attempt | None = None
+        self._unwritten: dict[Attempt | None, Consumed] = {}
+        self._latest, self._faults = Consumed(), {"meter": "", "record": "", "carbon": "", "budget": ""}
+        self._path, self._notes = path, NoteFile(path)
+        try:
+            self._steady = Steady(clock, self._replay(self._notes.entries()))
+        except BaseException:
+            self._notes.close()
+            raise
+        self._since = clock()
+        self._written = self._since
+
+    @classmethod
+    def none(cls) -> Consumption:
+        """Of a device without a meter, as in simulations."""
+        return cls(None, None, lambda: 0.0)
+
+    def phase(self, name: Phase) -> AbstractContextManager[None]:
+        """Count what happens inside as ``name``; inside another phase, as ``name`` alone."""
+        return nullcontext() if self._meter is None else _Guarded(self, self._meter, name)
+
+    def working(self, run: str, round: int, attempt: int) -> None:
+        """From here on what is used belongs to this attempt, and so does what was used since `rest`."""
+        if self._meter is None:
+            return
+        with self._lock:
+            wanted = Attempt(run, round, attempt)
+            if self._attempt not in (None, wanted):
+                self.take()
+            self._attempt = wanted
+
+    def rest(self) -> None:
+        """From here on what is used belongs to no run: the agent waits."""
+        if self._meter is None:
+            return
+        with self._lock:
+            self.take()
+            self._attempt = None
+            if self._due():
+                self.write()
+
+    def take(self) -> None:
+        """Count what was used until now."""
+        if self._meter is None:
+            return
+        with self._lock:
+            start, self._since = self._since, self._clock()
+            try:
+                usage = self._meter.take()
+            except Exception as error:  # whatever a driver does: a round does not fail by it
+                self.fault("meter", f"energy is not measured: {_line(error)}")
+                self._add(Consumed(unmeasured=max(self._since - start, 0.0)))
+                return
+            self.fault("meter", "")
+            if usage is not None:
+                self._add(Consumed.of(self._priced(usage, start)))
+
+    def tick(self) -> None:
+        """To be called every now and then: a long training is on the disk in parts."""
+        if self._meter is None:
+            return
+        with self._lock:
+            if self._due():
+                self.take()
+                self.write()
+
+    def write(self) -> bool:
+        """Write all that was taken; whether it is on the disk."""
+        with self._lock:
+            self._written = self._clock()
+            for attempt, used in list(self._unwritten.items()):
+                if not self._append(Interval(self._steady(), attempt, used).written()):
+                    return False
+                del self._unwritten[attempt]
+            return True
+
+    def join(self, budget: DayBudget, others: int = 0) -> None:
+        """Whether this device takes part in another attempt: asked before it is joined, never in the middle of one.
+
+        Args:
+            others: attempts of other runs that were joined and have not trained yet.
+
+        Raises:
+            SitsOut: what is left of the day does not cover it.
+            Refusal: a figure is missing, and the owner refuses then.
+        """
+        with self._lock:
+            self.take()
+            for about in ("meter", "record"):
+                if self._refuse and self._faults[about]:
+                    raise Refusal(f'{self._faults[about]} ([energy] missing = "refuse")')
+            if not budget.capped:
+                return
+            standing = self.standing(budget)
+            unknown = standing.unknown(self._latest)
+            if unknown is not None and budget.missing == "refuse":
+                raise Refusal(f'{unknown} ([budget] missing = "refuse")')
+            self.fault("budget", unknown or "")
+            reason = standing.too_little(1 + others)
+            if reason is not None:
+                raise SitsOut(reason)
+
+    def standing(self, budget: DayBudget) -> Standing:
+        """The day's budget now."""
+        with self._lock:
+            return self._recent.standing(budget, self._steady())
+
+    def report(self, attempt: Attempt, ranges: Mapping[str, tuple[float, float]]) -> NDArray[Any]:
+        """What is told of a run in this attempt: all that was used for it and not told before, (costs,) float64.
+
+        Args:
+            ranges: `fedsus.plan.Plan.cost_ranges`.
+        """
+        if self._meter is None or not ranges:
+            return nothing()
+        with self._lock:
+            self.take()
+            if not self.write() or not self._append({"type": "sent", **attempt._asdict()}):
+                return nothing()  # what is told without a note of it would be told twice after a restart
+            return coordinates(self._reports.begin(*attempt), ranges)
+
+    def withdrawn(self, run: str, attempt: int) -> None:
+        """The answer of an attempt did not leave the device: what it told is told again."""
+        with self._lock:
+            if self._reports.withdrawn(run, attempt):
+                self._append({"type": "withdrawn", "run": run, "attempt": attempt})
+
+    def certified(self, run: str, attempt: int) -> None:
+        """The survivors of an attempt are certified, this device among them: what it told is not told again."""
+        with self._lock:
+            if self._reports.certified(run, attempt):
+                self._append({"type": "told", "run": run, "attempt": attempt})
+
+    def close(self) -> None:
+        """Write everything and close the record."""
+        with self._lock:
+            self.take()
+            self.write()
+            self._notes.close()
+            self._meter = None
+
+    def fault(self, about: str, line: str) -> None:
+        """Note what is missing; a new reason is logged once."""
+        with self._lock:
+            if line and line != self._faults[about]:
+                log.warning("%s", line)
+            self._faults[about] = line
+
+    def _priced(self, usage: Usage, start: float) -> Usage:
+        try:
+            priced = self._price(usage, start, self._since)
+        except Exception as error:
+            self.fault("carbon", f"the carbon of energy is not known: {_line(error)}")
+            return replace(usage, grams=None)
+        self.fault("carbon", "")
+        return priced
+
+    def _add(self, used: Consumed) -> None:
+        self._latest = used
+        interval = Interval(self._steady(), self._attempt, used)
+        self._recent.add(interval)
+        if self._attempt is not None:
+            self._reports.used(self._attempt.run, used)
+        self._unwritten[self._attempt] = self._unwritten.get(self._attempt, Consumed()) + used
+
+    def _due(self) -> bool:
+        busy = self._attempt is not None or any(self._unwritten)
+        return abs(self._clock() - self._written) >= (BUSY_SECONDS if busy else IDLE_SECONDS)
+
+    def _append(self, entry: dict[str, Any]) -> bool:
+        try:
+            self._notes.append(entry)
+        except FedsusError as error:
+            self.fault("record", f"energy is not recorded: {error}")
+            return False
+        self.fault("record", "")
+        return True
+
+    def _replay(self, entries: list[dict[str, Any]]) -> float:
+        """Take over what the record holds; its last time."""
+        last = 0.0
+        for entry in entries:
+            try:
+                last = max(last, self._replayed(entry))
+            except (ValueError, KeyError, TypeError):
+                raise CorruptionError(f"{self._path}: line {entry['seq']}: not of this version") from None
+        return last
+
+    def _replayed(self, entry: dict[str, Any]) -> float:
+        match entry["type"]:
+            case "used":
+                interval = interval_of(entry)
+                self._recent.add(interval)
+                if interval.attempt is not None:
+                    self._reports.used(interval.attempt.run, interval.used)
+                return interval.time
+            case "sent":
+                self._reports.begin(str(entry["run"]), int(entry["round"]), int(entry["attempt"]))
+            case "told":
+                self._reports.certified(str(entry["run"]), int(entry["attempt"]))
+            case "withdrawn":
+                self._reports.withdrawn(str(entry["run"]), int(entry["attempt"]))
+            case _:
+                raise ValueError("a line of another kind")
+        return 0.0
+
+
+class _Guarded:
+    """A meter's phase that fails no round."""
+
+    __slots__ = ("_consumption", "_context", "_meter", "_name")
+
+    def __init__(self, consumption: Consumption, meter: Meter, name: Phase) -> None:
+        self._consumption, self._meter, self._name = consumption, meter, name
+        self._context: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> None:
+        try:
+            context = self._meter.phase(self._name)
+            context.__enter__()
+            self._context = context
+        except Exception as error:
+            self._consumption.fault("meter", f"energy is not measured: {_line(error)}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._context is None:
+            return
+        try:
+            self._context.__exit__(kind, error, trace)
+        except Exception as fault:
+            if fault is error:
+                return
+            self._consumption.fault("meter", f"energy is not measured: {_line(fault)}")
+
+
+def _line(error: Exception) -> str:
+    text = str(error) if isinstance(error, FedsusError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+NO_CONSUMPTION: Final = Consumption.none()
+"""Measures and keeps nothing; for devices that have no meter."""
