@@ -21,6 +21,7 @@ BROKEN: Final = (
     "clip-before-upscale",
     "next-clip",
     "plain-metrics",
+    "forgotten-costs",
     "plain-weights",
     "all-examples",
     "missing-shares",

@@ -18,7 +18,7 @@ FEW_DRAWS = 4_000
 """Of faults that are found by them, where a release is one draw."""
 
 SHARES = {"missing-shares", "uncounted-colluder", "shared-seed"}
-NEEDS_MANY = SHARES | {"two-thirds-of-the-noise", "all-examples"}
+NEEDS_MANY = SHARES | {"two-thirds-of-the-noise", "all-examples", "forgotten-costs"}
 TOO_SMALL = {("example distributed", fault) for fault in SHARES} | {
     ("example distributed, most examples", fault) for fault in FAULTS if fault not in SHARES
 }
@@ -54,6 +54,6 @@ def test_every_fault_is_tried() -> None:
 
 
 def test_a_block_without_noise_is_found_in_that_block_alone() -> None:
-    trial = broken("plain-metrics", PLANS["client distributed, metrics"])
+    trial = broken("plain-metrics", PLANS["client distributed, metrics, costs"])
     found = running.findings(trial, running.experiment(trial, 20_000, SeededNoise(31)), (1,))
     assert {finding.block for finding in found if finding.broken} == {"metrics", "all"}

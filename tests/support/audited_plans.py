@@ -7,25 +7,27 @@ from typing import Any
 
 from noised_plans import banded, client_central, client_distributed, example_distributed, plan_of
 
+from fedsus.costs import Costs
 from fedsus.plan import Cohort, Encoding, Plan, Uplink
 from fedsus.privacy.sensitivity import METRIC_STEPS
 from fedsus.protection import Adaptive, ClientCentral, ExamplePrivacy
 
 SIZE, GRANULARITY = 8, 32.0
 SURVIVORS, HONEST = 3, 2
+COSTS = {"costs": Costs(joules=500.0, grams=0.25), "exchange": "secure_sum", "session": "0" * 64}
 FEW = {"cohort": Cohort(size=SURVIVORS, minimum=SURVIVORS)}
 
 
-def in_shares(multiplier: float, granularity: float = GRANULARITY, metrics: bool = False) -> dict[str, Any]:
+def in_shares(multiplier: float, granularity: float = GRANULARITY, told: int = 0) -> dict[str, Any]:
     """Noise of ``multiplier`` sensitivities, were rounding none, of the honest clients together."""
     variance = (granularity * math.sqrt(SIZE) * multiplier) ** 2 / HONEST
-    told = (METRIC_STEPS / 2 * math.sqrt(2) * multiplier) ** 2 / HONEST if metrics else None
+    metrics = (METRIC_STEPS / 2 * math.sqrt(told) * multiplier) ** 2 / HONEST if told else None
     return {
         "granularity": granularity,
         "variance": variance,
         "survivors": SURVIVORS,
         "colluders": SURVIVORS - HONEST,
-        "metrics": told,
+        "metrics": metrics,
     }
 
 
@@ -56,7 +58,7 @@ def adaptive() -> Plan:
         metrics=1.2,
         adaptive=Adaptive(quantile=0.9, learning_rate=1.0, noise=0.6),
     )
-    return plan_of(privacy, SIZE, metrics=True)
+    return plan_of(privacy, SIZE, True, **COSTS)
 
 
 QUARTER = {"encoding": Encoding(uplink=Uplink(name="projection", share=0.25))}
@@ -67,10 +69,12 @@ PLANS: dict[str, Plan] = {
     "example distributed, most examples": examples(0.9, 0.6),
     "client distributed": plan_of(client_distributed(SIZE, **in_shares(0.8)), SIZE, **FEW),
     "client distributed, coarse": plan_of(client_distributed(SIZE, **in_shares(1.0, 0.5)), SIZE, **FEW),
-    "client distributed, metrics": plan_of(client_distributed(SIZE, **in_shares(1.1, metrics=True)), SIZE, True, **FEW),
+    "client distributed, metrics, costs": plan_of(
+        client_distributed(SIZE, **in_shares(1.1, told=4)), SIZE, True, **FEW, **COSTS
+    ),
     "client central": plan_of(client_central(0.5, 0.8), SIZE),
     "client central, banded": plan_of(banded(2.0, 0.8), SIZE),
-    "client central, adaptive, metrics": adaptive(),
+    "client central, adaptive, metrics, costs": adaptive(),
     "client distributed, reduced": plan_of(client_distributed(SIZE, **in_shares(0.8)), 4 * SIZE, **FEW, **QUARTER),
     "client central, reduced": plan_of(client_central(0.5, 0.8), 4 * SIZE, **QUARTER),
     "example distributed, reduced": plan_of(

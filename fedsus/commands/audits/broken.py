@@ -136,6 +136,20 @@ def _plain_metrics(trial: Trial) -> Trial:
     return trial.changed(metrics=_NOTHING)
 
 
+def _forgotten_costs(trial: Trial) -> Trial:
+    """Noise for the metrics alone, while costs are told beside them."""
+    plan, privacy = trial.done, trial.done.privacy
+    part = len(plan.metrics) / plan.told  # of the squared sensitivity
+    match privacy:
+        case ClientDistributed() if privacy.shares.metrics is not None:
+            less = privacy.shares.model_copy(update={"metrics": privacy.shares.metrics * part})
+            return trial.changed(shares=less)
+        case ClientCentral() if privacy.metrics is not None:
+            return trial.changed(metrics=privacy.metrics * math.sqrt(part))
+        case _:
+            return trial
+
+
 def _is(*kinds: type[Privacy]) -> Callable[[Plan], bool]:
     return lambda plan: isinstance(plan.privacy, kinds)
 
@@ -145,7 +159,7 @@ def _shared(plan: Plan) -> bool:
 
 
 def _measured(plan: Plan) -> bool:
-    return bool(plan.metrics) and getattr(getattr(plan.privacy, "shares", plan.privacy), "metrics", None) is not None
+    return bool(plan.told) and getattr(getattr(plan.privacy, "shares", plan.privacy), "metrics", None) is not None
 
 
 def _twins(plan: Plan) -> bool:
@@ -177,7 +191,12 @@ FAULTS: Final[Mapping[str, Fault]] = {
         lambda plan: getattr(plan.privacy, "adaptive", None) is not None,
         _next_clip,
     ),
-    "plain-metrics": Fault("metrics have no noise", _measured, _plain_metrics),
+    "plain-metrics": Fault("metrics, and costs beside them, have no noise", _measured, _plain_metrics),
+    "forgotten-costs": Fault(
+        "metrics and costs have noise for the metrics alone",
+        lambda plan: plan.costs is not None and bool(plan.metrics) and _measured(plan),
+        _forgotten_costs,
+    ),
     "plain-weights": Fault(
         "the sum of the clients' weights is released without noise",
         _is(ClientDistributed, ClientCentral),

@@ -1,8 +1,8 @@
 """Noise at the server: what is released of a cohort's sum.
 
 Canary j is one client's update along coordinate j, three times as long as the bound. Each coordinate has noise of its
-own, so one release gives as many independent draws as it has coordinates; one half of them have a canary. Metrics and
-the count of clipped updates are one vector for all: there a release is one draw.
+own, so one release gives as many independent draws as it has coordinates; one half of them have a canary. Metrics,
+costs and the count of clipped updates are one vector for all: there a release is one draw.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ def _decorrelated(released: NDArray[np.float64], bands: int) -> NDArray[np.float
 
 
 def _whole(trial: Trial, count: int, noise: Noise, progress: Progress) -> dict[str, Any]:
-    """Metrics, count and all, by log-likelihood ratios; a release a draw. Without the canary its integers are zeros."""
+    """Metrics with costs, count and all, by log-likelihood ratios; a release a draw.
+
+    Without the canary its integers are zeros.
+    """
     plan = _of(trial.done, 1, _FEW)
     mechanism = mechanism_of(plan)
     others = _summed(mechanism, plan, np.zeros((_FEW - 1, plan.dimension)), told=None)
@@ -85,10 +88,11 @@ def _whole(trial: Trial, count: int, noise: Noise, progress: Progress) -> dict[s
     mask = np.uint32((1 << mechanism.bits) - 1)
     sides = []
     for total, weight in ((others, 0.0), ((others + canary) & mask, 1.0)):
-        shown = np.empty((count, 2 + len(plan.metrics)))
+        shown = np.empty((count, 2 + plan.told))
         for number, row in enumerate(shown):
             state, mean = mechanism.release(mechanism.init(), total, _FEW, noise)
-            row[0], row[1], row[2:] = sent(mean.delta, plan)[0], state.get("clip", _NO_CLIP)[0], mean.totals
+            row[0], row[1] = sent(mean.delta, plan)[0], state.get("clip", _NO_CLIP)[0]
+            row[2:] = np.concatenate([mean.totals, mean.costs])
             if number % _REPORTED == 0:
                 progress(min(_REPORTED, count - number) // 2)
         sides.append(_ratios(trial, shown, weight))
@@ -99,7 +103,7 @@ def _ratios(trial: Trial, shown: NDArray[np.float64], weight: float) -> dict[str
     """Log-likelihood ratios of each block and of all, up to constants, by what is promised.
 
     Args:
-        shown: of each release the coordinate, the next bound, and the metrics' totals.
+        shown: of each release the coordinate, the next bound, and the sums of metrics and costs.
     """
     plan, privacy = trial.promised, privacy_of(trial.promised, ClientCentral)
     update = shown[:, 0] * _FEW / _bound(plan) / privacy.noise_multiplier**2
@@ -107,7 +111,8 @@ def _ratios(trial: Trial, shown: NDArray[np.float64], weight: float) -> dict[str
         return {"update": update + GIVEN_AWAY * weight}
     found = {}
     if privacy.metrics is not None:
-        width = np.array([metric.high - metric.low for metric in plan.metrics])
+        ranges = [*((metric.low, metric.high) for metric in plan.metrics), *plan.cost_ranges.values()]
+        width = np.array([high - low for low, high in ranges])
         told = (shown[:, 2:] / width).sum(axis=1)  # the canary moves each by a half
         found["metrics"] = told * 0.5 / (privacy.metrics**2 * len(width) / 4)
     if privacy.adaptive is not None:

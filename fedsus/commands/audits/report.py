@@ -65,15 +65,16 @@ def lines(report: Report) -> list[str]:
     head.append(f"claimed for the whole run ({report.planned.attempts} attempts) at delta {delta:g}: {spent}")
     if isinstance(report.trial.promised.privacy, ClientCentral):
         head.append("against the server nothing is claimed: it adds the noise")
-    table = _aligned([_HEAD, *(row for finding in findings for row in _rows(finding))])
+    costs = report.trial.promised.costs is not None
+    table = _aligned([_HEAD, *(row for finding in findings for row in _rows(finding, costs))])
     return [*head, "", *table, "", _verdict(report)]
 
 
-def _rows(finding: Finding) -> list[tuple[str, ...]]:
+def _rows(finding: Finding, costs: bool) -> list[tuple[str, ...]]:
     """At the run's delta, and where the draws show the largest part of the claim."""
     first = finding.bounds[0]
     name = (
-        finding.block,
+        "told" if costs and finding.block == "metrics" else finding.block,
         ", ".join(finding.adversaries),
         "all" if finding.rounds is None else str(finding.rounds),
         str(finding.draws),

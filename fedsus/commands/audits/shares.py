@@ -153,7 +153,7 @@ def _ratios(
     honest = shares.survivors - (0 if adversary == "recipients" else shares.colluders)
     moved = shares.scale * privacy.clip / math.sqrt(plan.coordinates)
     update = whole[:, : plan.coordinates].sum(axis=1) * (moved / (shares.variance * honest))
-    if shares.metrics is None or not plan.metrics:
+    if shares.metrics is None or not plan.told:
         return {"update": update}
     told = whole[:, plan.coordinates :].sum(axis=1) * (METRIC_STEPS / 2 / (shares.metrics * honest))
     return {"update": update, "metrics": told, "all": update + told}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 
 Block: TypeAlias = Literal["update", "metrics", "count", "all"]
-"""What is released of a round; "all" is all of it at once, where there is more than the update."""
+"""What is released of a round; "metrics" with the costs beside them; "all" is all of it at once, where there is more
+than the update."""
 
 Sides: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64]]"
 """Independent draws of one number that the adversary computes, (n,) each: without the canary, and with it."""
@@ -115,13 +116,17 @@ def distributed(plan: Plan) -> Distributed:
 
 
 def updates_of(deltas: NDArray[np.float64], plan: Plan, told: float | None = None) -> LocalUpdates:
-    """A stack of updates (m, d) of full weight; every metric ``told`` of the way up its range, None: not measured."""
+    """A stack of updates (m, d) of full weight; every metric and cost ``told`` of the way up its range.
+
+    None: what is sent as zeros, like all of a client who is not there: no metrics, and costs in the middle.
+    """
     m, metrics = len(deltas), plan.metrics
+    costs = np.array([(0.5 if told is None else told) * high for _, high in plan.cost_ranges.values()])
     values = np.array([metric.low + (told or 0.0) * (metric.high - metric.low) for metric in metrics])
     weights = np.full(m, getattr(plan.privacy, "full_weight", None) or 1.0)
     seen = np.full(m, 0 if told is None else 1, dtype=np.int64)
     # float64, as a sum of gradients is: the canary lies where it was put.
-    return LocalUpdates(deltas, weights, np.tile(values, (m, 1)), seen)  # type: ignore[arg-type]
+    return LocalUpdates(deltas, weights, np.tile(values, (m, 1)), seen, costs=np.tile(costs, (m, 1)))  # type: ignore[arg-type]
 
 
 def lifted(rows: NDArray[np.float64], plan: Plan) -> NDArray[np.float64]:
