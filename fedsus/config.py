@@ -16,9 +16,13 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from fedsus.costs import Costs
 from fedsus.errors import ConfigError
 from fedsus.plan import Cohort, Encoding, Exchange, Metrics, Name, NonNegative, Positive, Strict, TaskPart, Training
+from fedsus.settings.budgets import RunBudget
+from fedsus.settings.carbon import CarbonSettings
 from fedsus.settings.downlink import Downlink
+from fedsus.settings.energy import EnergySettings
 from fedsus.settings.privacy import AdaptiveConfig as AdaptiveConfig
 from fedsus.settings.privacy import PrivacyConfig as PrivacyConfig
+from fedsus.settings.schedule import ScheduleSettings
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -139,6 +143,29 @@ class RunConfig(Strict):
     plan: PlanConfig
     performance: PerformanceConfig = PerformanceConfig()
     server: ServerConfig = ServerConfig()
+    budget: RunBudget = RunBudget()
+    energy: EnergySettings = EnergySettings()
+    carbon: CarbonSettings = CarbonSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _counted(self) -> RunConfig:
+        """A cap of what nobody will count, or that not even one round fits into, is a mistake."""
+        told, budget = self.plan.costs is not None, self.budget
+        if budget.most_joules is not None and self.energy.meter == "off" and not told and budget.device_watts is None:
+            raise ValueError(
+                "budget: nothing counts joules: energy.meter is 'off', devices are asked for no [plan.costs], and "
+                "budget.device_watts assumes nothing; give one of them, or leave the cap out"
+            )
+        priced = self.carbon.source is not None and self.energy.meter != "off"
+        if budget.grams is not None and not (priced or told or budget.device_grams_per_kwh is not None):
+            raise ValueError(
+                "budget.grams: nothing counts grams: name a carbon intensity in [carbon], ask devices for "
+                "[plan.costs], or assume budget.device_grams_per_kwh; or leave the cap out"
+            )
+        if not told and self.schedule.duration is not None:
+            budget.check_one_round(self.plan.cohort.size, self.schedule.duration)
+        return self
 
 
 def load(path: Path, model: type[T]) -> T:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedsus.server")
 
 _WAIT_SECONDS: Final = 0.25
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+
+
+def pause_after(abandoned: int) -> float:
+    """Seconds that a run waits after so many attempts that were abandoned in a row."""
+    return min(2.0 ** min(abandoned - 1, 10), _LONGEST_PAUSE_SECONDS) if abandoned else 0.0
 
 
 class Gathering:

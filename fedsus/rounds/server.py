@@ -8,31 +8,37 @@ names its checkpoint, so a run that was killed anywhere goes on from the last re
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from functools import partial
 from pathlib import Path
-from typing import Final, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fedsus import plan as plans
-from fedsus.costs import Meter, Usage
-from fedsus.encoding.costs import told_sums
+from fedsus.costs import Meter
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import CohortTooSmall, CorruptionError, ProtocolViolation, RunFailed
 from fedsus.journal import Journal, RunState, blobs
-from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
+from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundReleased, RunClosed
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SystemNoise
+from fedsus.rounds.budgets import Budgets, check_counted
 from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct, during
 from fedsus.rounds.gathering import Gathering
-from fedsus.rounds.messages import encode_request, model_hash
+from fedsus.rounds.gathering import pause_after as pause_after
+from fedsus.rounds.messages import model_hash, request_bytes
+from fedsus.rounds.models import Readers, Reference, reference
+from fedsus.rounds.noting import Reason, UsageOf, in_a_row, released
+from fedsus.rounds.postponing import Postponing, Waits
 from fedsus.rounds.secure import Draw, SecureRounds, draw_anew
-from fedsus.rounds.specification import joined, parted, specification_of
+from fedsus.rounds.specification import joined, parted, reference_of, specification_of
 from fedsus.strategies import Strategy, create
 from fedsus.types import Arrays, Clock, Mean, Member, Noise, Summed, Vector
 
-_LONGEST_PAUSE_SECONDS: Final = 30.0
+if TYPE_CHECKING:
+    from fedsus.energy.intensity import Intensity
+
+log = logging.getLogger("fedsus.server")
 
 Watch = Callable[[RoundReleased, Vector], None]
 """Told of each released round and the model after it; what it raises ends the run, which can be resumed."""
@@ -45,11 +51,6 @@ NoiseSource = Callable[[Plan], Noise]
 def _system_noise() -> NoiseSource:
     noise = SystemNoise()
     return lambda _: noise
-
-
-def pause_after(abandoned: int) -> float:
-    """Seconds that a run waits after so many attempts that were abandoned in a row."""
-    return min(2.0 ** min(abandoned - 1, 10), _LONGEST_PAUSE_SECONDS) if abandoned else 0.0
 
 
 class RunLoop:
@@ -65,6 +66,8 @@ class RunLoop:
         watch: told of each released round.
         noise: the server's own generator, for noise that is added here; a simulation gives one seeded by round.
         meter: of this machine; None, and the journal says nothing of what it used.
+        intensity: whose forecast `[schedule]` goes by, in the time of ``virtual`` or else of ``clock``.
+        waits: told until when a round is put off.
     """
 
     def __init__(
@@ -79,19 +82,27 @@ class RunLoop:
         watch: Watch | None = None,
         noise: NoiseSource | None = None,
         meter: Meter | None = None,
+        intensity: Intensity | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
         self._noise = _system_noise() if noise is None else noise
         self._draw, self._virtual, self._watch, self._meter = draw, virtual, watch, meter
         self._journal = Journal.open(folder, clock)
-        self._abandoned = _in_a_row(self._journal.entries)
+        self._abandoned = in_a_row(self._journal.entries)
+        self._usage, self._waited = UsageOf(meter), 0.0
         opened = self._journal.state.opened
         if opened is None:
             raise CorruptionError(f"{folder}: the journal is empty: the run was never opened")
         self._specification = specification_of(opened)
         self._strategy: Strategy = create(self._specification.config.plan.strategy)
+        self._readers = Readers()
         self._secure = SecureRounds.of(self._specification, clock, draw)
-        self._gathering = Gathering(self._specification, fleet, self._secure, draw, virtual or clock, sleep)
+        now, entries, simulated = virtual or clock, self._journal.entries, virtual is not None
+        self._gathering = Gathering(self._specification, fleet, self._secure, draw, now, sleep)
+        schedule = self._specification.config.schedule
+        self._postponing = Postponing(schedule, intensity, now, sleep, waits, entries, simulated)
+        self._budgets = Budgets(self._specification, entries, simulated)
 
     @property
     def progress(self) -> RunState:
@@ -114,31 +125,35 @@ class RunLoop:
             state = blobs.get(self._folder, self._checkpoint)
             if self.progress.closed is not None:
                 return self._model(state)
+            check_counted(self._specification.config, self._meter is not None)
             try:
                 while self.progress.next_round <= self._specification.config.plan.rounds:
+                    short = self._budgets.shortage()
+                    if short is not None:
+                        log.warning("stopped after round %d: %s", self.progress.next_round - 1, short)
+                        self._close("stopped", self._model(state), short)
+                        return self._model(state)
                     state = self._attempt(state)
             except RunFailed as error:
                 self._close("failed", self._model(state), str(error))
                 raise
-            self._evaluate(self._model(state))
+            self._evaluate(state)
             self._close("completed", self._model(state))
             return self._model(state)
 
-    def _close(self, reason: Literal["completed", "failed"], model: Vector, because: str | None = None) -> None:
+    def _close(self, reason: Reason, model: Vector, because: str | None = None) -> None:
         """Name the newest model, if any was released, and what ended a run early."""
-        some = self.progress.released is not None
-        self._journal.append(
-            RunClosed(
-                reason=reason,
-                model=self._checkpoint if some else None,
-                model_hash=model_hash(model) if some else None,
-                because=because,
-            )
-        )
+        released = (self._checkpoint, model_hash(model)) if self.progress.released else (None, None)
+        self._journal.append(RunClosed(reason=reason, model=released[0], model_hash=released[1], because=because))
 
     def _model(self, state: Arrays) -> Vector:
         """The model in a checkpoint."""
         return self._strategy.model(parted(state)[0])
+
+    def _reference(self, state: Arrays) -> Reference:
+        """What clients train on after a checkpoint: its model, or what differences have told of it."""
+        with during(self._meter, "encode"):
+            return reference(self._model(state), reference_of(state), self._specification.config.plan.downlink)
 
     @property
     def _checkpoint(self) -> str:
@@ -150,25 +165,29 @@ class RunLoop:
         """One attempt at the next round; the state after it, unchanged if it was abandoned."""
         round, attempt = self.progress.next_round, self.progress.attempts + 1
         if attempt > self._specification.attempts:
-            raise RunFailed(f"round {round}: all {self._specification.attempts} attempts of the run are spent")
+            spent = f"round {round}: all {self._specification.attempts} attempts of the run are spent"
+            raise RunFailed(spent + self._budgets.beside())
+        self._usage.check()
         with during(self._meter, "wait"):
+            self._waited += self._postponing.wait(self._specification.config.plan.rounds - round + 1)
             cohort = self._gathering.cohort(self.progress)
-        mine, kept = parted(state)
+        made, (mine, kept) = self._reference(state), parted(state)
         fleet, started = Metered(self._fleet, self._meter), self._clock()
         try:
-            plan, summed, kept, mean = self._exchange(round, attempt, self._model(state), kept, cohort, fleet)
+            plan, summed, kept, mean = self._exchange(round, attempt, made, kept, cohort, fleet)
         except (CohortTooSmall, ProtocolViolation) as error:
             self._abandon(round, attempt, error, fleet)
             self._pause()
             return state
         self._abandoned = 0
         with during(self._meter, "encode"):
-            state = joined(self._strategy.step(mine, mean.delta), kept)
+            state = joined(self._strategy.step(mine, mean.delta), kept, made.kept)
             checkpoint = blobs.put(self._folder, state)
-        released = self._release(plan, summed, mean, checkpoint, fleet, started)
+        entry = self._release(plan, summed, mean, checkpoint, fleet, started)
+        self._waited = 0.0
         blobs.prune(self._folder, self._journal.entries)
         if self._watch is not None:
-            self._watch(released, self._model(state))
+            self._watch(entry, self._model(state))
         return state
 
     def _abandon(self, round: int, attempt: int, error: Exception, fleet: Metered) -> None:
@@ -179,13 +198,9 @@ class RunLoop:
                 reason=str(error),
                 virtual=None if self._virtual is None else self._virtual(),
                 traffic=fleet.traffic,
-                server=self._used(),
+                server=self._usage.take(),
             )
         )
-
-    def _used(self) -> Usage | None:
-        """What this machine used since the entry before that says so; None without a meter."""
-        return None if self._meter is None else self._meter.take()
 
     def _pause(self) -> None:
         """Wait longer after each attempt that was abandoned in a row: each costs the devices' budget."""
@@ -194,24 +209,25 @@ class RunLoop:
             self._sleep(pause_after(self._abandoned))
 
     def _exchange(
-        self, round: int, attempt: int, model: Vector, kept: Arrays, cohort: Sequence[Member], fleet: Metered
+        self, round: int, attempt: int, made: Reference, kept: Arrays, cohort: Sequence[Member], fleet: Metered
     ) -> tuple[Plan, Summed, Arrays, Mean]:
         """Ask a cohort; what is released, and the mechanism's next state."""
         clip = float(kept["clip"][0]) if "clip" in kept else None
-        secure = self._secure
+        secure, clients = self._secure, [member.id for member in cohort]
         if secure is None:
-            plan = self._specification.plan(round, attempt, model, clip=clip)
+            plan = self._specification.plan(round, attempt, made.model, clip=clip)
             mechanism = mechanism_of(plan)
             self._opened(plan)
-            clients = [member.id for member in cohort]
             with during(self._meter, "encode"):
-                summed = conduct(clear_sum(plan, encode_request(plan, model), clients, mechanism), fleet)
+                request = self._readers.forms(plan, made, clients).framed(partial(request_bytes, plans.encode(plan)))
+                summed = conduct(clear_sum(plan, request, clients, mechanism), fleet)
         else:
-            session = secure.session(round, attempt, cohort, len(model))
-            plan = self._specification.plan(round, attempt, model, session.hex(), clip)
+            session = secure.session(round, attempt, cohort, len(made.model))
+            plan = self._specification.plan(round, attempt, made.model, session.hex(), clip)
             mechanism = mechanism_of(plan)
             self._opened(plan)
             with during(self._meter, "crypto"):
+                model = self._readers.forms(plan, made, clients)
                 summed = secure.conduct(plan, model, mechanism, cohort, self._has_next(round, attempt), fleet)
         with during(self._meter, "encode"):
             kept, mean = mechanism.release(kept, summed.total, summed.survivors, self._noise(plan))
@@ -235,7 +251,7 @@ class RunLoop:
     def _evaluates(self) -> bool:
         return self._specification.privacy.unit == "none" and bool(self._specification.config.plan.metrics)
 
-    def _evaluate(self, model: Vector) -> None:
+    def _evaluate(self, state: Arrays) -> None:
         """Ask once for the final model's metrics, in runs without differential privacy. It releases no model."""
         round, attempt = self.progress.next_round, self.progress.attempts + 1
         asked = self._specification.config.plan
@@ -243,14 +259,19 @@ class RunLoop:
         due = (round, attempt) <= (asked.rounds + 1, self._specification.attempts + 1) and not self.progress.attempt
         if not self._evaluates or not due:
             return
+        short = self._budgets.shortage()
+        if short is not None:
+            log.warning("the last evaluation is left out: %s", short)
+            return
         fleet, started = Metered(self._fleet, self._meter), self._clock()
         try:
             with during(self._meter, "wait"):
                 cohort = self._gathering.cohort(self.progress)
+            made = self._reference(state)
         except RunFailed:  # nobody is there any more: the run is complete without the last metrics
             return
         try:
-            plan, summed, _, mean = self._exchange(round, attempt, model, {}, cohort, fleet)
+            plan, summed, _, mean = self._exchange(round, attempt, made, {}, cohort, fleet)
         except (CohortTooSmall, ProtocolViolation) as error:
             self._abandon(round, attempt, error, fleet)
             return
@@ -259,39 +280,17 @@ class RunLoop:
     def _release(
         self, plan: Plan, summed: Summed, mean: Mean, checkpoint: str, fleet: Metered, started: float
     ) -> RoundReleased:
-        """Write what was learned: aggregates over the survivors, and what they cost."""
-        released = RoundReleased(
-            round=plan.round,
-            attempt=plan.attempt,
-            survivors=summed.survivors,
-            refused=summed.refused,
-            lost=summed.lost,
-            weight=mean.weight,
-            metrics=_metrics(plan, mean),
-            held_out=mean.held_out,
-            saturated=mean.saturated,
-            checkpoint=checkpoint,
-            bytes_sent=fleet.sent,
-            bytes_received=fleet.received,
-            seconds=self._clock() - started,
+        """Write what was learned, and what it cost."""
+        entry = released(
+            plan,
+            summed,
+            mean,
+            checkpoint,
+            fleet,
+            seconds=max(self._clock() - started, 0.0),
             virtual=None if self._virtual is None else self._virtual(),
-            traffic=fleet.traffic,
-            server=self._used(),
-            costs=told_sums(plan, mean),
+            server=self._usage.take(),
+            waited=self._waited,
         )
-        self._journal.append(released)
-        return released
-
-
-def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:
-    """Mean of each metric over all held-out examples; None where none leave the devices."""
-    if not plan.metrics or mean.held_out == 0:
-        return None
-    values = np.asarray(mean.totals, dtype=np.float64) / mean.held_out
-    return {metric.name: float(value) for metric, value in zip(plan.metrics, values, strict=True)}
-
-
-def _in_a_row(entries: Sequence[Entry]) -> int:
-    """Attempts that were abandoned since the last round was released; one that a crash cut off is none of them."""
-    since = takewhile(lambda entry: isinstance(entry, AttemptAbandoned | AttemptOpened), reversed(entries))
-    return sum(isinstance(entry, AttemptAbandoned) for entry in since)
+        self._journal.append(entry)
+        return entry

@@ -1,0 +1,100 @@
+"""What a released round's entry in the journal says, and what the entries say of attempts before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from fedsus.encoding.costs import told_sums
+from fedsus.errors import EnvironmentFault
+from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased
+
+if TYPE_CHECKING:
+    from fedsus.costs import Meter, Usage
+    from fedsus.plan import Plan
+    from fedsus.rounds.exchange import Metered
+    from fedsus.types import Mean, Summed
+
+Reason: TypeAlias = Literal["completed", "stopped", "failed"]
+
+
+class UsageOf:
+    """What this machine used since the entry before that says so.
+
+    A counter, or a carbon intensity, for which the operator wants no assumption, ends the run only after the entry:
+    what was released stays released.
+
+    Args:
+        meter: None where there is none.
+    """
+
+    def __init__(self, meter: Meter | None) -> None:
+        self._meter = meter
+        self._fault: EnvironmentFault | None = None
+
+    def take(self) -> Usage | None:
+        """None where it is not known."""
+        try:
+            return None if self._meter is None else self._meter.take()
+        except EnvironmentFault as fault:
+            self._fault = fault
+            return None
+
+    def check(self) -> None:
+        """Raises:
+        EnvironmentFault: of the last take.
+        """
+        if self._fault is not None:
+            raise self._fault
+
+
+def released(
+    plan: Plan,
+    summed: Summed,
+    mean: Mean,
+    checkpoint: str,
+    fleet: Metered,
+    *,
+    seconds: float,
+    virtual: float | None,
+    server: Usage | None,
+    waited: float,
+) -> RoundReleased:
+    """The entry of a round: aggregates over the survivors, and what they cost."""
+    return RoundReleased(
+        round=plan.round,
+        attempt=plan.attempt,
+        survivors=summed.survivors,
+        refused=summed.refused,
+        lost=summed.lost,
+        weight=mean.weight,
+        metrics=_metrics(plan, mean),
+        held_out=mean.held_out,
+        saturated=mean.saturated,
+        checkpoint=checkpoint,
+        bytes_sent=fleet.sent,
+        bytes_received=fleet.received,
+        seconds=seconds,
+        virtual=virtual,
+        traffic=fleet.traffic,
+        server=server,
+        costs=told_sums(plan, mean),
+        waited=waited,
+    )
+
+
+def _metrics(plan: Plan, mean: Mean) -> dict[str, float] | None:
+    """Mean of each metric over all held-out examples; None where none leave the devices."""
+    if not plan.metrics or mean.held_out == 0:
+        return None
+    values = np.asarray(mean.totals, dtype=np.float64) / mean.held_out
+    return {metric.name: float(value) for metric, value in zip(plan.metrics, values, strict=True)}
+
+
+def in_a_row(entries: Sequence[Entry]) -> int:
+    """Attempts that were abandoned since the last round was released; one that a crash cut off is none of them."""
+    since = takewhile(lambda entry: isinstance(entry, AttemptAbandoned | AttemptOpened), reversed(entries))
+    return sum(isinstance(entry, AttemptAbandoned) for entry in since)
