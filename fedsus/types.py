@@ -209,6 +209,22 @@ class Forms:
     whole: Callable[[], Bytes] | None = None
     read: set[str] = field(default_factory=set)
 
+    def framed(self, frame: Callable[[Bytes], bytes]) -> Forms:
+        """The same forms within messages; who has read them is noted in this object too."""
+        whole = self.whole
+        return Forms(frame(self.common), self.others, None if whole is None else lambda: frame(whole()), self.read)
+
+    def ask(self, requests: Mapping[str, bytes], deadline: float, phase: str = "contribute") -> Ask:
+        """A phase that sends each client the form that it can read."""
+        instead = b"" if self.whole is None or not self.others else bytes(self.whole())
+        return Ask(requests, deadline, common=bytes(self.common), instead=instead, others=self.others, phase=phase)
+
+    def again(self, requests: Mapping[str, bytes], deadline: float, phase: str = "contribute") -> Ask | None:
+        """The same for clients that could not read it, who get the whole; None for nobody, or if it was the whole."""
+        if self.whole is None or not requests:
+            return None
+        return Ask(requests, deadline, common=bytes(self.whole()), phase=phase)
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:

@@ -100,6 +100,9 @@ class Device:
         try:
             with self.consumption.phase("load"):
                 work = self._charged(raw)
+        except Unheld as error:
+            log.info("%s", error)
+            return Answer(WANTED, nothing)
         except Exception as error:  # also what nobody thought of: no request may end the agent
             return refused(error)
         try:
@@ -119,6 +122,7 @@ class Device:
             raise ProtocolViolation(f"request: in clear, and its plan says '{request.plan.exchange}'")
         self.consumption.join(self.policy.budget)
         work = self.admit(request)
+        self._held.keep(request.plan, request.model)
         self.consumption.working(*_attempt(request.plan))  # not before: a refused one's names are the server's alone
         work.charge()
         return work

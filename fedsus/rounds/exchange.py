@@ -19,8 +19,8 @@ from fedsus.encoding.mechanism import Mechanism
 from fedsus.encoding.packing import add_packed, packed_size
 from fedsus.errors import CohortTooSmall, ProtocolViolation
 from fedsus.plan import Plan
-from fedsus.rounds.messages import decode_answer
-from fedsus.types import Answered, Ask, Lost, Member, Partial, Refused, Reply, Ring, Summed
+from fedsus.rounds.messages import WANTED, decode_answer
+from fedsus.types import Answered, Ask, Forms, Lost, Member, Partial, Refused, Reply, Ring, Summed
 
 
 class Fleet(Protocol):
@@ -68,7 +68,7 @@ class Metered:
 
     def ask(self, ask: Ask) -> Iterator[Reply]:
         """As the fleet's."""
-        self._count(ask.phase, sum(len(own) + len(ask.common) for own in ask.requests.values()), 0)
+        self._count(ask.phase, sum(map(ask.size, ask.requests)), 0)
         replies = iter(self.fleet.ask(ask))
         while True:
             # Around each reply alone: what the exchange does with it in between is not the transport's.
@@ -109,46 +109,30 @@ def conduct(exchange: Exchange[R], fleet: Fleet) -> R:
         return result
 
 
-def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mechanism) -> Exchange[Summed]:
+def clear_sum(plan: Plan, request: bytes | Forms, cohort: Sequence[str], mechanism: Mechanism) -> Exchange[Summed]:
     """One phase: the server sees each client's integers. A device answers only if its owner granted it.
 
     Args:
         plan: of this round; its ``bits`` and ``cohort.minimum`` count.
-        request: the same bytes for every client.
+        request: the same bytes for every client, or the same content in two forms.
         cohort: client ids.
         mechanism: of the plan; it says what one client can send.
 
     Raises:
         CohortTooSmall: fewer survivors than the plan's minimum; the sum is dropped.
     """
-    total, waiting = np.zeros(mechanism.size, dtype=np.uint32), set(cohort)
-    survivors = refused = lost = 0
-    replies = yield Ask(dict.fromkeys(cohort, b""), plan.deadline, common=request)
-    for reply in replies:
-        if isinstance(reply, Partial):
-            if _counts(reply, waiting, total):
-                waiting.difference_update(reply.clients)
-                np.add(total, reply.total, out=total)
-                survivors += len(reply.clients)
-            continue
-        if reply.client not in waiting:
-            continue
-        waiting.remove(reply.client)
-        match reply:
-            case Answered():
-                try:
-                    added = _add(total, reply.body, mechanism)
-                    survivors, refused = survivors + added, refused + (not added)
-                except ProtocolViolation:
-                    # A malformed answer is a client's failure, not the round's: it is left out like a lost one.
-                    lost += 1
-            case Refused():
-                refused += 1
-            case Lost():
-                lost += 1
-        del reply  # before the next one is made: the server holds one answer at a time
+    forms = request if isinstance(request, Forms) else Forms(request)
+    adding = _Adding(mechanism, np.zeros(mechanism.size, dtype=np.uint32), set(cohort), forms.read)
+    replies = yield forms.ask(dict.fromkeys(cohort, b""), plan.deadline)
+    adding.take(replies)
+    ask = forms.again(dict.fromkeys(sorted(adding.wanting), b""), plan.deadline)
+    if ask is not None:
+        adding.waiting, adding.wanting = adding.waiting | adding.wanting, set()
+        replies = yield ask
+        adding.take(replies)
+    total, survivors, refused = adding.total, adding.survivors, adding.refused
     total &= np.uint32((1 << mechanism.bits) - 1)
-    lost += len(waiting)
+    lost = adding.lost + len(adding.waiting) + len(adding.wanting)
     if survivors < plan.cohort.minimum:
         raise CohortTooSmall(
             f"{survivors} of {len(cohort)} clients answered ({refused} refused, {lost} lost); "
@@ -156,6 +140,62 @@ def clear_sum(plan: Plan, request: bytes, cohort: Sequence[str], mechanism: Mech
             f"{'; the owners see why with: fedsus client status' if refused else ''}"
         )
     return Summed(total, survivors, refused, lost)
+
+
+@dataclass(slots=True)
+class _Adding:
+    """Adds up a cohort's answers as they come.
+
+    Attributes:
+        waiting: who has not replied.
+        answered: whose answer is in the sum; added to.
+        wanting: who could not read the request.
+    """
+
+    mechanism: Mechanism
+    total: Ring
+    waiting: set[str]
+    answered: set[str]
+    wanting: set[str] = field(default_factory=set)
+    survivors: int = 0
+    refused: int = 0
+    lost: int = 0
+
+    def take(self, replies: Iterator[Reply]) -> None:
+        """Take a phase's replies."""
+        for reply in replies:
+            if isinstance(reply, Partial):
+                if _counts(reply, self.waiting, self.total):
+                    np.add(self.total, reply.total, out=self.total)
+                    self._count(reply.clients)
+            elif reply.client in self.waiting:
+                self.waiting.remove(reply.client)
+                match reply:
+                    case Answered():
+                        self._answer(reply)
+                    case Refused():
+                        self.refused += 1
+                    case Lost():
+                        self.lost += 1
+            del reply  # before the next one is made: the server holds one answer at a time
+
+    def _answer(self, reply: Answered) -> None:
+        if reply.body == WANTED:
+            self.wanting.add(reply.client)
+            return
+        try:
+            if _add(self.total, reply.body, self.mechanism):
+                self._count((reply.client,))
+            else:
+                self.refused += 1
+        except ProtocolViolation:
+            # A malformed answer is a client's failure, not the round's: it is left out like a lost one.
+            self.lost += 1
+
+    def _count(self, clients: Sequence[str]) -> None:
+        self.waiting.difference_update(clients)
+        self.answered.update(clients)
+        self.survivors += len(clients)
 
 
 def _counts(reply: Partial, waiting: AbstractSet[str], total: Ring) -> bool:

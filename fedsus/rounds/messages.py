@@ -3,29 +3,32 @@
 Strict, versioned and bounded: each decoder checks magic, version, kind and every length before it allocates,
 and refuses what is left over.
 
-    request:  b"fdsQ" | version u8 | plan length u32 | model length u64 | plan | model (float32, little-endian)
-    answer:   b"fdsA" | version u8 | kind u8 | body length u64 | body (packed ring) ; kind 0 answered, 1 refused
+    request:  b"fdsQ" | version u8 | plan length u32 | model length u64 | plan | model (as `fedsus.rounds.models`)
+    answer:   b"fdsA" | version u8 | kind u8 | body length u64 | body (packed ring)
+              kind 0 answered; 1 refused; 2 lacks what the model is a difference to, and asks for all of it
 """
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from fedsus import plan as plans
+from fedsus.encoding.packing import Buffer
 from fedsus.errors import ProtocolViolation
+from fedsus.rounds.models import Held, read, whole
+from fedsus.rounds.models import model_hash as model_hash
 from fedsus.types import Vector
 
 VERSION: Final = 1
 _REQUEST: Final = struct.Struct("<4sBIQ")
 _ANSWER: Final = struct.Struct("<4sBBQ")
 _ASKS, _ANSWERS = b"fdsQ", b"fdsA"
-ANSWERED, REFUSED = 0, 1
+ANSWERED, REFUSED, WANTING = 0, 1, 2
 REFUSAL: Final = _ANSWER.pack(_ANSWERS, VERSION, REFUSED, 0)
+WANTED: Final = _ANSWER.pack(_ANSWERS, VERSION, WANTING, 0)
+"""The answer of a client that cannot read the model, and is to be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +40,26 @@ class Request:
     model: Vector
 
 
-def model_hash(model: Vector) -> str:
-    """SHA-256 of the model's little-endian float32 bytes, as hex."""
-    return hashlib.sha256(np.ascontiguousarray(model, dtype="<f4").data).hexdigest()
-
-
 def encode_request(plan: plans.Plan, model: Vector) -> bytes:
-    """Request bytes; ``plan.model`` and ``plan.dimension`` must describe ``model``."""
-    raw, body = plans.encode(plan), np.ascontiguousarray(model, dtype="<f4").data.cast("B")
+    """Request bytes with a whole model; ``plan.model`` and ``plan.dimension`` must describe ``model``."""
+    return request_bytes(plans.encode(plan), whole(plan, model))
+
+
+def request_bytes(raw_plan: bytes, model: Buffer) -> bytes:
+    """Request bytes of a plan's bytes and its model's, in whichever form."""
     # One copy of the model, made here: the server's memory is counted in models.
-    return b"".join((_REQUEST.pack(_ASKS, VERSION, len(raw), len(body)), raw, body))
+    return b"".join((_REQUEST.pack(_ASKS, VERSION, len(raw_plan), len(model)), raw_plan, model))
 
 
-def decode_request(raw: bytes) -> Request:
+def decode_request(raw: bytes, held: Held | None = None) -> Request:
     """The request of received bytes.
+
+    Args:
+        held: the models that differences may start from.
 
     Raises:
         ProtocolViolation: malformed, or the model is not the one that the plan names.
+        Unheld: the model is a difference to another one than those.
     """
     if len(raw) < _REQUEST.size:
         raise ProtocolViolation("request: truncated header")
@@ -63,24 +69,17 @@ def decode_request(raw: bytes) -> Request:
     if plan_length > plans.MAX_BYTES or len(raw) != _REQUEST.size + plan_length + model_length:
         raise ProtocolViolation("request: lengths do not add up")
     end = _REQUEST.size + plan_length
-    return request_of(raw[_REQUEST.size : end], memoryview(raw)[end:])
+    return request_of(raw[_REQUEST.size : end], memoryview(raw)[end:], held)
 
 
-def request_of(raw_plan: bytes, raw_model: bytes | memoryview) -> Request:
-    """The request of a plan's and a model's bytes; the model is a view of them.
+def request_of(raw_plan: bytes, raw_model: Buffer, held: Held | None = None) -> Request:
+    """The request of a plan's and a model's bytes; a whole model is a view of them.
 
     Raises:
-        ProtocolViolation: as `decode_request`.
+        ProtocolViolation, Unheld: as `decode_request`.
     """
     plan = plans.decode(raw_plan)
-    if len(raw_model) != 4 * plan.dimension:
-        raise ProtocolViolation(f"request: model of {len(raw_model)} bytes, plan says {4 * plan.dimension}")
-    model = np.frombuffer(raw_model, dtype="<f4").astype(np.float32, copy=False)
-    if model_hash(model) != plan.model:
-        raise ProtocolViolation("request: the model is not the one that the plan names")
-    if not np.isfinite(model).all():
-        raise ProtocolViolation("request: the model holds NaN or infinity")
-    return Request(plan, raw_plan, model)
+    return Request(plan, raw_plan, read(plan, raw_model, held))
 
 
 def encode_answer(body: bytes) -> bytes:

@@ -16,11 +16,11 @@ def phases_of(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Frames by phase: a client's own part of CONTRIBUTE goes with it.
 
     Raises:
-        ProtocolViolation: refusals, one phase twice, or an own part without its phase.
+        ProtocolViolation: what only answers say, one phase twice, or an own part without its phase.
     """
     found: list[list[Frame]] = []
     for frame in frames:
-        if frame.refused:
+        if frame.refused or frame.wanting:
             raise ProtocolViolation("message: a refusal asks nothing")
         if found and found[-1][-1].kind == Kind.SEALED:
             if frame.kind != Kind.CONTRIBUTE:

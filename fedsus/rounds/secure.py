@@ -8,8 +8,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from fedsus import plan as plans
 from fedsus.encoding.mechanism import Mechanism
 from fedsus.errors import CorruptionError
@@ -25,9 +23,10 @@ from fedsus.secagg.server import Established, Opening, Party
 from fedsus.secagg.session import Session
 
 if TYPE_CHECKING:
+    from fedsus.encoding.packing import Buffer
     from fedsus.plan import Plan
     from fedsus.rounds.specification import Specification
-    from fedsus.types import Clock, Member, Summed, Vector
+    from fedsus.types import Clock, Forms, Member, Summed
 
 _ROUNDS_OF_LIFE: Final = 2
 _PATIENT_ROUNDS: Final = 3
@@ -115,13 +114,16 @@ class SecureRounds:
     def conduct(
         self,
         plan: Plan,
-        model: Vector,
+        model: Buffer | Forms,
         mechanism: Mechanism,
         cohort: Sequence[Member],
         has_next: bool,
         fleet: Fleet,
     ) -> Summed:
         """The sum of a plan's cohort, in the session that `session` named.
+
+        Args:
+            model: as it travels, `fedsus.rounds.models`.
 
         Raises:
             CohortTooSmall, ProtocolViolation: the attempt is abandoned; nothing was opened.
@@ -140,7 +142,7 @@ class SecureRounds:
             secure_sum(
                 established,
                 plans.digest(raw),
-                (raw, _bytes(model)),
+                (raw, model),
                 mechanism.size,
                 mechanism.bits,
                 patience,
@@ -171,8 +173,9 @@ class SecureRounds:
 
     @property
     def _seconds(self) -> float:
-        """The longest that one round takes."""
-        return self._asked.deadline + 4 * self._asked.secure_sum.light_deadline
+        """The longest that one round takes; of clients that are asked again with the whole model too."""
+        trainings = 1 if self._asked.downlink is None else 2
+        return trainings * self._asked.deadline + 4 * self._asked.secure_sum.light_deadline
 
     def _open(self, round: int, attempt: int, cohort: Sequence[Member], previous: bytes | None) -> Opening:
         found, roster, nonce = self._numbers, self._roster, secrets.token_hex(32)
@@ -235,8 +238,3 @@ class SecureRounds:
         random.SystemRandom().shuffle(order)
         order.sort(key=lambda position: self._roster.members[position].name not in here)
         return tuple(sorted(order[:size]))
-
-
-def _bytes(model: Vector) -> memoryview:
-    """A model's little-endian float32 bytes, without a copy where it has them already."""
-    return np.ascontiguousarray(model, dtype="<f4").data.cast("B")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from fedsus import __version__
@@ -31,7 +32,7 @@ from fedsus.strategies import create
 from fedsus.types import Arrays, Clock, Vector
 
 NO_MODEL = NO_SESSION = "0" * 64
-_MECHANISM = "mechanism."
+_MECHANISM, _REFERENCE = "mechanism.", "downlink.reference"
 _PRIVACY: TypeAdapter[Privacy] = TypeAdapter(Privacy)
 
 
@@ -122,6 +123,7 @@ class Specification:
             training=asked.training,
             privacy=self.privacy,
             encoding=asked.encoding,
+            downlink=asked.downlink,
             metrics=asked.metrics if measured(self.privacy) else (),
             costs=asked.costs if measured(self.privacy) else None,
             cohort=asked.cohort,
@@ -212,12 +214,26 @@ def specification_of(opened: RunOpened) -> Specification:
     return Specification(opened.run, config, privacy, roster, opened.config.get("server", NO_SERVER), dimension)
 
 
-def joined(strategy: Arrays, mechanism: Arrays) -> Arrays:
-    """One checkpoint of what strategy and mechanism keep."""
-    return {**strategy, **{_MECHANISM + name: array for name, array in mechanism.items()}}
+def joined(strategy: Arrays, mechanism: Arrays, reference: Vector | None = None) -> Arrays:
+    """One checkpoint of what strategy and mechanism keep, and of the model that clients trained on last."""
+    last = {} if reference is None else {_REFERENCE: reference}
+    return {**strategy, **{_MECHANISM + name: array for name, array in mechanism.items()}, **last}
 
 
 def parted(checkpoint: Arrays) -> tuple[Arrays, Arrays]:
     """Strategy's and mechanism's part of a checkpoint."""
     mechanism = {name[len(_MECHANISM) :]: a for name, a in checkpoint.items() if name.startswith(_MECHANISM)}
-    return {name: a for name, a in checkpoint.items() if not name.startswith(_MECHANISM)}, mechanism
+    others = {name: a for name, a in checkpoint.items() if not name.startswith(_MECHANISM) and name != _REFERENCE}
+    return others, mechanism
+
+
+def reference_of(checkpoint: Arrays) -> Vector | None:
+    """The model (d,) that clients trained on last, where models travel as differences; None before the first round.
+
+    Raises:
+        CorruptionError: it is no float32 vector.
+    """
+    found = checkpoint.get(_REFERENCE)
+    if found is not None and (found.dtype != np.float32 or found.ndim != 1):
+        raise CorruptionError("checkpoint: the last model of the clients is no float32 vector")
+    return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from fedsus.errors import CohortTooSmall, ProtocolViolation
 from fedsus.secagg import wire
 from fedsus.secagg.server import Collected, Established, Opening, Party, Sharing
 from fedsus.secagg.wire import Kind
-from fedsus.types import Answered, Ask, Lost, Partial, Refused, Reply, Summed
+from fedsus.types import Answered, Ask, Forms, Lost, Partial, Refused, Reply, Summed
 
 log = logging.getLogger("fedsus.server")
 
@@ -40,12 +41,14 @@ class Taker:
         take: receives index and body; a client's nonsense raises.
         refused: addresses of who refused, added to.
         taken: addresses of whose frames were taken, added to.
+        wanting: addresses of who could not read the request, added to.
     """
 
     clients: Mapping[str, int]
     take: Take
     refused: set[str]
     taken: set[str] = field(default_factory=set)
+    wanting: set[str] = field(default_factory=set)
 
     def enough(self, members: int) -> Callable[[], bool]:
         """Whether the frames of so many were taken: refusals and nonsense are not counted."""
@@ -116,6 +119,9 @@ class _Taking:
             if frame.refused:
                 taker.refused.add(client)
                 continue
+            if frame.wanting:
+                taker.wanting.add(client)
+                continue
             try:
                 taker.take(index, frame.body)
                 taker.taken.add(client)
@@ -156,7 +162,7 @@ def _phase(
 def secure_sum(
     established: Established,
     plan: bytes,
-    request: tuple[bytes, Buffer],
+    request: tuple[bytes, Buffer | Forms],
     size: int,
     bits: int,
     patience: Patience,
@@ -167,7 +173,7 @@ def secure_sum(
 
     Args:
         plan: its hash, `fedsus.plan.digest`.
-        request: the plan's bytes and the model's.
+        request: the plan's bytes and the model's, or the model in two forms.
         size, bits: of the integers that each client sends.
         following: the next session; clients that were lost are asked for it too, and not waited for.
         workers: threads for the masks.
@@ -179,10 +185,7 @@ def secure_sum(
     party = established.party
     asked = {client: index for index, client in party.clients.items() if index in established.shared}
     collected = established.collect(plan, np.zeros(size, dtype=np.uint32), bits)
-    taking = _Taking({Kind.CONTRIBUTE: Taker(asked, collected.take, party.refused)})
-    own = {client: established.own_request(index) for client, index in asked.items()}
-    replies = yield Ask(own, patience.contribute, common=established.request(*request), phase=_named(Kind.CONTRIBUTE))
-    taking.take(replies, set(own))
+    yield from _contribute(established, asked, collected, request, patience)
     survivors = {client: index for client, index in asked.items() if index in collected.members}
     try:
         confirm = collected.confirm_request()
@@ -193,6 +196,28 @@ def secure_sum(
     refused = len(party.refused - survivors.keys())
     lost = party.session.size - len(survivors) - refused
     return SecureSummed(Summed(collected.unmask(workers), len(survivors), refused, lost), opened)
+
+
+def _contribute(
+    established: Established,
+    asked: Mapping[str, int],
+    collected: Collected,
+    request: tuple[bytes, Buffer | Forms],
+    patience: Patience,
+) -> Generator[Ask, Iterator[Reply], None]:
+    """Phase 2; once more, with the whole model, for clients that could not read it, whose sessions stand as before."""
+    plan, model = request
+    forms = (model if isinstance(model, Forms) else Forms(model)).framed(partial(established.request, plan))
+    taker = Taker(asked, collected.take, established.party.refused)
+    own = {client: established.own_request(index) for client, index in asked.items()}
+    phase = _named(Kind.CONTRIBUTE)
+    replies = yield forms.ask(own, patience.contribute, phase)
+    _Taking({Kind.CONTRIBUTE: taker}).take(replies, set(own))
+    ask = forms.again({client: own[client] for client in sorted(taker.wanting)}, patience.contribute, phase)
+    if ask is not None:
+        replies = yield ask
+        _Taking({Kind.CONTRIBUTE: taker}).take(replies, set(ask.requests))
+    forms.read |= taker.taken
 
 
 def _confirm(

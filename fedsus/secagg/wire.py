@@ -60,16 +60,18 @@ class Kind(IntEnum):
 
 
 _KINDS: Final = frozenset(Kind)
-ANSWERED, REFUSED = 0, 1
+ANSWERED, REFUSED, WANTING = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame; ``refused`` in an answer says that the client does not go on with this phase, and not why."""
+    """One frame; ``refused`` in an answer says that the client does not go on with this phase, and not why; ``wanting``
+    that it lacks what the model is a difference to, and is to be asked again."""
 
     kind: Kind
     body: Buffer
     refused: bool = False
+    wanting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +128,18 @@ class Shared:
         return self.payload + self.signature
 
 
-def frame(kind: Kind, *parts: Buffer, refused: bool = False) -> bytes:
+def frame(kind: Kind, *parts: Buffer, refused: bool = False, wanting: bool = False) -> bytes:
     """One frame around the joined parts."""
-    length = sum(len(part) for part in parts)
-    return b"".join((_FRAME.pack(MAGIC, VERSION, kind, REFUSED if refused else ANSWERED, length), *parts))
+    length, status = sum(len(part) for part in parts), REFUSED if refused else WANTING if wanting else ANSWERED
+    return b"".join((_FRAME.pack(MAGIC, VERSION, kind, status, length), *parts))
 
 
 def frames(raw: Buffer) -> list[Frame]:
     """The frames of a message, at least one, nothing left over. Bodies are views: they live as long as ``raw``.
 
     Raises:
-        ProtocolViolation: truncated, of another version, of an unknown kind, too many, or a refusal with a body.
+        ProtocolViolation: truncated, of another version, of an unknown kind, too many, or without an answer and with a
+            body.
     """
     view = memoryview(raw)
     found: list[Frame] = []
@@ -146,14 +149,14 @@ def frames(raw: Buffer) -> list[Frame]:
         magic, version, kind, status, length = _FRAME.unpack_from(view)
         if magic != MAGIC or version != VERSION:
             raise ProtocolViolation(f"message: not secure aggregation of version {VERSION}")
-        if kind not in _KINDS or status not in (ANSWERED, REFUSED):
+        if kind not in _KINDS or status > (WANTING if kind == Kind.CONTRIBUTE else REFUSED):
             raise ProtocolViolation(f"message: unknown kind {kind} or status {status}")
-        if length > len(view) - _FRAME.size or (status == REFUSED and length):
+        if length > len(view) - _FRAME.size or (status != ANSWERED and length):
             raise ProtocolViolation("message: lengths do not add up")
         if len(found) == MAX_FRAMES:
             raise ProtocolViolation(f"message: more than {MAX_FRAMES} frames")
         end = _FRAME.size + length
-        found.append(Frame(Kind(kind), view[_FRAME.size : end], status == REFUSED))
+        found.append(Frame(Kind(kind), view[_FRAME.size : end], status == REFUSED, status == WANTING))
         view = view[end:]
     if not found:
         raise ProtocolViolation("message: empty")
