@@ -25,6 +25,7 @@ from fedsus_client.answering import Answering
 from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure, hands
 from fedsus_client.flower import HEARTBEAT_SECONDS, MESSAGE_TYPES, FleetConnection, Incoming
+from fedsus_client.metering import Metering
 from fedsus_client.pace import Backoff, Pace
 from fedsus_client.standing import StandingPolicy
 from fedsus_client.status import paused
@@ -67,7 +68,9 @@ class Agent:
         self._key, _ = identity.load(config.identity.key)
         config.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ledger = Ledger(config.ledger, clock)
-        self._answering = Answering(config, policy, self._ledger, seeds, clock)
+        self._metering = Metering(config, clock)
+        self._consumption = self._metering.consumption
+        self._answering = Answering(config, policy, self._ledger, seeds, clock, self._consumption)
         self._heard = 0.0
         self._confirming = threading.Thread(target=lambda: None)
         self._confirming.start()
@@ -95,6 +98,7 @@ class Agent:
             self._stopped.set()  # whatever ended it: what trains stops at its next batch, and is not waited for longer
             self._owner.last("stopping")
             self._answering.close()
+            self._metering.close()
             self._ledger.close()
             self._owner.last("stopped")
 
@@ -143,24 +147,33 @@ class Agent:
                 answer.set_exception(error)
 
         threading.Thread(target=ask, name="receive", daemon=True).start()
-        while not wait_for([answer], timeout=_LOOK_SECONDS).done:
-            if self._stopped.is_set():
-                return None
-            self._answering.check()
-            self._owner.waiting()
-            self._beat(connection)
+        with self._consumption.phase("wait"):
+            while not wait_for([answer], timeout=_LOOK_SECONDS).done:
+                if self._stopped.is_set():
+                    return None
+                self._answering.check()
+                self._metering.check()
+                self._consumption.tick()
+                self._owner.waiting()
+                self._beat(connection)
         return answer.result()
 
     def _serve(self, connection: FleetConnection, incoming: Incoming) -> None:
         """Answer one message; what cannot be answered any more is left alone."""
-        raw = self._fetch(connection, incoming)
-        if raw is None:
-            return
-        answer = self._answer(connection, incoming, raw)
-        if answer is not None and not self._stopped.is_set():
-            self._owner.answered(answer)
-            answer.sent()
-            self._send(connection, incoming, answer.body)
+        self._consumption.rest()  # what was used until here belongs to no run
+        try:
+            with self._consumption.phase("communicate"):
+                raw = self._fetch(connection, incoming)
+            if raw is None:
+                return
+            answer = self._answer(connection, incoming, raw)
+            if answer is not None and not self._stopped.is_set():
+                self._owner.answered(answer)
+                answer.sent()
+                with self._consumption.phase("communicate"):
+                    self._send(connection, incoming, answer.body)
+        finally:
+            self._consumption.rest()
         self._confirming.join()
         self._confirming = threading.Thread(target=_confirm, args=(connection, incoming), daemon=True)
         self._confirming.start()
@@ -197,6 +210,7 @@ class Agent:
         job = self._answering.submit(raw, stop)
         while not wait_for([job], timeout=2 * _LOOK_SECONDS).done:
             self._owner.tell("training")
+            self._consumption.tick()
             try:
                 self._beat(connection)
             except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:

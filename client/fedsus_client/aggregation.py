@@ -14,6 +14,7 @@ from fedsus.owner.marks import SessionMarks
 from fedsus_client.membership import StandingRoster
 
 if TYPE_CHECKING:
+    from fedsus.owner.consumption import Consumption
     from fedsus.rounds.sessions import Sessions
     from fedsus.types import Clock
     from fedsus_client.config import AgentConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedsus.client")
 
 
-def load_sessions(config: AgentConfig, clock: Clock) -> Sessions | None:
+def load_sessions(config: AgentConfig, clock: Clock, consumption: Consumption) -> Sessions | None:
     """What answers secure sums; None for a device without an identity, which then refuses them.
 
     Raises:
@@ -36,7 +37,8 @@ def load_sessions(config: AgentConfig, clock: Clock) -> Sessions | None:
         return None
     identity = key_files.load(config.identity.signing, "identity")
     marks = SessionMarks(config.state.folder / "sessions.jsonl", clock)
-    return Sessions(identity, StandingRoster(config), marks, clock, server=_server(config))
+    roster = StandingRoster(config)
+    return Sessions(identity, roster, marks, clock, server=_server(config), consumption=consumption)
 
 
 def _server(config: AgentConfig) -> str:

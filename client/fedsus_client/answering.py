@@ -17,6 +17,7 @@ from fedsus_client.loading import load_device
 from fedsus_client.standing import StandingPolicy
 
 if TYPE_CHECKING:
+    from fedsus.owner.consumption import Consumption
     from fedsus.owner.ledger import Ledger
     from fedsus.rounds.answers import Answer, Granted
     from fedsus.rounds.device import Device
@@ -35,9 +36,16 @@ class Answering:
     """
 
     def __init__(
-        self, config: AgentConfig, policy: StandingPolicy, ledger: Ledger, seeds: SeedSource | None, clock: Clock
+        self,
+        config: AgentConfig,
+        policy: StandingPolicy,
+        ledger: Ledger,
+        seeds: SeedSource | None,
+        clock: Clock,
+        consumption: Consumption,
     ) -> None:
         self._config, self._policy, self._ledger, self._seeds, self._clock = config, policy, ledger, seeds, clock
+        self._consumption = consumption
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="train")
         self._light = ThreadPoolExecutor(1, thread_name_prefix="light")
         self._sessions: Future[Sessions | None] | None = None
@@ -77,12 +85,13 @@ class Answering:
     def _load_sessions(self) -> Sessions | None:
         from fedsus_client.aggregation import load_sessions  # late: connecting does not wait for it
 
-        return load_sessions(self._config, self._clock)
+        with self._consumption.phase("load"):
+            return load_sessions(self._config, self._clock, self._consumption)
 
     def _load(self, sessions: Future[Sessions | None]) -> Device:
-        return load_device(
-            self._config, self._policy.current(), self._ledger, self._seeds, self._clock, sessions.result()
-        )
+        found, policy = sessions.result(), self._policy.current()
+        with self._consumption.phase("load"):
+            return load_device(self._config, policy, self._ledger, self._seeds, self._clock, found, self._consumption)
 
     def _answer(self, raw: bytes, stop: Stop, light: bool) -> Answer:
         from fedsus.rounds.answers import Answer, nothing, refusal_of, without_identity

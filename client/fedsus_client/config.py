@@ -10,7 +10,10 @@ from pydantic import ConfigDict, Field
 
 from fedsus.config import load
 from fedsus.errors import ConfigError
+from fedsus.owner.energy_record import FILE
 from fedsus.plan import Name, Strict
+from fedsus.settings.carbon import CarbonSettings
+from fedsus.settings.energy import EnergySettings
 
 File = Annotated[Path, Field(strict=False)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
@@ -123,12 +126,19 @@ class AgentConfig(Strict):
     compute: ComputePart = ComputePart()
     tasks: dict[Name, Reference]
     data: dict[Name, DataPart]
+    energy: EnergySettings = EnergySettings()
+    carbon: CarbonSettings = CarbonSettings()
     agent: AgentPart = AgentPart()
 
     @property
     def ledger(self) -> Path:
         """The ledger's file."""
         return self.state.folder / "ledger.sqlite"
+
+    @property
+    def energy_record(self) -> Path:
+        """What this device used."""
+        return self.state.folder / FILE
 
     @property
     def roster_notes(self) -> Path:
@@ -160,7 +170,18 @@ def load_agent(path: Path) -> AgentConfig:
             "server": config.server.model_copy(update={"ca": config.server.ca and absolute(config.server.ca)}),
             "identity": IdentityPart(key=absolute(config.identity.key), signing=absolute(config.identity.signing)),
             "federation": FederationPart(roster=absolute(config.federation.roster)),
+            "carbon": _absolute(config.carbon, folder),
             "state": StatePart(folder=absolute(config.state.folder)),
             "data": {name: part.model_copy(update={"path": absolute(part.path)}) for name, part in config.data.items()},
         }
     )
+
+
+def _absolute(carbon: CarbonSettings, folder: Path) -> CarbonSettings:
+    """``[carbon]`` with the paths in it absolute; a path of series may be a pattern."""
+    series, http = carbon.series, carbon.http
+    if series is not None:
+        series = series.model_copy(update={"files": str(folder / series.files)})
+    if http is not None and http.token_file is not None:
+        http = http.model_copy(update={"token_file": str(folder / http.token_file)})
+    return carbon.model_copy(update={"series": series, "http": http})

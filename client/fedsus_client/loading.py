@@ -12,6 +12,7 @@ from fedsus.types import Clock
 from fedsus_client.config import AgentConfig
 
 if TYPE_CHECKING:
+    from fedsus.owner.consumption import Consumption
     from fedsus.owner.ledger import Ledger
     from fedsus.rounds.device import Device
     from fedsus.rounds.seeds import SeedSource
@@ -27,6 +28,7 @@ def load_device(
     seeds: SeedSource | None,
     clock: Clock,
     sessions: Sessions | None,
+    consumption: Consumption,
 ) -> Device:
     """The device half of rounds over an owner's files; ``seeds`` None draws from the operating system."""
     started = time.monotonic()
@@ -48,6 +50,7 @@ def load_device(
         seeds=seeds or system_seed,
         report=Evaluations(config.state.folder, clock),
         sessions=sessions,
+        consumption=consumption,
     )
     log.info("ready to train after %.1f s", time.monotonic() - started)
     return device

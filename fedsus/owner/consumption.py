@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fedsus.errors import CorruptionError, FedsusError, Refusal
 from fedsus.owner.consumed import Consumed
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 BUSY_SECONDS, IDLE_SECONDS = 60.0, 600.0
 """So often are lines written while a run is worked on, and while none is; a round's report writes them too."""
 
+Fault: TypeAlias = Literal["meter", "record", "carbon", "budget"]
+"""What can be missing: joules, a place to write them, their carbon, a figure that a cap can be kept by."""
+
 Price = Callable[["Usage", float, float], "Usage"]
 """Adds the carbon of an interval's joules; the interval in seconds since the epoch."""
 
@@ -56,7 +59,7 @@ class Consumption:
         path: of the record; None keeps it in memory alone.
         price: adds carbon to each interval.
         clock: seconds since the epoch.
-        refuse: a meter that fails, or a record that cannot be written, ends the taking part.
+        refuse: what ends the taking part while it is missing: see `Fault`.
 
     Raises:
         CorruptionError: the record was changed.
@@ -70,14 +73,15 @@ class Consumption:
         clock: Clock,
         *,
         price: Price = _unpriced,
-        refuse: bool = False,
+        refuse: Collection[Fault] = (),
     ) -> None:
         self._meter, self._price, self._clock, self._refuse = meter, price, clock, refuse
         self._lock = threading.RLock()
         self._recent, self._reports = Recent(), Reports()
         self._attempt: Attempt | None = None
         self._unwritten: dict[Attempt | None, Consumed] = {}
-        self._latest, self._faults = Consumed(), {"meter": "", "record": "", "carbon": "", "budget": ""}
+        self._latest = Consumed()
+        self._faults: dict[Fault, str] = dict.fromkeys(get_args(Fault), "")
         self._path, self._notes = path, NoteFile(path)
         try:
             self._steady = Steady(clock, self._replay(self._notes.entries()))
@@ -163,9 +167,10 @@ class Consumption:
         """
         with self._lock:
             self.take()
-            for about in ("meter", "record"):
-                if self._refuse and self._faults[about]:
-                    raise Refusal(f'{self._faults[about]} ([energy] missing = "refuse")')
+            for about in self._refuse:
+                if self._faults[about]:
+                    table = "carbon" if about == "carbon" else "energy"
+                    raise Refusal(f'{self._faults[about]} ([{table}] missing = "refuse")')
             if not budget.capped:
                 return
             standing = self.standing(budget)
@@ -216,7 +221,7 @@ class Consumption:
             self._notes.close()
             self._meter = None
 
-    def fault(self, about: str, line: str) -> None:
+    def fault(self, about: Fault, line: str) -> None:
         """Note what is missing; a new reason is logged once."""
         with self._lock:
             if line and line != self._faults[about]:

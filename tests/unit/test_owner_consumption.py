@@ -291,7 +291,7 @@ def test_a_full_disk_fails_no_round_and_tells_nothing_that_it_could_tell_twice(
 
 
 def test_a_meter_that_fails_is_marked_and_refuses_where_the_owner_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    for refuse in (False, True):
+    for refuse in ((), ("meter", "carbon")):
         hands = Hands(None, refuse=refuse)
         hands.meter.failing = RuntimeError("driver\ngone")
         hands.now += 30

@@ -1,0 +1,90 @@
+"""The owner's meter and carbon intensity: found beside the connection, since looking at the hardware takes a moment."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from fedsus.owner.consumption import Consumption, Fault
+
+if TYPE_CHECKING:
+    from fedsus.costs import Meter, Phase, Usage
+    from fedsus.energy.intensity import Intensity
+    from fedsus.types import Clock
+    from fedsus_client.config import AgentConfig
+
+
+class LateMeter:
+    """A meter that is waited for when it is first needed."""
+
+    def __init__(self, found: Future[Meter]) -> None:
+        self._found = found
+
+    def phase(self, name: Phase) -> AbstractContextManager[None]:
+        """As `fedsus.costs.Meter.phase`."""
+        return self._found.result().phase(name)
+
+    def take(self) -> Usage | None:
+        """As `fedsus.costs.Meter.take`."""
+        return self._found.result().take()
+
+
+class Metering:
+    """Makes what an owner's ``[energy]`` and ``[carbon]`` ask for.
+
+    Attributes:
+        consumption: what the agent counts by.
+
+    Raises:
+        CorruptionError: the record was changed.
+        EnvironmentFault: another agent uses it, or it cannot be read.
+    """
+
+    def __init__(self, config: AgentConfig, clock: Clock) -> None:
+        self._config, self._clock = config, clock
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="meter")
+        self._intensity = self._worker.submit(self._find_intensity)
+        meter = LateMeter(self._worker.submit(self._find_meter))
+        refuse: set[Fault] = {"meter", "record"} if config.energy.missing == "refuse" else set()
+        if config.carbon.source and config.carbon.missing == "refuse":
+            refuse.add("carbon")
+        self.consumption = Consumption(meter, config.energy_record, clock, price=self._priced, refuse=refuse)
+
+    def check(self) -> None:
+        """Raise what makes ``[carbon]`` unusable: its owner should know at once.
+
+        Raises:
+            UserError: see `fedsus.energy.carbon.make_intensity`.
+        """
+        if self._intensity.done():
+            self._intensity.result()
+
+    def close(self) -> None:
+        """Write what was counted."""
+        self.consumption.close()
+        self._worker.shutdown(cancel_futures=True)
+
+    def _find_meter(self) -> Meter:
+        from fedsus.energy.meter import make_meter
+
+        return make_meter(self._config.energy)
+
+    def _find_intensity(self) -> Intensity | None:
+        return intensity_of(self._config, self._clock)
+
+    def _priced(self, usage: Usage, start: float, end: float) -> Usage:
+        from fedsus.energy.carbon import priced
+
+        return priced(usage, self._intensity.result(), start, end)
+
+
+def intensity_of(config: AgentConfig, clock: Clock) -> Intensity | None:
+    """The source that ``[carbon]`` of an agent.toml names.
+
+    Raises:
+        UserError: as `fedsus.energy.carbon.make_intensity`.
+    """
+    from fedsus.energy.carbon import make_intensity
+
+    return make_intensity(config.carbon, config.state.folder, None, clock)
