@@ -96,11 +96,6 @@ class PlanConfig(Strict):
                 f"cohort.size {self.cohort.size}: secure_sum needs at least 3 clients, since of two each could compute "
                 'the other\'s update; or set exchange = "clear_sum", which shows the server each update'
             )
-        if self.costs is not None and self.exchange == "clear_sum":
-            raise ValueError(
-                'costs: with exchange = "clear_sum" the server would see each device\'s figure; set exchange = '
-                '"secure_sum", or leave [plan.costs] out'
-            )
         if self.privacy.metrics_share is not None and not self.metrics and self.costs is None:
             raise ValueError(
                 f"privacy.metrics_share = {self.privacy.metrics_share:g}: no metrics are asked for, and no costs; "

@@ -75,6 +75,8 @@ def admit(plan: Plan, policy: Policy, tasks: Mapping[str, str], granted: Mapping
         raise Refusal(
             "exchange 'clear_sum' shows this device's update to the server: [exchange] clear_sum is not granted"
         )
+    if plan.exchange == "clear_sum" and plan.costs is not None:
+        raise Refusal("costs in exchange 'clear_sum' would show the server this device's figure: no policy grants that")
     if plan.exchange == "secure_sum" and not policy.exchange.secure_sum:
         raise Refusal("exchange 'secure_sum': [exchange] secure_sum is not granted")
     if not isinstance(plan.privacy, NoPrivacy):

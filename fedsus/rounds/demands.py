@@ -32,7 +32,7 @@ def check(config: RunConfig, members: int | None) -> None:
 
 
 def check_deployed(config: RunConfig) -> None:
-    """Refuse what each device refuses and a simulation without masks may do: shares of noise without a secure sum.
+    """Refuse what each device refuses and a simulation without masks may do: shares of noise, and costs, in clear.
 
     Raises:
         ConfigError: names the field, and what would fit.
@@ -40,6 +40,11 @@ def check_deployed(config: RunConfig) -> None:
     asked = config.plan
     if asked.privacy.unit != "none" and asked.privacy.where == "distributed" and asked.exchange == "clear_sum":
         raise ConfigError(in_clear(config))
+    if asked.costs is not None and asked.exchange == "clear_sum":
+        raise ConfigError(
+            "plan.costs: in exchange = 'clear_sum' the server would see each device's figure; ask for exchange = "
+            "'secure_sum', or leave [plan.costs] out"
+        )
 
 
 def in_clear(config: RunConfig) -> str:

@@ -149,6 +149,20 @@ def test_numbers_that_spend_more_than_the_plan_claims(
     assert attacked.charged == []
 
 
+def test_costs_that_the_noise_was_not_made_for() -> None:
+    """Noise for a metric alone, and costs asked for beside it: the larger block spends more than the plan claims."""
+    costs = {"joules": 500.0, "grams": 0.25}
+    noised = CLIENT | {"shares": SHARES | {"metrics": 16.0 * (sensitivity.METRIC_STEPS / 2) ** 2}}
+    honest = Attacked()
+    assert honest.ask_for(noised, metrics=METRICS, costs=costs).refusal is None
+    assert honest.charged == [1]
+    attacked = Attacked()
+    epsilon = a_plan(noised, metrics=METRICS).privacy.epsilon  # type: ignore[union-attr]
+    answer = attacked.ask_for(noised, epsilon, metrics=METRICS, costs=costs)
+    assert str(answer.refusal).startswith("the plan claims epsilon")
+    assert attacked.charged == []
+
+
 @pytest.mark.parametrize(
     ("lie", "session", "reason"),
     [

@@ -11,8 +11,11 @@ from noised_plans import client_central, client_distributed, example_distributed
 from fedsus import plan as plans
 from fedsus.config import RunConfig, loads
 from fedsus.costs import PHASES, Costs
-from fedsus.errors import ConfigError, ProtocolViolation
+from fedsus.errors import ConfigError, ProtocolViolation, Refusal
+from fedsus.owner.admission import admit
+from fedsus.owner.policy import Policy
 from fedsus.protection import ExamplePrivacy, NoPrivacy
+from fedsus.rounds.demands import check_deployed
 
 COSTS = Costs(joules=500.0, grams=0.25)
 HIDDEN: dict[str, Any] = {"exchange": "secure_sum", "session": "0" * 64}
@@ -63,16 +66,13 @@ def test_what_a_plan_names() -> None:
 @pytest.mark.parametrize(
     ("privacy", "exchange", "said"),
     [
-        (NoPrivacy(), {}, "each device's figure"),
-        (client_central(metrics=0.1), {}, "each device's figure"),
-        (client_distributed(40, metrics=9.0), {}, "each device's figure"),
         (client_central(), HIDDEN, "no noise is set aside"),
         (client_distributed(40), HIDDEN, "no noise is set aside"),
         (example_distributed(40), HIDDEN, "no noise is set aside"),
         (LOCAL, HIDDEN, "no noise is set aside"),
     ],
 )
-def test_no_plan_asks_for_a_figure_in_clear(privacy: Any, exchange: dict[str, Any], said: str) -> None:
+def test_no_private_plan_asks_for_a_figure_without_noise(privacy: Any, exchange: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         plan_of(privacy, 40, True, costs=COSTS, **exchange)
     fields = json.loads(plans.encode(plan_of(privacy, 40, True, **exchange)))
@@ -92,7 +92,6 @@ def test_run_toml() -> None:
     assert loads(RUN, RunConfig).plan.costs is None
     assert loads(RUN + block, RunConfig).plan.costs == COSTS
     for text, said in (
-        (RUN + 'exchange = "clear_sum"\n' + block, "the server would see each device's figure"),
         (RUN + "[plan.costs]\njoules = 0.0\ngrams = 1.0\n", "'plan.costs.joules' = 0.0"),
         (RUN + "[plan.costs]\njoules = 9.0\n", "'plan.costs.grams' is missing"),
         (RUN + block + "watts = 3.0\n", "unknown field 'plan.costs.watts'"),
@@ -100,6 +99,32 @@ def test_run_toml() -> None:
         with pytest.raises(ConfigError) as caught:
             loads(text, RunConfig)
         assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("privacy", [NoPrivacy(), client_central(metrics=1.0), client_distributed(40, metrics=9.0)])
+def test_no_policy_lets_the_server_see_a_figure(privacy: Any) -> None:
+    """A simulation without masks may sum it in clear; no device answers that, and no run with it is opened."""
+    everything = {
+        "exchange": {"clear_sum": True, "secure_sum": True},
+        "privacy": {"without_dp": True, "placements": ["local", "distributed", "central"], "units": ["client"]},
+        "tasks": {"t": {"data": "mine"}},
+    }
+    policy = Policy.model_validate(everything)
+    with pytest.raises(Refusal, match="this device's figure"):
+        admit(plan_of(privacy, 40, costs=COSTS), policy, {"t": "t"})
+    if isinstance(privacy, NoPrivacy):
+        admit(plan_of(privacy, 40), policy, {"t": "t"})
+        admit(plan_of(privacy, 40, costs=COSTS, **HIDDEN), policy, {"t": "t"})
+
+
+def test_no_run_that_asks_for_it_in_clear_is_opened() -> None:
+    text = RUN + 'exchange = "clear_sum"\n[plan.costs]\njoules = 500\ngrams = 0.25\n'
+    with pytest.raises(
+        ConfigError, match=r"plan\.costs: in exchange = 'clear_sum' the server would see each device's"
+    ) as said:
+        check_deployed(loads(text, RunConfig))
+    assert "\n" not in str(said.value)
+    check_deployed(loads(text.replace("clear_sum", "secure_sum"), RunConfig))
 
 
 def test_a_share_of_the_budget_may_be_for_costs_alone() -> None:
