@@ -49,6 +49,7 @@ FORMS = {
     r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$": "host:port",
     r"^(auto|cpu|mps|cuda(:[0-9]+)?)$": "`auto` `cpu` `mps` `cuda` `cuda:0` ...",
     r"^[0-9a-f]{64}$": "64 hex digits",
+    r"^[A-Za-z0-9-]{1,60}$": "letters, digits, `-`",
 }
 PATH = re.compile(r"(?:fedsus|client|server|simulations|tests|examples|scripts|docs)/[\w./-]+(?:::\w+)?")
 
