@@ -156,9 +156,10 @@ class Heart:
                 privacy = runs.private(own, epsilon, DELTA, "local")
                 plan = {"training": own.plain, "privacy": privacy, "strategy": {"name": "fedavg"}}
                 found = runs.federated(FEDERATION, FEDERATION.scenario(own.rounds, seed, **plan))
-        return {"auc": self._auc(found.model), "spent": min(found.epsilon, 1e9), "noise": found.noise}
+        return {"auc": self.auc(found.model), "spent": min(found.epsilon, 1e9), "noise": found.noise}
 
-    def _auc(self, model: Vector) -> float:
+    def auc(self, model: Vector) -> float:
+        """Of the rows that all hospitals hold out, together."""
         from fedsus.learning.evaluation import auc, scores_of
         from fedsus.learning.parameters import load_into
         from fedsus.tasks.task import Scoring

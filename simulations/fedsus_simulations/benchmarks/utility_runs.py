@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from fedsus.rounds.specification import Specification
     from fedsus.tasks.task import Batch, Task
     from fedsus.types import Vector
 
@@ -82,11 +83,13 @@ class Reached:
     Attributes:
         epsilon: infinity without privacy.
         noise: standard deviation of the noise on a sum of gradients, or of updates, over the clip.
+        update: bytes of one client's packed update in a round; 0 where nothing is sent.
     """
 
     model: Vector
     epsilon: float
     noise: float
+    update: int = 0
 
 
 @functools.lru_cache(maxsize=64)
@@ -211,6 +214,7 @@ def federated(federation: Federation, scenario: dict[str, Any]) -> Reached:
     Raises:
         RunFailed: no attempts are left.
     """
+    from fedsus.rounds.traffic import upload
     from fedsus_simulations.running.outcome import outcome
     from fedsus_simulations.running.simulation import Simulation
     from fedsus_simulations.scenario.config import Scenario
@@ -224,7 +228,9 @@ def federated(federation: Federation, scenario: dict[str, Any]) -> Reached:
         finally:
             simulation.close()
         found = outcome(folder, wanted.seed)
-        return Reached(model, float("inf") if found.epsilon is None else found.epsilon, _noise(folder))
+        opened = _opened(folder)
+        update = upload(opened.first_plan, None).update
+        return Reached(model, float("inf") if found.epsilon is None else found.epsilon, _noise(opened), update)
 
 
 @functools.lru_cache(maxsize=1)
@@ -235,14 +241,18 @@ def _loader(reference: str) -> Any:
     return Loader(Path(), reference)
 
 
-def _noise(folder: Path) -> float:
-    """Standard deviation over the clip of the noise on the sum over all clients; 0 without."""
+def _opened(folder: Path) -> Specification:
     from fedsus.journal.entries import RunOpened
-    from fedsus.protection import ClientCentral, ClientDistributed, ExampleDistributed, ExamplePrivacy
     from fedsus.reporting import read
     from fedsus.rounds.specification import specification_of
 
-    opened = specification_of(next(entry for entry in read(folder) if isinstance(entry, RunOpened)))
+    return specification_of(next(entry for entry in read(folder) if isinstance(entry, RunOpened)))
+
+
+def _noise(opened: Specification) -> float:
+    """Standard deviation over the clip of the noise on the sum over all clients; 0 without."""
+    from fedsus.protection import ClientCentral, ClientDistributed, ExampleDistributed, ExamplePrivacy
+
     clients = opened.config.plan.cohort.size
     match opened.privacy:
         case ExampleDistributed() | ClientDistributed() as privacy:
