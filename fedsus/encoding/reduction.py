@@ -134,7 +134,7 @@ class Reduction:
         return found
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # of the round: as many numbers as are sent
 def chosen(seed: bytes, dimension: int, count: int) -> NDArray[np.int64]:
     """``count`` of 0..``dimension`` - 1 without replacement, rising, (count,) int64: the same everywhere.
 

@@ -322,7 +322,7 @@ def beyond(model: type[BaseModel], base: type[BaseModel]) -> dict[str, dict[str,
 
 
 def test_the_settings_are_really_read_from_the_models() -> None:
-    (whole,) = [fields for heading, fields in sections(Encoding)]
+    whole = dict(sections(Encoding))[""]
     assert whole["bits"] == ("whole number", "≥ 16, ≤ 32", "32")
     (optimizer,) = [fields for heading, fields in sections(Optimizer)]
     assert optimizer["learning_rate"] == ("number", "> 0, ≤ 1e+09", "0.1")
