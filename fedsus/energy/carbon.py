@@ -7,7 +7,11 @@ from pathlib import Path
 
 from fedsus.costs import Grams, Usage, worst
 from fedsus.energy.fetching import Fetch
-from fedsus.energy.intensity import JOULES_PER_KWH, Clock, Intensity, stated
+from fedsus.energy.http_source import HttpSource
+from fedsus.energy.intensity import JOULES_PER_KWH, Backed, Clock, Flat, Intensity, stated
+from fedsus.energy.series import load_series
+from fedsus.energy.yearly import WORLD, yearly
+from fedsus.errors import ConfigError
 from fedsus.settings.carbon import CarbonSettings
 
 
@@ -24,7 +28,26 @@ def make_intensity(settings: CarbonSettings, folder: Path, fetch: Fetch | None, 
     """
     if settings.grams_per_kwh is not None:
         return stated(settings.grams_per_kwh, settings.spread, settings.kind)
+    if settings.country is not None:
+        return yearly(settings.country)
+    if settings.series is not None:
+        return Backed(load_series(settings.series, settings.kind, settings.spread, folder), _instead(settings))
+    if settings.http is not None:
+        if fetch is None:
+            raise ConfigError("[carbon.http]: nothing here opens connections; use country, series or grams_per_kwh")
+        source = HttpSource(settings.http, settings.kind, settings.spread, folder, fetch, clock)
+        return Backed(source, _instead(settings))
     return None
+
+
+def _instead(settings: CarbonSettings) -> Intensity | None:
+    """What stands in where a source has no figure; None where that is refused."""
+    chosen = settings.fallback
+    if chosen is not None and chosen.country is not None:
+        return yearly(chosen.country)
+    if chosen is not None and chosen.grams_per_kwh is not None:
+        return stated(chosen.grams_per_kwh, min(1.0, 2 * settings.spread), settings.kind)
+    return Flat(WORLD) if settings.missing == "assume" else None
 
 
 def priced(usage: Usage, intensity: Intensity | None, start: float, end: float) -> Usage:

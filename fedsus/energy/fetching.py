@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from fedsus.errors import EnvironmentFault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +21,7 @@ class Request:
         largest: bytes of the body at most.
     """
 
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     timeout: float
     largest: int
@@ -34,10 +38,48 @@ class Answer:
 
 
 class Fetch(Protocol):
-    """Asks once, follows no redirect, and reads no more of the body than ``largest`` + 1 bytes."""
+    """Asks once, follows no redirect, decodes nothing, and reads little more of the body than ``largest`` bytes."""
 
     def __call__(self, request: Request) -> Answer:
         """Raises:
-        EnvironmentFault: not connected, or broken off; one line without the query and the headers.
+        EnvironmentFault: not connected, or broken off; one line without the address's query and the headers.
         """
         ...
+
+
+class Patience:
+    """A `Fetch` that takes no longer than the request's timeout in all, whatever comes in between.
+
+    A source that sends a byte now and then keeps each single wait short; so the asking is left to a thread of its own,
+    which ends with its connection. Until it has, nothing more is asked.
+    """
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, request: Request) -> Answer:
+        """See `Fetch`.
+
+        Raises:
+            EnvironmentFault: likewise, or the time is over.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise EnvironmentFault("the last answer has not ended yet")
+        came: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                came.put(self._fetch(request))
+            except BaseException as error:  # given to who asked
+                came.put(error)
+
+        self._thread = threading.Thread(target=ask, name="fedsus-carbon", daemon=True)
+        self._thread.start()
+        try:
+            answer = came.get(timeout=request.timeout)
+        except queue.Empty:
+            raise EnvironmentFault(f"no whole answer within {request.timeout:g} s") from None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer

@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,16 +34,14 @@ class Row:
     value: float
     low: float | None
     high: float | None
-    forecast: tuple[float, ...]
+    forecast: array[float]
     place: str
 
     def same(self, other: Row) -> bool:
         """Whether both say the same of their moment."""
-        mine, theirs = (
-            (each.value, each.low, each.high, *(None if math.isnan(one) else one for one in each.forecast))
-            for each in (self, other)
-        )
-        return mine == theirs
+        if self.forecast.tobytes() != other.forecast.tobytes():  # NaN differs from itself, but not in its bytes
+            return False
+        return (self.value, self.low, self.high) == (other.value, other.low, other.high)
 
 
 def read(settings: SeriesSettings, kind: Kind, folder: Path) -> tuple[list[Row], str]:
@@ -62,7 +61,7 @@ def read(settings: SeriesSettings, kind: Kind, folder: Path) -> tuple[list[Row],
     for rows in found:
         for row in rows:
             before = merged.setdefault(row.time, row)
-            if not before.same(row):
+            if before is not row and not before.same(row):
                 raise ConfigError(f"{row.place}: {moment(row.time)} has other values than at {before.place}")
     if len(merged) < 2:
         raise ConfigError(f"{folder / settings.files}: at least 2 rows are needed, to know for how long a value holds")
@@ -194,7 +193,7 @@ class _File:
             low, high = (intensity(cell[place[name]], own.unit, "marginal", at) for name in (own.low, own.high))
             if not low <= value <= high:
                 raise ConfigError(f"{at}: {value:g} g/kWh lies outside its own range, {low:g} to {high:g}")
-        forecast = tuple(math.nan if _blank(cell[k]) else intensity(cell[k], own.unit, "marginal", at) for k in ahead)
+        forecast = array("d", _forecasts([cell[k] for k in ahead], own.unit, at))
         return Row(instant(cell[place[own.time]], at), value, low, high, forecast, at)
 
     def _ahead(self, place: dict[str, int]) -> list[int]:
@@ -245,6 +244,17 @@ def _named_once(path: Path, header: list[str]) -> None:
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"{path}: column '{twice}' is there twice")
+
+
+def _forecasts(cells: list[Any], unit: Unit, at: str) -> list[float]:
+    """g/kWh of each cell, NaN of a blank one."""
+    try:
+        numbers = [float(cell) * GRAMS_PER_KWH[unit] for cell in cells]
+    except (TypeError, ValueError):
+        numbers = [math.nan]
+    if all(0 <= number <= ABSURD for number in numbers):  # the usual row, quickly: there are millions of cells
+        return numbers
+    return [math.nan if _blank(cell) else intensity(cell, unit, "marginal", at) for cell in cells]
 
 
 def _blank(cell: Any) -> bool:

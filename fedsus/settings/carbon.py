@@ -57,13 +57,13 @@ class SeriesSettings(Strict):
 
 
 class FieldsSettings(Strict):
-    """``[carbon.http.fields]``: where an answer has what; names with dots lead inwards, "" is the answer itself.
+    """``[carbon.http.fields]``: where an answer has what; names with dots lead inwards.
 
     Attributes:
-        values: the list of values (or a single one).
-        forecast: the list of values that are forecast.
+        values: the list of values, or a single one; "" is the answer itself.
+        forecast: the list of values that are forecast; where it is that of ``values``, what is to come is.
         time, value, low, high: within each.
-        zone, unit: of the answer.
+        zone, unit, kind: of the answer, compared where they are there; "" and they are not looked at.
     """
 
     values: Place = "values"
@@ -74,6 +74,7 @@ class FieldsSettings(Strict):
     high: Place = "high"
     zone: Place = "zone"
     unit: Place = "unit"
+    kind: Place = "kind"
 
 
 class HttpSettings(Strict):

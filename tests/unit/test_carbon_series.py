@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+from array import array
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def test_means_are_weighted_by_time(tmp_path: Path) -> None:
     st.lists(st.floats(0, 3000), min_size=2, max_size=12), st.floats(0, 1), st.floats(0, 1), st.integers(1, 2_000_000)
 )
 def test_a_mean_is_that_of_its_parts(values: list[float], one: float, two: float, begin: int) -> None:
-    rows = [Row(begin * 300.0 + 300.0 * k, value, None, None, (), "") for k, value in enumerate(values)]
+    rows = [Row(begin * 300.0 + 300.0 * k, value, None, None, array("d"), "") for k, value in enumerate(values)]
     series = Series(rows, SeriesSettings(files="x", value="v", unit="g/kWh"), "marginal", 0.2, "x")
     start, end = series.start, series.end
     cut = start + (end - start) * min(one, two)

@@ -1,0 +1,49 @@
+"""Asks a source of carbon intensity over HTTP, once."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+
+import httpx
+
+from fedsus.energy.fetching import Answer, Request
+from fedsus.errors import EnvironmentFault
+
+
+def fetch(request: Request) -> Answer:
+    """See `fedsus.energy.fetching.Fetch`. No redirect is followed, no proxy asked, and nothing decoded.
+
+    Raises:
+        EnvironmentFault: not connected, or broken off.
+    """
+    try:
+        with (
+            httpx.Client(
+                timeout=request.timeout, verify=_authorities(), follow_redirects=False, trust_env=False
+            ) as client,
+            client.stream("GET", request.url, headers=dict(request.headers)) as response,
+        ):
+            body = bytearray()
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > request.largest:
+                    break
+    except httpx.TimeoutException:
+        raise EnvironmentFault(f"no answer within {request.timeout:g} s") from None
+    except httpx.ConnectError as error:
+        raise EnvironmentFault(f"cannot be reached: {error}") from None
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        raise EnvironmentFault(f"broke off: {type(error).__name__}") from None
+    return Answer(
+        status=response.status_code,
+        content=response.headers.get("content-type", ""),
+        body=bytes(body),
+        location=response.headers.get("location", ""),
+    )
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """The system's."""
+    return ssl.create_default_context()
