@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -62,6 +63,23 @@ class Envelope:
     def others(self) -> list[str]:
         """The keys (hex) of all further signatures."""
         return list(self.signatures)[1:]
+
+    def statement(self) -> Any:
+        """The payload as plain data.
+
+        Raises:
+            ProtocolViolation: it is not JSON, or not the canonical encoding of what it says.
+        """
+        try:
+            data = json.loads(self.payload)
+            same = canonical(data) == self.payload
+        except RecursionError:
+            raise ProtocolViolation("payload: nested too deeply") from None
+        except ValueError as error:  # also what Python says of a number of 5000 digits
+            raise ProtocolViolation(f"payload: not JSON: {str(error)[:80]}") from None
+        if not same:
+            raise ProtocolViolation("payload: the bytes are not the canonical encoding")
+        return data
 
     def signed(self, identity: Identity) -> Envelope:
         """The same with one more signature; an equal one where that key signed before."""

@@ -2,9 +2,176 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
 import click
+
+from fedsus.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedsus.reporting.verification import Evidence
+
+_HOME: Final = ".fedsus/server"
+_VARIABLE: Final = "FEDSUS_SERVER_HOME"
+
+_file = click.Path(path_type=Path)
 
 
 @click.group()
 def receipt() -> None:
-    """The signed summary of a run: make, show and verify it."""
+    """The signed summary of a run: make, show and verify it.
+
+    A run that ends on a server leaves one beside its journal: receipt.json.
+    """
+
+
+@receipt.command()
+@click.argument("run", type=_file)
+@click.option("--key", type=_file, help="The operator's key.  [default: operator.key of the server's folder]")
+@click.option("-o", "--output", type=_file, help="Where to write it.  [default: receipt.json in the run's folder]")
+def make(run: Path, key: Path | None, output: Path | None) -> None:
+    """Make the receipt of a run that is over, and sign it.
+
+    RUN is the run's folder.
+    """
+    from fedsus.owner import key_files
+    from fedsus.reporting import receipt as receipts
+    from fedsus.secagg.keys import fingerprint
+
+    folder = Path(os.environ.get(_VARIABLE) or _HOME).expanduser()
+    identity = key_files.load(key or folder / "operator.key", "operator")
+    path = output or run / receipts.FILE
+    receipts.write(path, receipts.make(run, identity))
+    click.echo(f"wrote {path}, signed by the key {fingerprint(identity.public)}")
+
+
+@receipt.command()
+@click.argument("receipt", type=_file)
+@click.option("--journal", type=_file, help="The run's journal.  [default: journal.jsonl beside the receipt]")
+@click.option("--roster", type=_file, help="The federation's signed roster.")
+@click.option("--policy", type=_file, help="policy.toml, whose [federation] pins the roster's signers.")
+@click.option("--operator", metavar="KEY", help="The operator's public key: operator.key.pub, or its 64 hex digits.")
+@click.option("--model", type=_file, help="The model that was released: a model file, or a checkpoint.")
+def verify(
+    receipt: Path,
+    journal: Path | None,
+    roster: Path | None,
+    policy: Path | None,
+    operator: str | None,
+    model: Path | None,
+) -> None:
+    """Check a receipt offline: signatures, journal, and every figure anew.
+
+    RECEIPT is its file, or the run's folder. Names the first thing that does not hold. The exit code is 0 where it
+    holds, 1 where it does not, and 2 where it cannot be checked.
+    """
+    from fedsus.envelope import MAX_BYTES
+    from fedsus.journal import NAME
+    from fedsus.reporting import receipt as receipts
+    from fedsus.reporting.told import verified_lines
+    from fedsus.reporting.verification import verify as check
+
+    if policy is not None and roster is None:
+        raise ConfigError("--policy pins who signs rosters: name the roster too, with --roster")
+    file = receipt / receipts.FILE if receipt.is_dir() else receipt
+    raw = receipts.read_file(file, MAX_BYTES)
+    found = check(raw, _evidence(journal or file.parent / NAME, roster, policy, operator, model))
+    for line in verified_lines(found):
+        click.echo(line)
+
+
+@receipt.command()
+@click.argument("receipt", type=_file)
+@click.option("--json", "as_json", is_flag=True, help="All that it says, for a program.")
+def show(receipt: Path, as_json: bool) -> None:
+    """Show what a receipt says. Nothing is checked: see `verify`.
+
+    RECEIPT is its file, or the run's folder.
+    """
+    from fedsus import envelope
+    from fedsus.errors import ProtocolViolation
+    from fedsus.reporting import receipt as receipts
+    from fedsus.reporting.told import lines
+
+    file = receipt / receipts.FILE if receipt.is_dir() else receipt
+    try:
+        sealed = envelope.decode(receipts.read_file(file, envelope.MAX_BYTES))
+        payload = sealed.statement()
+    except ProtocolViolation as error:
+        raise ConfigError(f"{file}: not a receipt: {error}") from None
+    if as_json:
+        click.echo(json.dumps(payload, indent=1))
+        return
+    for line in lines(sealed, payload):
+        click.echo(line)
+
+
+@receipt.command()
+def schema() -> None:
+    """Print the JSON schema of what a receipt says."""
+    from fedsus.reporting.predicate import schema as made
+
+    click.echo(json.dumps(made(), indent=1))
+
+
+def _evidence(
+    journal: Path, roster: Path | None, policy: Path | None, operator: str | None, model: Path | None
+) -> Evidence:
+    from fedsus.reporting import receipt as receipts
+    from fedsus.reporting.verification import Evidence
+    from fedsus.secagg import roster as rosters
+
+    signed = pins = None
+    if roster is not None:
+        from fedsus.errors import ProtocolViolation
+
+        try:
+            signed = rosters.decode(receipts.read_file(roster, rosters.MAX_BYTES))
+        except ProtocolViolation as error:
+            raise ConfigError(f"{roster}: not a roster: {error}") from None
+    if policy is not None:
+        from fedsus.config import load
+        from fedsus.owner.policy import Policy
+
+        given = load(policy, Policy).federation
+        if given is None:
+            raise ConfigError(f"{policy}: no [federation]: it pins no signers of rosters")
+        pins = given.pins
+    return Evidence(
+        journal=receipts.read_file(journal, receipts.MOST_JOURNAL),
+        roster=signed,
+        pins=pins,
+        operator=None if operator is None else _operator(operator),
+        model=None if model is None else _hashes(model),
+    )
+
+
+def _operator(given: str) -> str:
+    """The public key (hex) of a file's name, or as it is."""
+    from fedsus.owner.key_files import read_public
+
+    if len(given) == 64 and set(given) <= set("0123456789abcdef"):
+        return given
+    return read_public(Path(given), "operator")
+
+
+def _hashes(model: Path) -> frozenset[str]:
+    """SHA-256 of a file, and of the model's values where it is a model file."""
+    import hashlib
+
+    from fedsus.errors import CorruptionError
+    from fedsus.model_file import read_model
+    from fedsus.rounds.messages import model_hash
+
+    try:
+        with model.open("rb") as file:
+            found = {hashlib.file_digest(file, "sha256").hexdigest()}
+        found.add(model_hash(read_model(model)[0]))
+    except OSError as error:
+        raise ConfigError(f"{model}: cannot be read: {error.strerror}") from None
+    except CorruptionError:
+        pass  # a checkpoint, which has its own hash
+    return frozenset(found)

@@ -387,3 +387,9 @@ class Statement(Strict):
     subject: Annotated[tuple[Subject, ...], Field(min_length=1)]
     predicate_type: Literal["urn:fedsus:receipt:1"] = Field(default=PREDICATE_TYPE, alias="predicateType")
     predicate: Predicate
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a statement, as receipts hold it."""
+    found: dict[str, Any] = Statement.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": PREDICATE_TYPE, **found}

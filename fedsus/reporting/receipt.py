@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +15,7 @@ from fedsus.plan import canonical
 from fedsus.reporting.statement import plain, statement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from fedsus.secagg.keys import Identity
@@ -37,10 +37,15 @@ def entries_of(raw: bytes, path: Path) -> tuple[list[Entry], str]:
         last = raw.count(b"\n") + 1
         raise CorruptionError(f"{path}: line {last}: it has no end: the file was cut off or changed")
     entries = [reader.feed(line) for line in raw[:-1].split(b"\n")]
-    return entries, hashlib.sha256(raw[:-1].rsplit(b"\n", 1)[-1]).hexdigest()
+    return entries, head_of(raw)
 
 
-def payload_of(entries: list[Entry], head: str, operator: str | None) -> dict[str, Any]:
+def head_of(raw: bytes) -> str:
+    """SHA-256 (hex) of the last line of a journal file, without its line break."""
+    return hashlib.sha256(raw.removesuffix(b"\n").rsplit(b"\n", 1)[-1]).hexdigest()
+
+
+def payload_of(entries: Sequence[Entry], head: str, operator: str | None) -> dict[str, Any]:
     """The statement as plain data.
 
     Raises:
@@ -111,19 +116,3 @@ def read_file(path: Path, most: int) -> bytes:
     if len(raw) > most:
         raise ConfigError(f"{path}: longer than {most} bytes; what is checked here is never that long")
     return raw
-
-
-def loads(raw: bytes) -> Any:
-    """Plain data of a payload's bytes.
-
-    Raises:
-        ValueError: not JSON, or not the canonical encoding of what it says.
-    """
-    try:
-        data = json.loads(raw)
-        same = canonical(data) == raw
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not same:
-        raise ValueError("the bytes are not the canonical encoding")
-    return data

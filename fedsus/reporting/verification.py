@@ -18,7 +18,7 @@ from fedsus.journal import RunClosed, RunOpened, fold
 from fedsus.plan import canonical
 from fedsus.privacy.stated import alike
 from fedsus.reporting.predicate import PREDICATE_TYPE, STATEMENT_TYPE
-from fedsus.reporting.receipt import entries_of, loads, payload_of
+from fedsus.reporting.receipt import entries_of, head_of, payload_of
 from fedsus.secagg import roster as rosters
 from fedsus.secagg.keys import fingerprint
 
@@ -76,8 +76,8 @@ def verify(raw: bytes, evidence: Evidence) -> Verified:
         ConfigError: it cannot be checked: of another version, or something is missing that it takes.
     """
     sealed, payload = _opened(raw)
-    _signed(sealed, payload, evidence.operator)
-    derived = _recomputed(evidence.journal, sealed.author)
+    _of_operator(sealed, evidence.operator)
+    derived = _recomputed(payload, evidence.journal, sealed.author)
     _compare(payload, derived)
     names = _countersigned(sealed, _listed(derived.roster, evidence))
     _same_model(payload, evidence.model)
@@ -85,41 +85,39 @@ def verify(raw: bytes, evidence: Evidence) -> Verified:
     return Verified(payload, fingerprint(bytes.fromhex(sealed.author)), names, notes)
 
 
+@lru_cache(maxsize=4)
 def _opened(raw: bytes) -> tuple[Envelope, dict[str, Any]]:
-    """The envelope and the plain data of its payload."""
+    """The envelope, all of whose signatures fit, and the plain data of its payload, which names the first signer."""
     try:
         sealed = envelope.decode(raw)
     except ProtocolViolation as error:
         raise ReceiptFault(f"receipt: {error}") from None
+    wrong = sealed.invalid()
+    if wrong is not None:
+        at = list(sealed.signatures).index(wrong)
+        raise ReceiptFault(f"signatures.{at}: the signature of key {wrong[:16]}... does not fit what is signed")
     try:
-        payload = loads(sealed.payload)
-    except ValueError as error:  # also what Python says of a number of 5000 digits
-        raise ReceiptFault(f"payload: {_short(error)}") from None
-    if not isinstance(payload, dict):
-        raise ReceiptFault("payload: not a JSON object")
+        payload = sealed.statement()
+    except ProtocolViolation as error:
+        raise ReceiptFault(str(error)) from None
     for name, wanted in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
-        if payload.get(name) != wanted:
-            raise ConfigError(f"{name}: {_short(payload.get(name))}; this fedsus checks {wanted} alone")
-    return sealed, payload
-
-
-def _signed(sealed: Envelope, payload: dict[str, Any], operator: str | None) -> None:
-    """The operator's signature comes first, is of the key that the payload names, and all signatures fit."""
-    predicate = payload.get("predicate")
-    named = predicate.get("operator") if isinstance(predicate, dict) else None
+        said = _at(payload, (name,))
+        if said != wanted:
+            raise ConfigError(f"{name}: {_short(said)}; this fedsus checks {wanted} alone")
+    named = _at(payload, ("predicate", "operator"))
     if named != sealed.author:
         raise ReceiptFault(
             f"predicate.operator: the receipt names the key {_short(named)}, and {sealed.author} signed it first"
         )
+    return sealed, payload
+
+
+def _of_operator(sealed: Envelope, operator: str | None) -> None:
     if operator is not None and operator != sealed.author:
         raise ReceiptFault(
             f"signatures.0: signed by the key {fingerprint(bytes.fromhex(sealed.author))}, "
             f"and not by the operator's, {fingerprint(bytes.fromhex(operator))}"
         )
-    wrong = sealed.invalid()
-    if wrong is not None:
-        at = list(sealed.signatures).index(wrong)
-        raise ReceiptFault(f"signatures.{at}: the signature of key {wrong[:16]}... does not fit what is signed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +129,15 @@ class _Derived:
     roster: Roster | None
 
 
-def _recomputed(journal: bytes, operator: str) -> _Derived:
+def _recomputed(payload: dict[str, Any], journal: bytes, operator: str) -> _Derived:
+    """What the journal gives. Which journal it is comes first, for all else follows from it."""
     try:
+        for name, found in (("head", head_of(journal)), ("entries", journal.count(b"\n"))):
+            said = _at(payload, ("predicate", "journal", name))
+            if said != found or type(said) is not type(found):
+                raise ReceiptFault(
+                    f"predicate.journal.{name}: the receipt says {_short(said)}, the journal gives {_short(found)}"
+                )
         return _derived(journal, operator)
     except CorruptionError as error:
         raise ReceiptFault(str(error)) from None
@@ -155,13 +160,8 @@ def _derived(journal: bytes, operator: str) -> _Derived:
 
 
 def _compare(said: dict[str, Any], derived: _Derived) -> None:
-    """Raise at the first difference; which journal it is comes first, for all else follows from it."""
-    found = derived.payload
-    for path in (("predicate", "journal", "head"), ("predicate", "journal", "entries")):
-        here, there = _at(said, path), _at(found, path)
-        if here != there or type(here) is not type(there):
-            raise ReceiptFault(f"{'.'.join(path)}: the receipt is of {_short(here)}, the journal has {_short(there)}")
-    for where, one, other in _differences(said, found, ""):
+    """Raise at the first difference."""
+    for where, one, other in _differences(said, derived.payload, ""):
         loss, _, field = where.removeprefix(_LOSSES).partition(".")
         if where.startswith(_LOSSES) and field == "epsilon" and alike(one, derived.epsilons[int(loss)]):
             continue
