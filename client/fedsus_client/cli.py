@@ -80,6 +80,22 @@ def roster(agent_file: Path, policy_file: Path | None, file: Path | None) -> Non
 
 @client.command()
 @agent_option
+@click.argument("receipt", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.  [default: RECEIPT itself]")
+def countersign(agent_file: Path, receipt: Path, output: Path | None) -> None:
+    """Compare a run's receipt with this device's ledger, and add the device's signature.
+
+    RECEIPT is the operator's receipt.json. Plans, attempts and epsilon must be those that this device knows of.
+    """
+    from fedsus_client import countersigning
+    from fedsus_client.config import load_agent
+
+    for line in countersigning.countersign(load_agent(agent_file), receipt, output):
+        click.echo(line)
+
+
+@client.command()
+@agent_option
 @policy_option
 def check(agent_file: Path, policy_file: Path | None) -> None:
     """Look at everything beforehand: a tick or a fix a line.
