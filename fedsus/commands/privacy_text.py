@@ -111,7 +111,10 @@ def _costs(plan: Planned) -> list[tuple[str, str]]:
     if first.costs is None:
         return [("costs", "none are sent")]
     size, rounds, most = asked.cohort.size, asked.rounds, first.costs
-    text = f"up to {most.joules:g} J and {most.grams:g} g of a device in a round; the sum of {size} is "
+    text = (
+        f"up to {most.joules:g} J and {most.grams:g} g of a device in a round, {size * most.joules:g} J and "
+        f"{size * most.grams:g} g of all {size}; their sum is "
+    )
     if not first.private:
         off = told_rounding(first, size)
         return [("costs", f"{text}exact but for rounding, {off['joules']:.2g} J and {off['grams']:.2g} g at most")]

@@ -89,6 +89,18 @@ def test_a_reduced_uplink_is_audited_reduced(tmp_path: Path) -> None:
     assert "does not fit this run" in str(done.exception)
 
 
+def test_costs_are_audited_beside_the_metrics(tmp_path: Path) -> None:
+    asked = SHARED + "[plan.costs]\njoules = 500\ngrams = 0.25\n"
+    done = run(tmp_path, asked, "--draws", "1000")
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.output.splitlines() if line.split()[1:2] == ["server,"]] == [
+        *("update", "update", "told", "told", "all", "all")
+    ]
+    done = run(tmp_path, asked, "--broken", "plain-metrics", "--draws", "1000")
+    assert done.exit_code == 1 and "metrics, and costs beside them, have no noise" in done.output
+    assert "does not fit this run" in str(run(tmp_path, SHARED, "--broken", "forgotten-costs").exception)
+
+
 def test_for_programs_and_as_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "audit.svg"
     done = run(tmp_path, SHARED, "--json", "--plot", str(picture))

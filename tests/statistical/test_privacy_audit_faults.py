@@ -18,7 +18,7 @@ FEW_DRAWS = 4_000
 """Of faults that are found by them, where a release is one draw."""
 
 SHARES = {"missing-shares", "uncounted-colluder", "shared-seed"}
-NEEDS_MANY = SHARES | {"two-thirds-of-the-noise", "all-examples", "forgotten-costs"}
+NEEDS_MANY = SHARES | {"two-thirds-of-the-noise", "all-examples"}
 TOO_SMALL = {("example distributed", fault) for fault in SHARES} | {
     ("example distributed, most examples", fault) for fault in FAULTS if fault not in SHARES
 }

@@ -123,10 +123,13 @@ def shown(folder: Path, text: str, *options: str) -> str:
 
 def test_what_is_printed(tmp_path: Path) -> None:
     exact = shown(tmp_path, RUN)
-    assert "costs up to 500 J and 0.25 g of a device in a round; the sum of 20 is exact but for rounding" in exact
+    assert (
+        "costs up to 500 J and 0.25 g of a device in a round, 10000 J and 5 g of all 20; their sum is exact but for"
+        in exact
+    )
     noised = shown(tmp_path, RUN + PRIVATE + "metrics_share = 0.2\n")
     assert "told loss, joules, grams: noised, with 20 % of the budget" in noised
-    assert "the sum of 20 is noised by" in noised and "(standard deviations)" in noised
+    assert "their sum is noised by" in noised and "(standard deviations)" in noised
     nothing = shown(tmp_path, RUN + PRIVATE)
     assert "costs none are sent" in nothing and "warning plan.costs asks for what devices use" in nothing
 

@@ -18,7 +18,7 @@ from fedsus.encoding.costs import CostBlock, told_rounding, told_spread
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.packing import pack
 from fedsus.errors import ProtocolViolation
-from fedsus.plan import Cohort, Encoding, Plan
+from fedsus.plan import Cohort, Encoding, Plan, Uplink
 from fedsus.privacy.adversaries import spent
 from fedsus.privacy.noise import SeededNoise
 from fedsus.privacy.sensitivity import METRIC_STEPS
@@ -27,6 +27,7 @@ from fedsus.types import LocalUpdate, LocalUpdates
 
 COSTS = Costs(joules=500.0, grams=0.25)
 DIMENSION = 8
+WHOLE, HALF = Encoding(), Encoding(uplink=Uplink(name="projection", share=0.5))
 PRIVACIES = {
     "none": NoPrivacy(),
     "distributed": client_distributed(DIMENSION, metrics=9.0),
@@ -85,6 +86,13 @@ def test_a_full_cohort_at_its_bounds_does_not_wrap(bits: int, clients: int) -> N
     assert released(of, [ring] * clients).costs == pytest.approx(report(of, clients), rel=1e-12)
 
 
+def test_fewer_coordinates_of_an_update_leave_costs_as_they_are() -> None:
+    of, half = plan(), plan(encoding=HALF)
+    reports = [report(of, share) for share in (0.25, 1.0, 0.0)]
+    assert mechanism_of(half).size == mechanism_of(of).size - DIMENSION // 2
+    assert np.array_equal(sums(half, reports), sums(of, reports))
+
+
 def test_counts_are_exact() -> None:
     """Whole numbers of devices stay whole, whatever the width."""
     of = plan(encoding=Encoding(bits=20))
@@ -128,12 +136,12 @@ def test_clamped_figures_are_counted_where_clamped_coordinates_are() -> None:
     assert released(of, [mechanism.encode(update(costs), SeededNoise(0)) for costs in (over, [], over)]).saturated == 4
 
 
-@pytest.mark.parametrize("kind", PRIVACIES)
-@pytest.mark.parametrize("purpose", ["train", "evaluate"])
-def test_a_stack_is_what_each_device_sends(kind: str, purpose: Any) -> None:
-    if kind != "none" and purpose == "evaluate":
-        pytest.skip("a private run evaluates nothing")
-    of = plan(kind, purpose=purpose)
+@pytest.mark.parametrize(
+    ("kind", "purpose", "encoding"),
+    [*((kind, "train", encoding) for kind in PRIVACIES for encoding in (WHOLE, HALF)), ("none", "evaluate", WHOLE)],
+)
+def test_a_stack_is_what_each_device_sends(kind: str, purpose: Any, encoding: Encoding) -> None:
+    of = plan(kind, purpose=purpose, encoding=encoding)
     mechanism, size = mechanism_of(of), len(of.cost_ranges)
     reports = np.random.default_rng(0).random((6, size)) * report(of, 1.2)
     reports[2], reports[3, 1], reports[4, 0] = 0.0, np.nan, -1.0
