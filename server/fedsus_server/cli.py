@@ -44,6 +44,23 @@ def server() -> None:
 
 @server.command()
 @home_option
+def init(home: Path | None) -> None:
+    """Make the server's folder, and the operator's key, which signs receipts.
+
+    `start` does so too. Give owners the public key, so that they can pin it.
+    """
+    from fedsus.secagg.keys import fingerprint
+    from fedsus_server import receipts
+
+    folder = _home(home)
+    folder.make()
+    key, path = receipts.key_of(folder.folder), folder.folder / receipts.KEY
+    click.echo(f"operator's key: {path}; keep it, and give owners {path}.pub")
+    click.echo(f"fingerprint: {fingerprint(key.public)}")
+
+
+@server.command()
+@home_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8443, show_default=True, type=click.IntRange(0, 65535), help="0 chooses a free one.")
 @click.option("--health-host", default="127.0.0.1", show_default=True, help="Interface of the gRPC health service.")
@@ -69,12 +86,13 @@ def start(home: Path | None, names: tuple[str, ...], **asked: Any) -> None:
         raise ConfigError("--certificate and --key go together")
     if asked["ca"] and not asked["certificate"]:
         raise ConfigError("--ca needs --certificate and --key")
-    from fedsus_server import banner
+    from fedsus_server import banner, receipts
     from fedsus_server.supervisor import Options, Supervisor
 
     folder, options = _home(home), Options(names=names, **asked)
     folder.make()
     with folder.lock():
+        receipts.key_of(folder.folder)
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
@@ -113,7 +131,31 @@ def run(home: Path | None, runs: Path, run_toml: Path | None, resumed: str | Non
     if detach:
         click.echo(following.how_to(folder, active.run, Path(active.folder)))
     else:
-        following.follow_run(folder, Path(active.folder))
+        _follow(folder, Path(active.folder))
+
+
+def _follow(home: Home, folder: Path) -> None:
+    """Show a run until it ends, however it ends, and where its receipt is."""
+    from fedsus_server import following
+
+    try:
+        following.follow_run(home, folder)
+    finally:
+        _receipt(home, folder)
+
+
+def _receipt(home: Home, folder: Path) -> None:
+    """Where the receipt of a run is that is over; why there is none does not hide how the run ended."""
+    from fedsus.errors import FedsusError
+    from fedsus_server import receipts
+
+    try:
+        path = receipts.leave(folder, home.folder)
+    except FedsusError as error:
+        click.echo(f"no receipt: {error}; make it: fedsus receipt make {folder}", err=True)
+        return
+    if path is not None:
+        click.echo(f"receipt: fedsus receipt verify {folder}")
 
 
 @server.command()
@@ -125,11 +167,10 @@ def follow(home: Path | None, runs: Path, run: str) -> None:
 
     RUN is its name, the beginning of that, or its folder.
     """
-    from fedsus_server import following
     from fedsus_server import runs as known
 
     folder = _home(home)
-    following.follow_run(folder, known.find(folder, runs, run))
+    _follow(folder, known.find(folder, runs, run))
 
 
 @server.command()
@@ -151,6 +192,7 @@ def stop(home: Path | None, runs: Path, run: str) -> None:
     found = known.find(folder, runs, run)
     ended = known.stop(folder, found, time.time)
     click.echo(f"run {found.name} {'is stopped' if ended else 'was over already'}")
+    _receipt(folder, found)
 
 
 @server.command()

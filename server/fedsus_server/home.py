@@ -1,6 +1,7 @@
 """The server's folder: certificates, Flower's database, logs, and what is running now.
 
 tls/             ca.pem (give it to owners), ca.key, server.pem, server.key
+operator.key     signs receipts; operator.key.pub is for those who check them
 state.db         Flower's database: node keys, messages under way
 superlink.json   settings of the supervised child
 running.json     the running server: process, address, ports

@@ -24,7 +24,7 @@ from fedsus.types import Clock
 from fedsus_server import __version__, certificates, processes
 from fedsus_server.certificates import Certificates
 from fedsus_server.health import HealthServer, Probe
-from fedsus_server.home import Home, Running
+from fedsus_server.home import VARIABLE, Home, Running
 from fedsus_server.resume import Resumer
 
 _START_SECONDS: Final = 60.0
@@ -144,6 +144,7 @@ def environment(home: Home, base: Mapping[str, str]) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_HOME": str(home.flower),
+        VARIABLE: str(home.folder),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)]),
     }

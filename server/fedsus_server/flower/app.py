@@ -52,6 +52,10 @@ def main(grid: Grid, context: Context) -> None:
     except BaseException as end:
         log.info("stopped by %s", type(end).__name__)
         raise
+    finally:
+        from fedsus_server import receipts
+
+        receipts.leave_quietly(folder)
 
 
 def _loop(grid: Grid, folder: Path, log: logging.Logger) -> None:
