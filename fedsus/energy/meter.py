@@ -28,6 +28,7 @@ log = logging.getLogger("fedsus.energy")
 EVERY: Final = 1.0
 """Seconds between readings of counters at borders of phases; a reading costs some ten microseconds."""
 
+_NOTHING: Final = Spent()
 _TIMES: Final = Times()
 _HARDWARE: Final = Hardware()
 
@@ -54,13 +55,13 @@ class PartsMeter:
         refuse: bool = False,
     ) -> None:
         self._parts, self._idle_watts, self._refuse = parts, idle_watts, refuse
-        self._lock, self._spent, self._seconds = threading.Lock(), Spent(), 0.0
+        self._lock, self._spent, self._seconds = threading.Lock(), _NOTHING, 0.0
         self._phases = Phases(times, self._border if counters else None)
         self._sampled = times.steady()
         if counters:
             # What was used between finding the counters and now is nobody's.
             self._sample()
-            self._spent, self._seconds = Spent(), 0.0
+            self._spent, self._seconds = _NOTHING, 0.0
         if wrapping := [counter.wraps / counter.most for counter in counters if counter.wraps is not None]:
             self._watch(min(wrapping) / 2)
 
@@ -73,7 +74,7 @@ class PartsMeter:
         with self._lock:
             self._sample()
             spent, seconds = self._spent, self._seconds
-            self._spent, self._seconds = Spent(), 0.0
+            self._spent, self._seconds = _NOTHING, 0.0
         if spent.lost and self._refuse:
             raise EnvironmentFault(f'energy: {spent.lost[0]}; [energy] missing = "refuse" ends the work here')
         for why in spent.lost:
@@ -93,7 +94,9 @@ class PartsMeter:
         work = self._phases.take()
         self._sampled += work.seconds
         self._seconds += work.seconds
-        self._spent = sum((part.spend(work) for part in self._parts), self._spent)
+        for part in self._parts:
+            spent = part.spend(work)
+            self._spent = spent if self._spent is _NOTHING else self._spent + spent
 
     def _border(self, steady: float) -> None:
         # Who takes or samples at this moment does the same, so that nobody waits.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsus.costs import Phase
 
 _BITS: Final[Mapping[Phase, int]] = {phase: 1 << place for place, phase in enumerate(PHASES)}
+_ALONE: Final[Mapping[int, Phase]] = {0: "wait", **{bit: phase for phase, bit in _BITS.items()}}
 _IDLE: Final = 1e-3
 """Least load of a phase, so that the time of phases that all sleep is still divided."""
 
@@ -76,8 +77,8 @@ class Phases:
 
     def __init__(self, times: Times, border: Callable[[float], None] | None = None) -> None:
         """``border`` is called after each border with the steady time."""
-        self._times, self._lock, self._local = times, threading.Lock(), threading.local()
-        self._after = border
+        self._now, self._used, self._used_here = times.steady, times.process, times.thread
+        self._lock, self._local, self._after = threading.Lock(), threading.local(), border
         self._inside, self._set = dict.fromkeys(PHASES, 0), 0
         self._own: dict[Phase, tuple[float, float]] = {}
         self._shared: dict[int, float] = {}
@@ -95,7 +96,9 @@ class Phases:
             stack = self._local.stack = _Stack(threading.get_ident())
         with self._lock:
             self._border(stack)
-            self._move(stack.phases[-1] if stack.phases else None, phase)
+            if stack.phases:
+                self._out(stack.phases[-1])
+            self._in(phase)
             stack.phases.append(phase)
         if self._after is not None:
             self._after(self._steady)
@@ -105,8 +108,9 @@ class Phases:
         """Its innermost phase is over: a context may end in another thread than it began in."""
         with self._lock:
             self._border(stack)
-            left = stack.phases.pop()
-            self._move(left, stack.phases[-1] if stack.phases else None)
+            self._out(stack.phases.pop())
+            if stack.phases:
+                self._in(stack.phases[-1])
         if self._after is not None:
             self._after(self._steady)
 
@@ -118,35 +122,40 @@ class Phases:
             shared, self._shared = self._shared, {}
             cpu: dict[Phase, float] = {}
             for inside, used in shared.items():
+                alone = _ALONE.get(inside)
+                if alone is not None:
+                    cpu[alone] = cpu.get(alone, 0.0) + used
+                    continue
                 for phase, part in self._parts(inside):
                     cpu[phase] = cpu.get(phase, 0.0) + used * part
-        return Work(seconds, {phase: cpu[phase] for phase in PHASES if cpu.get(phase)})
+        return Work(seconds, cpu)
 
     def _border(self, stack: _Stack | None) -> None:
-        steady, process = self._times.steady(), self._times.process()
+        steady, process = self._now(), self._used()
         used = process - self._process
         if used > 0:
             self._shared[self._set] = self._shared.get(self._set, 0.0) + used
         self._steady, self._process = steady, process
         if stack is None or stack.thread != threading.get_ident():
             return
-        mine = self._times.thread()
+        mine = self._used_here()
         if stack.phases:
-            own, seconds = self._own.get(stack.phases[-1], (0.0, 0.0))
-            self._own[stack.phases[-1]] = (own + mine - stack.used, seconds + steady - stack.since)
+            phase = stack.phases[-1]
+            own, seconds = self._own.get(phase, (0.0, 0.0))
+            self._own[phase] = (own + mine - stack.used, seconds + steady - stack.since)
         stack.since, stack.used = steady, mine
 
-    def _move(self, left: Phase | None, entered: Phase | None) -> None:
-        if left is not None:
-            self._inside[left] -= 1
-            if not self._inside[left]:
-                self._set &= ~_BITS[left]
-        if entered is not None:
-            self._inside[entered] += 1
-            self._set |= _BITS[entered]
+    def _out(self, phase: Phase) -> None:
+        left = self._inside[phase] = self._inside[phase] - 1
+        if not left:
+            self._set &= ~_BITS[phase]
+
+    def _in(self, phase: Phase) -> None:
+        self._inside[phase] += 1
+        self._set |= _BITS[phase]
 
     def _parts(self, inside: int) -> Iterator[tuple[Phase, float]]:
-        phases = [phase for phase in PHASES if inside & _BITS[phase]] or ["wait"]
+        phases = [phase for phase in PHASES if inside & _BITS[phase]]
         loads = [self._load(phase) for phase in phases]
         yield from zip(phases, (load / sum(loads) for load in loads), strict=True)
 
