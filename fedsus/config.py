@@ -9,7 +9,7 @@ import difflib
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -223,13 +223,15 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """Names of the fields of the nested model at ``path``; empty where it is not one."""
     current: Any = model
     for part in path:
-        info = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        info = current.model_fields.get(part) if _is_model(current) else None
         if info is None:
             return []
-        current = info.annotation
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+        current = next((each for each in (info.annotation, *get_args(info.annotation)) if _is_model(each)), None)
+    return list(current.model_fields) if _is_model(current) else []
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _short(value: Any) -> str:
