@@ -27,18 +27,18 @@ class Series:
     Args:
         rows: in the order of time, two at least.
         spread: fraction to either side, for rows without a range of their own.
-        source: name of the series, for a person.
+        name: of the series, for a person.
 
     Raises:
         ConfigError: a gap that may not be filled.
     """
 
-    def __init__(self, rows: Sequence[Row], settings: SeriesSettings, kind: Kind, spread: float, source: str) -> None:
+    def __init__(self, rows: Sequence[Row], settings: SeriesSettings, kind: Kind, spread: float, name: str) -> None:
         times = np.array([row.time for row in rows])
         self.step = float(np.median(np.diff(times)))
         """Seconds from one row to the next, most of the time."""
-        self._kind, self._source, self._beyond = kind, source, settings.beyond
-        self._spread = spread
+        self._kind, self._name, self._beyond, self._spread = kind, name, settings.beyond, spread
+        self._source = f"{name}, {'its own range' if settings.low is not None else f'±{spread:.0%}'}"
         filled = list(_filled(rows, settings, self.step, spread))
         self._times = np.array([time for time, *_ in filled])
         values, lows, highs = (np.array([row[k] for row in filled]) for k in (1, 2, 3))
@@ -71,7 +71,7 @@ class Series:
         if not self.start <= start <= end <= self.end or start == self.end:
             span = moment(start) if start == end else f"{moment(start)} to {moment(end)}"
             raise EnvironmentFault(
-                f"{self._source}: no value for {span}; it covers {moment(self.start)} to {moment(self.end)}"
+                f"{self._name}: no value for {span}; it covers {moment(self.start)} to {moment(self.end)}"
             )
         first = int(np.searchsorted(self._times, start, side="right")) - 1
         last = max(first, int(np.searchsorted(self._times, end, side="left")) - 1)
@@ -135,9 +135,8 @@ def load_series(settings: SeriesSettings, kind: Kind, spread: float, folder: Pat
         ConfigError: as `fedsus.energy.series_files.read`, or a gap.
     """
     rows, zone = read(settings, kind, folder)
-    told = "its own range" if settings.low is not None else f"±{spread:.0%}"
-    source = f"series {settings.files}{f' of {zone}' if zone else ''}, {told}"
-    return Series(rows, settings, kind, spread, source)
+    name = f"series {settings.files}{f' of {zone}' if zone else ''}"
+    return Series(rows, settings, kind, spread, name)
 
 
 def _filled(

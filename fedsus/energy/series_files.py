@@ -201,7 +201,7 @@ class _File:
         prefix = self._settings.forecast
         if prefix is None:
             return []
-        ahead = []
+        ahead: list[int] = []
         while (name := f"{prefix}{len(ahead) + 1}") in place:
             ahead.append(place[name])
         if not ahead:
