@@ -41,7 +41,7 @@ class Grams:
     Attributes:
         value: g CO2e.
         low, high: its range: the joules' and the intensity's.
-        method: of the intensity.
+        method: the worst of the joules' and the intensity's.
         kind: whether the intensity is an average of the grid's plants or a marginal one. Location-based always.
         source: where the intensity is from.
     """
