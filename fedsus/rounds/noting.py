@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from fedsus.encoding.costs import told_sums
+from fedsus.energy.priced import together
 from fedsus.errors import EnvironmentFault
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased
 
@@ -33,10 +34,20 @@ class UsageOf:
 
     def __init__(self, meter: Meter | None) -> None:
         self._meter = meter
+        self._kept: Usage | None = None
         self._fault: EnvironmentFault | None = None
+
+    def mark(self) -> None:
+        """Close an interval within the entry's: what is used in other hours has another carbon intensity."""
+        self._kept = together(self._kept, self._found())
 
     def take(self) -> Usage | None:
         """None where it is not known."""
+        self.mark()
+        kept, self._kept = self._kept, None
+        return kept
+
+    def _found(self) -> Usage | None:
         try:
             return None if self._meter is None else self._meter.take()
         except EnvironmentFault as fault:

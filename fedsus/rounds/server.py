@@ -169,7 +169,7 @@ class RunLoop:
             raise RunFailed(spent + self._budgets.beside())
         self._usage.check()
         with during(self._meter, "wait"):
-            self._waited += self._postponing.wait(self._specification.config.plan.rounds - round + 1)
+            self._put_off(self._specification.config.plan.rounds - round + 1)
             cohort = self._gathering.cohort(self.progress)
         made, (mine, kept) = self._reference(state), parted(state)
         fleet, started = Metered(self._fleet, self._meter), self._clock()
@@ -189,6 +189,13 @@ class RunLoop:
         if self._watch is not None:
             self._watch(entry, self._model(state))
         return state
+
+    def _put_off(self, left: int) -> None:
+        """Wait for the start of the next of so many rounds."""
+        waited = self._postponing.wait(left)
+        self._waited += waited
+        if waited:
+            self._usage.mark()
 
     def _abandon(self, round: int, attempt: int, error: Exception, fleet: Metered) -> None:
         self._journal.append(

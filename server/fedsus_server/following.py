@@ -32,16 +32,21 @@ def follow_run(home: Home, folder: Path) -> None:
     """
     from rich.console import Console
 
-    finished = summary(folder).closed is not None
+    finished, console, said = summary(folder).closed is not None, Console(), ""
 
     def over() -> bool:
+        nonlocal said
         if finished:
             return False  # all of it is there to be read
+        waits = looping.waits(folder) or ""
+        if waits and waits != said:
+            console.print(waits, soft_wrap=True, markup=False, highlight=False)
+        said = waits
         noted = _noted(home, folder)
         return home.running() is None or (noted is not None and noted.given_up is not None)
 
     try:
-        seen = progress.show(follow(folder, over), Console())
+        seen = progress.show(follow(folder, over), console)
     except KeyboardInterrupt:
         click.echo(f"\nrun {folder.name} goes on\n{how_to(home, folder.name, folder)}")
         return
@@ -52,10 +57,13 @@ def follow_run(home: Home, folder: Path) -> None:
         raise EnvironmentFault(f"the server stopped; run {folder.name} goes on when it starts again")
     if seen.closed.reason == "failed":
         loop = looping.of(folder)
-        raise RunFailed(f"run {folder.name} failed: {(loop and loop.ended) or 'see server.log in its folder'}")
+        why = seen.closed.because or (loop and loop.ended) or "see server.log in its folder"
+        raise RunFailed(f"run {folder.name} failed: {why}")
     click.echo(
         f"run {folder.name} {seen.closed.reason}: {seen.round} of {seen.rounds} rounds, {progress.size(seen.bytes)}"
     )
+    if seen.closed.because is not None:
+        click.echo(f"why: {seen.closed.because}")
     if seen.closed.model is not None:
         click.echo(f"model: fedsus model export {folder}")
 
@@ -107,14 +115,14 @@ def _state(run: ActiveRun) -> str:
     loop = looping.of(Path(run.folder))
     if loop is None or not loop.alive:
         return "starting"
-    return "running"
+    return "running" if loop.waits is None else "waiting"
 
 
 def _progress(run: ActiveRun) -> str:
     """Likewise, with the rounds of a run that is running."""
     state = _state(run)
     try:
-        return _released(Path(run.folder)) if state == "running" else state
+        return _released(Path(run.folder)) if state in ("running", "waiting") else state
     except FedsusError as error:
         return str(error)
 
@@ -124,7 +132,7 @@ def _released(folder: Path) -> str:
     from fedsus.rounds.specification import specification_of
 
     found = summary(folder)
-    text = f"running, {len(found.rounds)} rounds released"
+    text = f"{looping.waits(folder) or 'running'}, {len(found.rounds)} rounds released"
     if found.opened is None or not found.attempts:
         return text
     specification = specification_of(found.opened)

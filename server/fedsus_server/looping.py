@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +20,17 @@ NAME: Final = "loop.json"
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The latest round loop over a folder; ``ended`` is the reason when it ended itself by a named error."""
+    """The latest round loop over a folder.
+
+    Attributes:
+        ended: the reason when it ended itself by a named error.
+        waits: until when it waits for a cleaner hour, seconds since the epoch.
+    """
 
     pid: int
     start: str | None
     ended: str | None = None
+    waits: float | None = field(default=None, compare=False)
 
     @property
     def alive(self) -> bool:
@@ -41,6 +48,21 @@ def note_end(folder: Path, reason: str) -> None:
     found = of(folder)
     if found is None or not found.alive or found.pid == os.getpid():
         write(folder / NAME, asdict(Loop(os.getpid(), processes.started(os.getpid()), reason)))
+
+
+def note_wait(folder: Path, until: float | None) -> None:
+    """Called by a round loop that waits for a cleaner hour; None once it does no longer."""
+    found = of(folder)
+    if found is not None and found.pid == os.getpid():
+        write(folder / NAME, asdict(replace(found, waits=until)))
+
+
+def waits(folder: Path) -> str | None:
+    """What the living round loop of a folder waits for, for a person; None where it does not."""
+    found = of(folder)
+    if found is None or found.waits is None or not found.alive:
+        return None
+    return f"waits for a cleaner hour until {datetime.fromtimestamp(found.waits, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def of(folder: Path) -> Loop | None:

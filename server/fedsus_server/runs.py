@@ -17,7 +17,7 @@ from fedsus.reporting import released_model, summary
 from fedsus.rounds.demands import check_deployed
 from fedsus.rounds.messages import model_hash
 from fedsus.secagg import roster as rosters
-from fedsus_server import looping, processes
+from fedsus_server import looping, metering, processes
 from fedsus_server.home import ActiveRun, Home
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def prepare(path: Path) -> tuple[RunConfig, Vector]:
         if not data.exists():
             raise ConfigError(f"{path}: 'server.evaluate' = '{config.server.evaluate}': no such file")
         config = config.model_copy(update={"server": config.server.model_copy(update={"evaluate": str(data)})})
+    config = config.model_copy(update={"carbon": metering.located(config.carbon, path.parent.resolve())})
+    metering.check(config, path.parent)
     return config, model
 
 
@@ -172,7 +174,11 @@ def check_open(folder: Path) -> None:
     """
     closed = summary(folder).closed
     if closed is not None:
-        raise ConfigError(f"run {folder.name} is {closed.reason}; start a new one: fedsus server run run.toml")
+        why = "" if closed.because is None else f" ({closed.because})"
+        model = "" if closed.model is None else f", from its model if you like: fedsus model export {folder} -o FILE"
+        raise ConfigError(
+            f"run {folder.name} is {closed.reason}{why}; start a new one: fedsus server run run.toml{model}"
+        )
 
 
 def stop(home: Home, folder: Path, clock: Clock) -> bool:

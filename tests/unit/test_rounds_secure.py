@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hours import HOUR, Hours, Time, scheduled
 from pacts import NAMES, members
 
 from fedsus import plan as plans
@@ -542,3 +543,28 @@ def test_a_device_that_is_not_drawn_tells_its_owner_nothing(caplog: pytest.LogCa
         drawn = Run(tmp_path, config(rounds=3), clients=6)
         drawn.run()
     assert [message for message in caplog.messages if "cohort" in message] == []
+
+
+@pytest.mark.parametrize("pause", [0, 6])
+def test_after_a_long_wait_a_secure_sum_opens_a_new_session_by_itself(tmp_path: Path, pause: int) -> None:
+    """What rides on one round is for the next; after hours it has expired, and a session on its own takes its place."""
+    run = Run(tmp_path, scheduled(config(rounds=2), slack_hours=9.0, duration=1.0))
+    clock = Time()
+
+    def revised(now: float) -> Sequence[float]:
+        # No hour is cleaner than the first; once a round is released, another one is forecast.
+        later = [9.0] * 30
+        if run.of(RoundReleased):
+            later[pause] = 1.0
+        else:
+            later[0] = 1.0
+        return later
+
+    RunLoop(tmp_path, run.fleet, clock=clock, sleep=clock.sleep, intensity=Hours(revised=revised)).run()
+    assert run.fleet.asked == [*FIRST, *ROUND, *(FIRST if pause else []), *LAST]
+    first, second = run.of(RoundReleased)
+    assert (first.waited, second.waited) == (0.0, pause * HOUR)
+    assert (first.survivors, second.survivors) == (4, 4)
+    fresh = run.fleet.opened[-1]
+    assert (fresh.previous is None) == bool(pause)
+    assert fresh.expires > clock.now

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hours import HOUR, Hours, Time, scheduled
 
 from fedsus import plan as plans
 from fedsus.config import RunConfig
@@ -365,3 +366,33 @@ def test_one_loop_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="another process|in use|locked"):
         loop(tmp_path, FakeFleet())
     assert len(first.run()) == DIMENSION
+
+
+def test_a_run_waits_between_rounds_and_notes_it(tmp_path: Path) -> None:
+    """The model is the one of a run that never waits: who is asked, and when, are two questions."""
+    models = {}
+    for name, asked in (
+        ("waits", scheduled(config(rounds=2), slack_hours=9.0, duration=HOUR)),
+        ("at once", config(rounds=2)),
+    ):
+        time = Time()
+        open_run(tmp_path / name, "r", asked, np.zeros(DIMENSION, np.float32), time)
+        hours = Hours(9, 1, 9, 9, 2, 9, 9, 9, 9, 9, 9, 9)
+        loop = RunLoop(tmp_path / name, FakeFleet(), clock=time, sleep=time.sleep, intensity=hours)
+        models[name] = loop.run()
+        released = [entry for entry in read(tmp_path / name) if isinstance(entry, RoundReleased)]
+        waited = [entry.waited for entry in released]
+        # Rounds of no length: both fit into the second hour.
+        assert waited == ([HOUR, 0.0, 0.0] if name == "waits" else [0.0] * 3)
+    assert models["waits"].tobytes() == models["at once"].tobytes()
+
+
+def test_a_round_that_was_put_off_and_failed_first_notes_all_it_waited(tmp_path: Path) -> None:
+    time = Time()
+    asked = scheduled(config(rounds=1), slack_hours=9.0, duration=HOUR)
+    open_run(tmp_path, "r", asked, np.zeros(DIMENSION, np.float32), time)
+    fleet = FakeFleet({1: dict.fromkeys("012", "lost")})
+    hours = Hours(9, 1, *[9] * 10)
+    RunLoop(tmp_path, fleet, clock=time, sleep=time.sleep, intensity=hours).run()
+    first = next(entry for entry in read(tmp_path) if isinstance(entry, RoundReleased))
+    assert first.waited == HOUR

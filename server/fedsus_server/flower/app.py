@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedsus.errors import FedsusError
-from fedsus_server import looping
+from fedsus_server import looping, metering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,16 @@ def _loop(grid: Grid, folder: Path, log: logging.Logger) -> None:
         workers=performance.workers,
     )
     try:
-        loop = RunLoop(folder, fleet, clock=time.time, sleep=time.sleep)
+        meter, intensity = metering.of(config, folder, time.time)
+        loop = RunLoop(
+            folder,
+            fleet,
+            clock=time.time,
+            sleep=time.sleep,
+            meter=meter,
+            intensity=intensity,
+            waits=lambda until: looping.note_wait(folder, until),
+        )
         # Only now: the journal's lock is ours.
         looping.note_start(folder)
         log.info("run %s goes on after round %d, process %d", before.run, len(before.rounds), os.getpid())

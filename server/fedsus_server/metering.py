@@ -1,0 +1,50 @@
+"""The meter and the carbon intensity of the server's round loop, as ``[energy]`` and ``[carbon]`` of run.toml ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedsus.config import RunConfig
+    from fedsus.costs import Meter
+    from fedsus.energy.intensity import Intensity
+    from fedsus.settings.carbon import CarbonSettings
+    from fedsus.types import Clock
+
+
+def of(config: RunConfig, folder: Path, clock: Clock) -> tuple[Meter, Intensity | None]:
+    """A meter whose usages are priced, and what prices them.
+
+    Raises:
+        ConfigError: the source of intensity cannot be used.
+        EnvironmentFault: counters are asked for without an assumption, and are not there.
+    """
+    from fedsus.energy.carbon import make_intensity
+    from fedsus.energy.meter import make_meter
+    from fedsus.energy.priced import PricedMeter
+    from fedsus_server.fetching import fetch
+
+    intensity = make_intensity(config.carbon, folder, fetch, clock)
+    return PricedMeter(make_meter(config.energy), intensity, clock), intensity
+
+
+def located(carbon: CarbonSettings, folder: Path) -> CarbonSettings:
+    """The settings with whole paths: the round loop works in another folder than run.toml's."""
+    changes: dict[str, object] = {}
+    if carbon.series is not None:
+        changes["series"] = carbon.series.model_copy(update={"files": str(folder / carbon.series.files)})
+    if carbon.http is not None and carbon.http.token_file is not None:
+        changes["http"] = carbon.http.model_copy(update={"token_file": str(folder / carbon.http.token_file)})
+    return carbon.model_copy(update=changes)
+
+
+def check(config: RunConfig, folder: Path) -> None:
+    """Refuse before a run opens what its round loop could not use. Connects to nothing.
+
+    Raises:
+        ConfigError, EnvironmentFault: as `of`.
+    """
+    if config.carbon.source is None and (config.energy.meter, config.energy.missing) != ("counter", "refuse"):
+        return
+    of(config, folder, lambda: 0.0)
