@@ -86,5 +86,6 @@ def intensity_of(config: AgentConfig, clock: Clock) -> Intensity | None:
         UserError: as `fedsus.energy.carbon.make_intensity`.
     """
     from fedsus.energy.carbon import make_intensity
+    from fedsus_client.fetching import fetch
 
-    return make_intensity(config.carbon, config.state.folder, None, clock)
+    return make_intensity(config.carbon, config.state.folder, fetch, clock)
