@@ -135,7 +135,8 @@ def load_series(settings: SeriesSettings, kind: Kind, spread: float, folder: Pat
         ConfigError: as `fedsus.energy.series_files.read`, or a gap.
     """
     rows, zone = read(settings, kind, folder)
-    name = f"series {settings.files}{f' of {zone}' if zone else ''}"
+    # Without its folders: names of sources go into journals, which others read.
+    name = f"series {Path(settings.files).name}{f' of {zone}' if zone else ''}"
     return Series(rows, settings, kind, spread, name)
 
 
