@@ -5,9 +5,10 @@ plus one for what is common to all, questions that the server holds until an ans
 pull and one confirmation, in parallel.
 
 A message is an envelope, an object of 16 random bytes that make it unique and the client's own part; its one child is
-the common part. Where that is short it follows the own part in the envelope instead, and there is no child: a pull
-saved for each client. The message's type says whether the envelope carries anything, so that a device pulls only what
-there is. (Two children would come back in any order: Flower's store keeps none.) An answer is a single object.
+the common part, or what some clients get instead of it. Where that is short it follows the own part in the envelope,
+and there is no child: a pull saved for each client. The message's type says whether the envelope carries anything, so
+that a device pulls only what there is. (Two children would come back in any order: Flower's store keeps none.) An
+answer is a single object.
 """
 
 from __future__ import annotations
@@ -53,6 +54,26 @@ class _Phase:
     waiting: dict[str, str] = field(default_factory=dict)
     uploading: list[_Ready] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """A part that several clients receive: within their envelopes, or as an object of its own."""
+
+    inline: bytes = b""
+    child: str = ""
+    content: bytes = b""
+
+    @classmethod
+    def of(cls, part: bytes) -> _Shared:
+        if len(part) <= INLINE_BYTES:
+            return cls(inline=part)
+        content = _object(part)
+        return cls(child=_name(content), content=content)
+
+    @property
+    def children(self) -> list[message_pb2.ObjectTree]:
+        return [message_pb2.ObjectTree(object_id=self.child)] if self.child else []
 
 
 class FlowerFleet:
@@ -120,26 +141,25 @@ class FlowerFleet:
 
         A device that sees a complete envelope then finds what it points to.
         """
-        inline = ask.common if len(ask.common) <= INLINE_BYTES else b""
-        common = _object(ask.common) if len(ask.common) > INLINE_BYTES else b""
-        child = _name(common) if common else ""
-        children = [message_pb2.ObjectTree(object_id=child)] if child else []
+        common, instead = _Shared.of(ask.common), _Shared.of(ask.instead)
         envelopes: dict[str, bytes] = {}
         messages, trees = [], []
         now = self._clock()
         for client, own in ask.requests.items():
-            envelope = _object(os.urandom(NONCE_BYTES) + own + inline, child)
+            shared = instead if client in ask.others else common
+            envelope = _object(os.urandom(NONCE_BYTES) + own + shared.inline, shared.child)
             name = _name(envelope)
             envelopes[name] = envelope
-            kind = OWN_MESSAGE_TYPE if own or inline else MESSAGE_TYPE
+            kind = OWN_MESSAGE_TYPE if own or shared.inline else MESSAGE_TYPE
             messages.append(self._message(name, kind, int(client), now, ask.deadline + _GRACE_SECONDS))
-            trees.append(message_pb2.ObjectTree(object_id=name, children=children))
+            trees.append(message_pb2.ObjectTree(object_id=name, children=shared.children))
         response = self._client.PushMessages(
             runtime_pb2.PushAppMessagesRequest(messages_list=messages, message_object_trees=trees)
         )
         wanted, session = set(response.objects_to_push), response.session_id
-        if child in wanted:
-            self._push_object(child, common, session)
+        for shared in (common, instead):
+            if shared.child in wanted:
+                self._push_object(shared.child, shared.content, session)
         missing = [name for name in envelopes if name in wanted]
         list(self._pool.map(lambda name: self._push_object(name, envelopes[name], session), missing))
         phase = _Phase()

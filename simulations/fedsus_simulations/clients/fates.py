@@ -92,13 +92,13 @@ class Judge:
     owners: Owners
     traces: Traces
 
-    def training(self, ask: Ask, plan: Plan, asked: Asked, now: float, down: int, up: int) -> Fates:
+    def training(self, ask: Ask, plan: Plan, asked: Asked, now: float, up: int) -> Fates:
         """Of clients that are asked to train; an evaluation takes no time but that of its messages.
 
         Args:
-            down, up: bytes of a request and of an answer.
+            up: bytes of an answer.
         """
-        at = asked.positions
+        at, down = asked.positions, np.array([ask.size(name) for name in asked.names], dtype=np.int64)
         grants = self.owners.grant(plan, at)
         reached = self.traces.reached(now, at)
         epochs = plan.training.local_epochs if plan.purpose == "train" else 0
@@ -119,7 +119,7 @@ class Judge:
 
     def light(self, ask: Ask, asked: Asked, now: float) -> Answers:
         """Of clients in a phase without training: whoever is there answers, sooner or later."""
-        down = max(map(len, ask.requests.values())) + len(ask.common)
+        down = max(map(ask.size, ask.requests))
         reached = self.traces.reached(now, asked.positions)
         there, away = asked.where(reached), asked.where(~reached)
         times = self.traces.light(there.positions, down)

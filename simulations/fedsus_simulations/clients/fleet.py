@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.packing import packed_size
 from fedsus.rounds.messages import Request, decode_request, encode_answer
+from fedsus.rounds.models import Held
 from fedsus.secagg import wire
 from fedsus.types import Answered, Ask, Lost, Member, Partial, Refused, Reply
 from fedsus_simulations.clients.asked import Asked, Available
@@ -48,6 +49,7 @@ class SimulatedFleet:
         stack: clients in a block.
         masked: the clients' part in secure aggregation; None where masks are skipped.
         note: told of each attempt.
+        held: the last models of all clients, of whom none is started again; ``masked`` has it too.
     """
 
     population: Population
@@ -58,6 +60,7 @@ class SimulatedFleet:
     stack: int
     masked: MaskedClients | None = None
     note: Note | None = None
+    held: Held = field(default_factory=Held)
     _judge: Judge = field(init=False)
     _names: Sequence[str] = field(init=False)
 
@@ -84,18 +87,19 @@ class SimulatedFleet:
         if asked:
             first = ask.request(asked.names[0])
             if not wire.is_secure(first):
-                yield from self._clear(ask, decode_request(first), asked, len(first))
+                yield from self._clear(ask, decode_request(first, self.held), asked)
             elif self.masked is None:
                 yield from map(Refused, asked.names)
             else:
                 yield from self._masked(ask, asked, first, self.masked)
         yield from map(Lost, unknown)
 
-    def _clear(self, ask: Ask, request: Request, asked: Asked, down: int) -> Iterator[Reply]:
+    def _clear(self, ask: Ask, request: Request, asked: Asked) -> Iterator[Reply]:
         """Train and add whole blocks."""
+        self.held.keep(request.plan, request.model)
         mechanism = mechanism_of(request.plan)
         up = _HEADER + packed_size(mechanism.size, mechanism.bits)
-        fates = self._judge.training(ask, request.plan, asked, self.clock.now, down, up)
+        fates = self._judge.training(ask, request.plan, asked, self.clock.now, up)
         blocks = fates.answers.blocks(self.stack)
         refused: set[int] = set()
         for added in self.workers.totals(request, [block.positions.tolist() for block in blocks]):
@@ -109,13 +113,13 @@ class SimulatedFleet:
 
     def _masked(self, ask: Ask, asked: Asked, first: bytes, masked: MaskedClients) -> Iterator[Reply]:
         """Each client's own answer."""
-        request = training_request(first)
+        request = training_request(first, self.held)
         if request is None:
             yield from self._light(ask, asked, masked)
             return
         mechanism = mechanism_of(request.plan)
         up = packed_size(mechanism.size, mechanism.bits)
-        fates = self._judge.training(ask, request.plan, asked, self.clock.now, len(first), up)
+        fates = self._judge.training(ask, request.plan, asked, self.clock.now, up)
         blocks = fates.answers.blocks(self.stack)
         refused: set[int] = set()
         encoded = self.workers.rings(request, [block.positions.tolist() for block in blocks])
@@ -127,6 +131,7 @@ class SimulatedFleet:
         answered, failed = fates.answers.split(refused)
         yield from self._answers(ask, fates.refuses, masked)
         yield from self._answers(ask, failed, masked)
+        self.held.keep(request.plan, request.model)  # not before: all of them start from the last one
         yield from self._ended(request, fates, answered)
 
     def _light(self, ask: Ask, asked: Asked, masked: MaskedClients) -> Iterator[Reply]:
@@ -171,6 +176,7 @@ def fleet_of(
         with_masks = scenario.model_copy(update={"simulation": real}).run_config(clients)
     owners = Owners.of(scenario.owners, with_masks, {config.task.name: reference}, seed, clients)
     size, began = config.plan.cohort.size, time.time()  # clients' own clocks stand: no session ends while they train
+    held = Held()
     return SimulatedFleet(
         population,
         workers,
@@ -178,5 +184,6 @@ def fleet_of(
         traces_of(scenario.traces, seed, clients),
         VirtualClock(),
         stack,
-        MaskedClients(simulated_members(population.names, seed), owners, size, lambda: began) if masked else None,
+        MaskedClients(simulated_members(population.names, seed), owners, size, lambda: began, held) if masked else None,
+        held=held,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedsus.errors import Refusal
 from fedsus.rounds.answers import indifferent
 from fedsus.rounds.messages import Request, request_of
+from fedsus.rounds.models import Held
 from fedsus.secagg import wire
 from fedsus.secagg.session import MAX_COHORT
 from fedsus.secagg.wire import Kind
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedsus.owner.policy import Policy
+    from fedsus.plan import Plan
     from fedsus.rounds.sessions import Sessions
-    from fedsus.types import Clock, Ring, Stop
+    from fedsus.types import Clock, Ring, Stop, Vector
     from fedsus_simulations.clients.owners import Owners
     from fedsus_simulations.whole.memory import Members
 
@@ -58,6 +60,20 @@ class Trained:
 
 
 @dataclass(slots=True)
+class _Lent(Held):
+    """What all clients have: a copy for each would fill the memory."""
+
+    lender: Held
+
+    def keep(self, plan: Plan, model: Vector) -> None:
+        """Nothing."""
+
+    def find(self, run: str, digest: str) -> Vector:
+        """As `Held.find`."""
+        return self.lender.find(run, digest)
+
+
+@dataclass(slots=True)
 class MaskedClients:
     """The clients of a roster; each one's sessions are made when it is first asked.
 
@@ -66,19 +82,23 @@ class MaskedClients:
         owners: their policies; each of them names itself, so a cohort that the simulation chose is joined.
         cohort: clients of a cohort.
         clock: seconds since the epoch, by which sessions end.
+        held: the models that differences start from, one of each for all clients; whoever asks them keeps it.
     """
 
     members: Members
     owners: Owners
     cohort: int
     clock: Clock
+    held: Held = field(default_factory=Held)
     _clients: dict[str, tuple[Sessions, Policy]] = field(default_factory=dict, init=False)
 
     def answer(self, name: str, position: int, message: bytes, trained: Trained | None = None) -> bytes:
         """One client's answer to a message; a request to train is refused where nothing was trained for it."""
         if name not in self._clients:
             policy = joining(self.owners.policy(position), self.cohort, name)
-            self._clients[name] = (self.members.sessions(name, self.clock), policy)
+            sessions = self.members.sessions(name, self.clock)
+            sessions.held = _Lent(self.held)
+            self._clients[name] = (sessions, policy)
         sessions, policy = self._clients[name]
 
         def admit(request: Request) -> Trained:
@@ -91,9 +111,12 @@ class MaskedClients:
         return answer.body
 
 
-def training_request(message: bytes) -> Request | None:
+def training_request(message: bytes, held: Held) -> Request | None:
     """The plan and model that a message asks to train; None in a phase without training. What else it says, its
     client checks.
+
+    Args:
+        held: the models that differences start from.
 
     Raises:
         ProtocolViolation: malformed.
@@ -101,5 +124,5 @@ def training_request(message: bytes) -> Request | None:
     for frame in wire.frames(message):
         if frame.kind == Kind.CONTRIBUTE:
             _, raw_plan, raw_model = wire.decode_contribute(wire.split_sid(frame.body)[1], MAX_COHORT)
-            return request_of(bytes(raw_plan), raw_model)
+            return request_of(bytes(raw_plan), raw_model, held)
     return None

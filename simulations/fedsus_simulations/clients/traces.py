@@ -7,7 +7,7 @@ falls out of training alone, and never once its update is masked: the same clien
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
@@ -77,6 +77,10 @@ class TracesConfig(Strict):
         return self
 
 
+Bytes: TypeAlias = "int | NDArray[np.int64]"
+"""Of all clients alike, or of each, (m,)."""
+
+
 class Traces(Protocol):
     """Behaviour by position in the population; the same whenever it is asked."""
 
@@ -89,7 +93,7 @@ class Traces(Protocol):
         ...
 
     def training(
-        self, positions: NDArray[np.int64], attempt: int, examples: NDArray[np.int64], down: int, up: int
+        self, positions: NDArray[np.int64], attempt: int, examples: NDArray[np.int64], down: Bytes, up: int
     ) -> NDArray[np.float64]:
         """Seconds until each client's answer to a request for training, (m,); infinity where none comes.
 
@@ -100,7 +104,7 @@ class Traces(Protocol):
         """
         ...
 
-    def light(self, positions: NDArray[np.int64], down: int) -> NDArray[np.float64]:
+    def light(self, positions: NDArray[np.int64], down: Bytes) -> NDArray[np.float64]:
         """Seconds until each client's answer in a phase without training, (m,); its answer is small."""
         ...
 
@@ -119,13 +123,13 @@ class Instant:
         return np.ones(len(positions), dtype=np.bool_)
 
     def training(
-        self, positions: NDArray[np.int64], attempt: int, examples: NDArray[np.int64], down: int, up: int
+        self, positions: NDArray[np.int64], attempt: int, examples: NDArray[np.int64], down: Bytes, up: int
     ) -> NDArray[np.float64]:
         """At once."""
         del attempt, examples, down, up
         return np.zeros(len(positions))
 
-    def light(self, positions: NDArray[np.int64], down: int) -> NDArray[np.float64]:
+    def light(self, positions: NDArray[np.int64], down: Bytes) -> NDArray[np.float64]:
         """At once."""
         del down
         return np.zeros(len(positions))
@@ -160,7 +164,7 @@ class SeededTraces:
         return np.ones(len(positions), dtype=np.bool_) if there is None else there[positions]
 
     def training(
-        self, positions: NDArray[np.int64], attempt: int, examples: NDArray[np.int64], down: int, up: int
+        self, positions: NDArray[np.int64], attempt: int, examples: NDArray[np.int64], down: Bytes, up: int
     ) -> NDArray[np.float64]:
         """As `Traces`; the whole answer of a straggler is slow, its lines too."""
         asked, lines = self._asked, self._lines(positions)
@@ -173,7 +177,7 @@ class SeededTraces:
             seconds[uniforms(self._seed, positions, "dropout", attempt) < asked.dropout] = np.inf
         return seconds
 
-    def light(self, positions: NDArray[np.int64], down: int) -> NDArray[np.float64]:
+    def light(self, positions: NDArray[np.int64], down: Bytes) -> NDArray[np.float64]:
         """As `Traces`."""
         lines = self._lines(positions)
         return 2 * lines.latency + down / lines.down
