@@ -164,8 +164,8 @@ def noise_of(plan: Planned) -> Noise | None:
             multiplier = privacy.noise_multiplier
         case _:
             return _in_shares(plan, privacy, dimension)
-    deviation = sum_deviation / divisor
-    length = deviation * _longer(plan) * math.sqrt(dimension)
+    deviation = sum_deviation / divisor * _longer(plan)
+    length = deviation * math.sqrt(dimension)
     return Noise(multiplier, privacy.clip, deviation, length, divisor, None, None, None, bits)
 
 
@@ -173,12 +173,12 @@ def _in_shares(plan: Planned, privacy: Distributed, dimension: int) -> Noise:
     shares = privacy.shares
     honest = shares.survivors - shares.colluders
     divisor = float(shares.survivors) if isinstance(privacy, ClientDistributed) else privacy.denominator
-    deviation = math.sqrt(shares.variance * shares.survivors) / shares.scale / divisor
+    deviation = math.sqrt(shares.variance * shares.survivors) / shares.scale / divisor * _longer(plan)
     return Noise(
         multiplier=math.sqrt(shares.variance * honest) / shares.scale / privacy.clip,
         clip=privacy.clip,
         deviation=deviation,
-        length=deviation * _longer(plan) * math.sqrt(dimension),
+        length=deviation * math.sqrt(dimension),
         divisor=divisor,
         share=1 / honest,
         share_variance=shares.variance,

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from noised_plans import banded, client_central, client_distributed, example_distributed, plan_of
 from reduced_plans import NAMES, Name, of, reduced, stack, update
 
+from fedsus.commands.privacy_inputs import Inputs
+from fedsus.commands.privacy_plan import noise_of, planned, warnings
 from fedsus.config import RunConfig, validate
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.noised import clip_rows
@@ -24,9 +26,12 @@ from fedsus.privacy.adversaries import spent
 from fedsus.privacy.events import SkellamDpEvent
 from fedsus.privacy.noise import SeededNoise
 from fedsus.privacy.sensitivity import client_update, example_update
-from fedsus.protection import NoPrivacy, Private
+from fedsus.protection import Distributed, NoPrivacy, Private
 from fedsus.rounds.specification import specified
 from fedsus.types import LocalUpdates
+
+SIGMAS = 6.5
+"""Two-sided chance of a normal beyond it: 8e-11."""
 
 deltas = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from([1e-3, 0.7, 1.0, 1.5, 40.0, 1e30]), st.booleans())
 
@@ -129,6 +134,34 @@ def test_each_device_recomputes_what_it_spends_from_the_plan(privacy: Private) -
     assert not any(
         isinstance(event, dpa.NonPrivateDpEvent) for (unit, _), event in spent(plan, 1).items() if unit == privacy.unit
     )
+
+
+UNITS = {
+    "client": {"unit": "client"},
+    "example": {"unit": "example", "placement": "distributed", "denominator": 100.0, "sampling_rate": 1.0},
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_released_noise_is_as_long_as_is_planned(unit: str) -> None:
+    inputs = Inputs(run(0.1, **UNITS[unit]), 10_000, "here", 40)
+    plan = planned(inputs, None)
+    noise, first = noise_of(plan), plan.specification.first_plan
+    assert noise is not None and isinstance(first.privacy, Distributed)
+    mechanism, survivors = mechanism_of(first), first.privacy.shares.survivors
+    total = np.zeros(mechanism.size, dtype=np.uint32)
+    mechanism.add_to(
+        total, stack(np.zeros((survivors, 10_000), np.float32)), [SeededNoise(n) for n in range(survivors)]
+    )
+    _, mean = mechanism.release({}, total, survivors, SeededNoise(0))
+    rate = 1.0 if unit == "client" else first.training.optimizer.learning_rate
+    found = float(np.linalg.norm(mean.delta)) / rate
+    assert noise.length == pytest.approx(found, rel=SIGMAS / math.sqrt(2 * 1000))
+    assert noise.length == pytest.approx(noise.deviation * 100)
+    wrong = math.sqrt(10) if unit == "client" else 1 / math.sqrt(10)
+    assert noise.length * wrong != pytest.approx(found, rel=SIGMAS / math.sqrt(2 * 1000))
+    (said,) = [line for line in warnings(plan) if "encoding.uplink" in line] or [""]
+    assert ("grows 3.16 times" in said) == (unit == "example")
 
 
 def test_noise_that_later_rounds_cancel_needs_the_same_coordinates() -> None:
