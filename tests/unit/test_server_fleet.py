@@ -160,6 +160,16 @@ def test_each_client_receives_its_own_part_and_then_the_common_one(
     assert sorted(runtime.confirmed) == ["answer-1", "answer-2", "answer-3"]
 
 
+@pytest.mark.parametrize(("common", "instead", "objects"), [(LONG, b"whole" * INLINE_BYTES, 5), (b"short", LONG, 4)])
+def test_some_clients_get_another_common_part_which_is_stored_once(common: bytes, instead: bytes, objects: int) -> None:
+    runtime, own = Runtime(lambda node, payload: payload), {"1": b"one", "2": b"", "3": b""}
+    fleet = a_fleet(runtime)
+    found = bodies(list(fleet.ask(Ask(own, 5.0, common=common, instead=instead, others=frozenset("23")))))
+    fleet.close()
+    assert found == {"1": b"one" + common, "2": instead, "3": instead}
+    assert runtime.calls.count("push-object") == len(runtime.objects) == objects
+
+
 def test_only_an_envelope_that_carries_something_is_to_be_pulled() -> None:
     runtime = Runtime(lambda node, payload: b"fine")
     ask(runtime, {"1": b"", "2": b"own"}, common=LONG)
@@ -177,6 +187,8 @@ def test_equal_requests_are_messages_of_their_own() -> None:
 def test_an_ask_without_content_is_refused() -> None:
     with pytest.raises(ValueError, match="a client's request is empty"):
         Ask({"1": b"own", "2": b""}, 1.0)
+    with pytest.raises(ValueError, match="a client's request is empty"):
+        Ask({"1": b"own", "2": b""}, 1.0, common=b"all", others=frozenset("2"))
 
 
 @pytest.mark.parametrize("failure", ["error", "gone", "foreign", "unfinished", None])
