@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +24,7 @@ from fedsus_client.answering import Answering
 from fedsus_client.config import AgentConfig, load_agent
 from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure, hands
 from fedsus_client.flower import HEARTBEAT_SECONDS, MESSAGE_TYPES, FleetConnection, Incoming
+from fedsus_client.logs import start_log
 from fedsus_client.metering import Metering
 from fedsus_client.pace import Backoff, Pace
 from fedsus_client.standing import StandingPolicy
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedsus.client")
 _EXIT_SECONDS: Final = 4.0
 _UPLOAD_SECONDS: Final = 30.0
-_LOG_BYTES: Final = 10_000_000
 _LOOK_SECONDS: Final = 0.5
 
 
@@ -272,7 +271,7 @@ def run(
         UserError: a file is missing or wrong, or another agent uses the same state.
     """
     config, policy = load_agent(agent_path), StandingPolicy(policy_path)
-    _start_log(config, debug)
+    start_log(config, debug)
     try:
         agent = Agent(config, policy, seeds=seeds, backoff=backoff)
     except OSError as error:
@@ -296,17 +295,3 @@ def _leave() -> None:
     """End this process without tearing torch down, which takes seconds on a busy machine: all is written."""
     logging.shutdown()
     os._exit(0)
-
-
-def _start_log(config: AgentConfig, debug: bool) -> None:
-    config.state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = RotatingFileHandler(config.log, maxBytes=_LOG_BYTES, backupCount=3, encoding="utf-8")
-    handlers: list[logging.Handler] = [logging.StreamHandler(), kept]
-    logging.basicConfig(
-        level="DEBUG" if debug else config.agent.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-        handlers=handlers,
-        force=True,
-    )
-    for noisy in ("httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

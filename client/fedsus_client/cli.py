@@ -8,13 +8,17 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from fedsus.errors import EnvironmentFault, UserError
+from fedsus.errors import EnvironmentFault, FedsusError, UserError
+from fedsus_client.energy_command import energy
 from fedsus_client.ledger_commands import ledger
 from fedsus_client.options import agent_option, beside, policy_option
+
+if TYPE_CHECKING:
+    from fedsus_client.config import AgentConfig
 
 _LEAVE_SECONDS: Final = 10.0
 
@@ -25,6 +29,7 @@ def client() -> None:
 
 
 client.add_command(ledger)
+client.add_command(energy)
 
 
 @client.command()
@@ -115,20 +120,23 @@ def check(agent_file: Path, policy_file: Path | None) -> None:
 
 @client.command()
 @agent_option
+@policy_option
 @click.option("--json", "as_json", is_flag=True, help="For a program.")
-def status(agent_file: Path, as_json: bool) -> None:
+def status(agent_file: Path, policy_file: Path | None, as_json: bool) -> None:
     """What the agent is doing."""
     from dataclasses import asdict
 
     from fedsus_client.config import load_agent
     from fedsus_client.status import paused, read_status, running
 
-    folder = load_agent(agent_file).state.folder
+    agent = load_agent(agent_file)
+    folder = agent.state.folder
     last = read_status(folder)
     alive = last is not None and running(last)
+    today = _today(agent, beside(agent_file, policy_file))
     if as_json:
         fields = asdict(last) if last else {}
-        click.echo(json.dumps({**fields, "running": alive, "paused": paused(folder)}, indent=1))
+        click.echo(json.dumps({**fields, "running": alive, "paused": paused(folder), **today}, indent=1))
         return
     click.echo(f"agent:        {_state(last.state, last.detail) if last and alive else 'not running'}")
     if last:
@@ -141,8 +149,24 @@ def status(agent_file: Path, as_json: bool) -> None:
             click.echo(f"last refusal: {last.last_refusal}")
         if alive and last.memory:
             click.echo(f"memory:       {last.memory / 2**20:.0f} MiB")
+    click.echo(f"energy:       {today['energy']}")
+    if today["sits_out"]:
+        click.echo(f"sits out:     {today['sits_out']}")
     if paused(folder):
         click.echo("paused:       every request is refused; 'fedsus client resume' ends that")
+
+
+def _today(agent: AgentConfig, policy_file: Path) -> dict[str, str | None]:
+    """What was used today, and why the day's budget covers no other round, in a line each."""
+    from fedsus.config import load
+    from fedsus.owner.policy import Policy
+    from fedsus_client.energy_views import Book, today
+
+    try:
+        standing = Book(agent.energy_record, load(policy_file, Policy).budget, time.time).standing
+    except FedsusError as error:  # what the agent does is said whatever else is broken
+        return {"energy": str(error), "sits_out": None}
+    return {"energy": today(standing), "sits_out": standing.too_little()}
 
 
 def _state(state: str, detail: str) -> str:

@@ -17,6 +17,7 @@ from fedsus.plan import Scalar, Training
 from fedsus.types import Clock
 from fedsus_client import identity
 from fedsus_client.config import AgentConfig, load_agent
+from fedsus_client.energy_findings import energy
 from fedsus_client.findings import Finding, fail, fine, warn
 from fedsus_client.probe import authority, probe
 from fedsus_client.status import paused, read_status, running
@@ -42,6 +43,7 @@ def preflight(agent_file: Path, policy_file: Path, clock: Clock) -> Iterator[Fin
     if policy is not None:
         yield ledger_intact(agent, policy, clock)
         yield from secure_sum(agent, policy)
+        yield from energy(agent, policy.budget, clock)
     trusted = authority(agent.server.ca, clock)
     yield trusted
     if trusted.grade != "fail":

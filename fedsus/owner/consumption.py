@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fedsus.errors import CorruptionError, FedsusError, Refusal
@@ -20,6 +19,7 @@ from fedsus.owner.cost_reports import Reports, coordinates
 from fedsus.owner.day_budget import SitsOut, Standing
 from fedsus.owner.days import Steady
 from fedsus.owner.energy_record import Attempt, Interval, Recent, interval_of
+from fedsus.owner.guarded import Guarded, line
 from fedsus.owner.note_file import NoteFile
 from fedsus.types import nothing
 
@@ -98,7 +98,7 @@ class Consumption:
 
     def phase(self, name: Phase) -> AbstractContextManager[None]:
         """Count what happens inside as ``name``; inside another phase, as ``name`` alone."""
-        return nullcontext() if self._meter is None else _Guarded(self, self._meter, name)
+        return nullcontext() if self._meter is None else Guarded(self._meter, name, self._failed)
 
     def working(self, run: str, round: int, attempt: int) -> None:
         """From here on what is used belongs to this attempt, and so does what was used since `rest`."""
@@ -129,7 +129,7 @@ class Consumption:
             try:
                 usage = self._meter.take()
             except Exception as error:  # whatever a driver does: a round does not fail by it
-                self.fault("meter", f"energy is not measured: {_line(error)}")
+                self._failed(error)
                 self._add(Consumed(unmeasured=max(self._since - start, 0.0)))
                 return
             self.fault("meter", "")
@@ -228,11 +228,14 @@ class Consumption:
                 log.warning("%s", line)
             self._faults[about] = line
 
+    def _failed(self, error: Exception) -> None:
+        self.fault("meter", f"energy is not measured: {line(error)}")
+
     def _priced(self, usage: Usage, start: float) -> Usage:
         try:
             priced = self._price(usage, start, self._since)
         except Exception as error:
-            self.fault("carbon", f"the carbon of energy is not known: {_line(error)}")
+            self.fault("carbon", f"the carbon of energy is not known: {line(error)}")
             return replace(usage, grams=None)
         self.fault("carbon", "")
         return priced
@@ -285,41 +288,6 @@ class Consumption:
             case _:
                 raise ValueError("a line of another kind")
         return 0.0
-
-
-class _Guarded:
-    """A meter's phase that fails no round."""
-
-    __slots__ = ("_consumption", "_context", "_meter", "_name")
-
-    def __init__(self, consumption: Consumption, meter: Meter, name: Phase) -> None:
-        self._consumption, self._meter, self._name = consumption, meter, name
-        self._context: AbstractContextManager[None] | None = None
-
-    def __enter__(self) -> None:
-        try:
-            context = self._meter.phase(self._name)
-            context.__enter__()
-            self._context = context
-        except Exception as error:
-            self._consumption.fault("meter", f"energy is not measured: {_line(error)}")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._context is None:
-            return
-        try:
-            self._context.__exit__(kind, error, trace)
-        except Exception as fault:
-            if fault is error:
-                return
-            self._consumption.fault("meter", f"energy is not measured: {_line(fault)}")
-
-
-def _line(error: Exception) -> str:
-    text = str(error) if isinstance(error, FedsusError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
 
 
 NO_CONSUMPTION: Final = Consumption.none()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from fedsus.energy.intensity import JOULES_PER_KWH
+from fedsus.energy.yearly import WORLD
 from fedsus.errors import Refusal
 from fedsus.owner import days
 
@@ -15,9 +17,8 @@ if TYPE_CHECKING:
     from fedsus.owner.consumed import Consumed
     from fedsus.owner.policy import DayBudget
 
-ASSUMED_INTENSITY: Final = 475.0
-"""g CO2e/kWh where a cap on grams meets joules without a known intensity: the world's average in 2018 (International
-Energy Agency, Global Energy & CO2 Status Report 2019)."""
+ASSUMED_INTENSITY: Final = WORLD.value
+"""g CO2e/kWh where a cap on grams meets joules without a known intensity."""
 
 REMEMBERED: Final = 30
 """Days whose largest round is remembered, so that one large run does not keep a device away for ever."""
@@ -37,7 +38,7 @@ class Amounts:
     @classmethod
     def of(cls, consumed: Consumed) -> Amounts:
         """Of a sum of intervals."""
-        return cls(consumed.total, consumed.carbon + consumed.unpriced / 3.6e6 * ASSUMED_INTENSITY)
+        return cls(consumed.total, consumed.carbon + consumed.unpriced / JOULES_PER_KWH * ASSUMED_INTENSITY)
 
     def __add__(self, other: Amounts) -> Amounts:
         return Amounts(self.joules + other.joules, self.grams + other.grams)

@@ -1,0 +1,88 @@
+"""The part of ``fedsus client check`` about energy: what the meter can do, carbon, whether a day's budget works."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+from fedsus.costs import Usage
+from fedsus.errors import CorruptionError, FedsusError
+from fedsus.owner.consumed import Consumed
+from fedsus.owner.policy import DayBudget
+from fedsus.types import Clock
+from fedsus_client.config import AgentConfig
+from fedsus_client.energy_views import Book
+from fedsus_client.findings import Finding, fail, fine, warn
+from fedsus_client.metering import intensity_of
+
+_WATTS = "give [energy] watts of agent.toml, or a counter; 'fedsus energy show' says what this machine has"
+
+
+def energy(agent: AgentConfig, budget: DayBudget, clock: Clock) -> Iterator[Finding]:
+    """The findings."""
+    usage = yield from _meter(agent)
+    if usage is not None and agent.carbon.source is not None:
+        usage = yield from _carbon(agent, usage, clock)
+    try:
+        book = Book(agent.energy_record, budget, clock)
+    except CorruptionError as error:
+        fix = "find out who changed it; move it away to begin a new one: what was used today is forgotten then"
+        yield fail("energy", str(error), fix)
+        return
+    except FedsusError as error:
+        yield fail("energy", str(error), "give it to the user that runs the agent")
+        return
+    if budget.capped:
+        yield from _budget(book, usage)
+
+
+def _meter(agent: AgentConfig) -> Generator[Finding, None, Usage | None]:
+    """Yields one finding; returns a first reading, None where there is none."""
+    from fedsus.energy.meter import make_meter
+
+    try:
+        usage = make_meter(agent.energy).take()
+    except FedsusError as error:
+        grade = fail if agent.energy.missing == "refuse" else warn
+        yield grade("energy", str(error), "mend it, or set [energy] of agent.toml otherwise")
+        return None
+    if usage is None:
+        yield warn("energy", "[energy] meter = 'off': nothing is measured")
+    elif usage.method == "assumed":
+        yield warn("energy", f"assumed: {usage.source} ({usage.boundary})", _WATTS)
+    else:
+        yield fine("energy", f"{usage.method}: {usage.source} ({usage.boundary})")
+    return usage
+
+
+def _carbon(agent: AgentConfig, usage: Usage, clock: Clock) -> Generator[Finding, None, Usage]:
+    """Yields one finding; returns ``usage`` with its carbon, where that is known."""
+    from fedsus.energy.carbon import priced
+
+    try:
+        now = clock()
+        found = priced(usage, intensity_of(agent, clock), now, now)
+    except FedsusError as error:
+        yield fail("carbon", str(error), "mend [carbon] of agent.toml")
+        return usage
+    if found.grams is not None:
+        yield fine("carbon", f"{found.grams.kind}, {found.grams.method}: {found.grams.source}")
+    return found
+
+
+def _budget(book: Book, usage: Usage | None) -> Iterator[Finding]:
+    """Whether the caps can be kept, and whether they let any round pass."""
+    standing, budget = book.standing, book.budget
+    unknown = standing.unknown(Consumed() if usage is None else Consumed.of(usage))
+    if unknown is not None and budget.missing == "refuse":
+        yield fail("budget", f'{unknown}; every round is refused: [budget] missing = "refuse"', "or set it to 'assume'")
+    elif unknown is not None:
+        yield warn("budget", unknown)
+    reason = standing.too_little()
+    bars = list(standing.bars)
+    if any(bar.largest > bar.cap for bar in bars):
+        yield fail("budget", str(reason), "see: fedsus client energy")
+    elif reason is not None:
+        yield warn("budget", reason)
+    else:
+        first = "" if any(bar.largest for bar in bars) else "; what a round takes is known after the first"
+        yield fine("budget", "; ".join(f"{bar.name}: {bar} today" for bar in bars) + first)
