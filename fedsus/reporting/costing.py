@@ -1,4 +1,4 @@
-"""Energy, carbon and bytes of a run, for the receipt: sums of what the journal's entries noted, each with its range."""
+"""Energy and carbon of a run, for the receipt: sums of what the journal's entries noted, each with its range."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from fedsus.costs import PHASES, worst
-from fedsus.journal import AttemptAbandoned, AttemptOpened, RoundReleased
+from fedsus.journal import AttemptAbandoned, RoundReleased
 from fedsus.reporting.figures import Absent, Figure, How, Quantity, exact
-from fedsus.reporting.outside import embodied_devices, embodied_server, network_grams, network_joules
-from fedsus.reporting.predicate import Carbon, Directions, Energy, EnergySpent, Metric, Operational, Traffic
+from fedsus.reporting.outside import GRAMS, assumed, embodied_devices, embodied_server, network_grams, network_joules
+from fedsus.reporting.predicate import Carbon, Energy, EnergySpent, Metric, Operational
 from fedsus.reporting.predicate import SoftwareCarbonIntensity as Intensity
 from fedsus.reporting.spending import costs_deviation, costs_rounding
+from fedsus.reporting.traffic import traffic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,10 +25,18 @@ _NO_METER = "the server noted no energy: it had no meter, or it was switched off
 _NO_REPORTS = "no device's costs were asked for: the plan has no [plan.costs]"
 
 
+def lasted(entries: Sequence[Entry]) -> float:
+    """Seconds from the first entry to the last; a clock that was set back makes no time negative."""
+    return max(entries[-1].time - entries[0].time, 0.0)
+
+
 def energy(specification: Specification, entries: Sequence[Entry]) -> EnergySpent:
     """Joules of the server, of the devices and of the network between them."""
     return EnergySpent(
-        server=_server(entries), devices=_devices(specification, entries), network=network_joules(traffic(entries))
+        server=_server(entries),
+        devices=_devices(specification, entries),
+        assumed=assumed(specification, entries, "joules"),
+        network=network_joules(specification, traffic(entries)),
     )
 
 
@@ -166,10 +175,11 @@ def carbon(specification: Specification, entries: Sequence[Entry]) -> Carbon:
     boundary += f"; in part: {', '.join(partial)}" if partial else ""
     return Carbon(
         operational=tuple(lines),
-        total=_sum([line.grams for line in lines], "gCO2e", boundary) if lines else Absent(absent="no intensity known"),
-        embodied_server=embodied_server(specification, entries),
-        embodied_devices=embodied_devices(specification, entries),
-        network=network_grams(specification, traffic(entries)),
+        total=_sum([line.grams for line in lines], GRAMS, boundary) if lines else Absent(absent="no intensity known"),
+        assumed=assumed(specification, entries, "grams"),
+        embodied_server=embodied_server(specification, lasted(entries)),
+        embodied_devices=embodied_devices(),
+        network=network_grams(specification, traffic(entries), entries),
         boundary=boundary,
     )
 
@@ -188,7 +198,7 @@ def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
                 value=(value := math.fsum(part.value for part in parts)),
                 low=min(math.fsum(part.low for part in parts), value),
                 high=max(math.fsum(part.high for part in parts), value),
-                unit="gCO2e",
+                unit=GRAMS,
                 method=worst(*(part.method for part in parts)),
                 source=source,
             ),
@@ -209,37 +219,8 @@ def _device_grams(specification: Specification, entries: Sequence[Entry]) -> lis
     value, low, high = _range(specification, told, "grams")
     source = "the devices' own intensities"
     source += ", whichever know one; with the noise of the run" if private else f": {priced} of {reporting} reports"
-    grams = Figure(value=value, low=low, high=high, unit="gCO2e", method="modelled", source=source)
+    grams = Figure(value=value, low=low, high=high, unit=GRAMS, method="modelled", source=source)
     return [Operational(machine="devices", kind="mixed", grams=grams, covered=priced, of=reporting)]
-
-
-def traffic(entries: Sequence[Entry]) -> Traffic:
-    """Bytes by phase and direction; of an older journal's released rounds their totals alone."""
-    phases: dict[str, list[int]] = {}
-    sent = received = unknown = 0
-    ended = [entry for entry in entries if isinstance(entry, RoundReleased | AttemptAbandoned)]
-    for entry in ended:
-        for phase, (out, back) in (entry.traffic or {}).items():
-            both = phases.setdefault(phase, [0, 0])
-            both[0], both[1] = both[0] + out, both[1] + back
-        if isinstance(entry, RoundReleased):
-            sent, received = sent + entry.bytes_sent, received + entry.bytes_received
-        elif entry.traffic is not None:
-            sent += sum(out for out, _ in entry.traffic.values())
-            received += sum(back for _, back in entry.traffic.values())
-        else:
-            unknown += 1
-    unknown += sum(isinstance(entry, AttemptOpened) for entry in entries) - len(ended)
-    return Traffic(
-        total=_directions(sent, received),
-        phases={phase: _directions(*both) for phase, both in sorted(phases.items())},
-        unknown=unknown,
-    )
-
-
-def _directions(sent: int, received: int) -> Directions:
-    source = "messages given to and taken from the transport; its own headers and encryption not counted"
-    return Directions(sent=exact(sent, "B", source), received=exact(received, "B", source))
 
 
 def intensity(
@@ -249,8 +230,12 @@ def intensity(
     metrics: dict[str, Metric] | Absent,
 ) -> Intensity:
     """Software carbon intensity, (E * I + M) / R. What is not known is left out, and the boundary says so."""
-    parts = {"operational": found.total, "embodied (server)": found.embodied_server}
-    parts |= {"embodied (devices)": found.embodied_devices, "network": found.network}
+    parts: dict[str, Quantity] = {"operational": found.total, "assumed (devices)": found.assumed}
+    parts |= {
+        "embodied (server)": found.embodied_server,
+        "embodied (devices)": found.embodied_devices,
+        "network": found.network,
+    }
     known = {name: part for name, part in parts.items() if isinstance(part, Figure)}
     left = [name for name in parts if name not in known]
     boundary = f"in it: {', '.join(known) or 'nothing'}" + (f"; left out, not known: {', '.join(left)}" if left else "")
@@ -259,7 +244,7 @@ def intensity(
         none = Absent(absent="operational carbon is not known")
         return Intensity(per_round=none, per_accuracy_point=none, boundary=boundary)
     rounds = sum(entry.round <= specification.config.plan.rounds for entry in released)
-    total = _sum(list(known.values()), "gCO2e", boundary)
+    total = _sum(list(known.values()), GRAMS, boundary)
     return Intensity(
         per_round=_per(total, rounds, "round", "no training round was released"),
         per_accuracy_point=_per_point(total, metrics),
@@ -282,7 +267,7 @@ def _per(total: Figure, count: float, what: str, otherwise: str) -> Quantity:
         value=total.value / count,
         low=total.low / count,
         high=total.high / count,
-        unit=f"gCO2e/{what}",
+        unit=f"g CO2e/{what}",
         method=total.method,
         source=f"({total.source}) / {count:.6g} ({what}s)",
     )

@@ -23,7 +23,7 @@ class Figure(Strict):
     Attributes:
         value: in ``unit``.
         low, high: its range; both are the value where it is exact.
-        unit: "J", "gCO2e", "B", "s", "gCO2e/round", ...
+        unit: "J", "g CO2e", "B", "s", "g CO2e/round", ...
         method: how it was found; of a sum, the least certain of its parts.
         source: what was read, modelled, assumed or computed, for a person.
     """

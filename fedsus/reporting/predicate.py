@@ -10,8 +10,14 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from fedsus.costs import Phase
 from fedsus.plan import Hash, Name
+from fedsus.reporting.cost_lines import Carbon as Carbon
+from fedsus.reporting.cost_lines import Directions as Directions
+from fedsus.reporting.cost_lines import Energy as Energy
+from fedsus.reporting.cost_lines import EnergySpent as EnergySpent
+from fedsus.reporting.cost_lines import Operational as Operational
+from fedsus.reporting.cost_lines import SoftwareCarbonIntensity as SoftwareCarbonIntensity
+from fedsus.reporting.cost_lines import Traffic as Traffic
 from fedsus.reporting.figures import Absent, Figure, Quantity, Text
 from fedsus.strict import Strict
 
@@ -189,100 +195,6 @@ class SecureSum(Strict):
     minimum: Count
 
 
-class Energy(Strict):
-    """Energy of the server's machine, or of all devices.
-
-    Attributes:
-        total: joules above the idle baseline.
-        phases: the same by phase; empty where phases are not told.
-        idle: joules of the idle baseline, not in ``total``.
-        boundary: what is inside the figure.
-        covered, of: how many of the journal's intervals (server) or reports (devices) the figure is of.
-    """
-
-    total: Figure
-    phases: dict[Phase, Figure]
-    idle: Quantity
-    boundary: Text
-    covered: Count
-    of: Count
-
-
-class EnergySpent(Strict):
-    """Joules: three separate lines, each with its own range."""
-
-    server: Energy | Absent
-    devices: Energy | Absent
-    network: Quantity
-
-
-class Operational(Strict):
-    """Carbon of one machine's (or all devices') joules, by where the intensity is from.
-
-    Attributes:
-        kind: of the intensity; "mixed" over devices, which do not tell.
-        covered, of: how many of the intervals or reports with energy know an intensity.
-    """
-
-    machine: Literal["server", "devices"]
-    kind: Literal["average", "marginal", "mixed"]
-    grams: Figure
-    covered: Count
-    of: Count
-
-
-class Carbon(Strict):
-    """Grams of CO2 equivalent, location-based. Embodied and network carbon are lines of their own.
-
-    Attributes:
-        operational: server and devices.
-        total: of the operational lines alone; absent where there is none.
-        boundary: what ``total`` leaves out.
-    """
-
-    operational: tuple[Operational, ...]
-    total: Quantity
-    embodied_server: Quantity
-    embodied_devices: Quantity
-    network: Quantity
-    boundary: Text
-
-
-class Directions(Strict):
-    """Bytes between server and devices, as the transport was given them."""
-
-    sent: Figure
-    received: Figure
-
-
-class Traffic(Strict):
-    """Bytes.
-
-    Attributes:
-        phases: by phase of the exchange, over all attempts that noted them.
-        total: those, and of released rounds of older journals their totals.
-        unknown: attempts whose bytes are in no line: cut off by a crash, or abandoned in an older journal.
-    """
-
-    total: Directions
-    phases: dict[str, Directions]
-    unknown: Count
-
-
-class SoftwareCarbonIntensity(Strict):
-    """ISO/IEC 21031: (E * I + M) per R.
-
-    Attributes:
-        per_round: R is one released training round.
-        per_accuracy_point: R is one percentage point of accuracy gained between the first and the last measured model.
-        boundary: what is in (E * I + M), and what is not.
-    """
-
-    per_round: Quantity
-    per_accuracy_point: Quantity
-    boundary: Text
-
-
 class Measured(Strict):
     """A metric's value in one release: of the model that its round was sent."""
 
@@ -323,13 +235,15 @@ class Budgets(Strict):
     """What the operator capped, and what ended the run.
 
     Attributes:
-        caps: ``[budget]`` of run.toml; empty without.
+        caps: of ``[budget]`` of run.toml: joules, kwh, grams; empty without.
+        counted: what counts towards them.
         epsilon: of the goal; None without differential privacy.
         attempts: rounds and spares.
         ended_by: in words.
     """
 
     caps: dict[str, float]
+    counted: dict[Literal["joules", "grams"], Figure]
     epsilon: float | None
     attempts: Count
     ended_by: Text

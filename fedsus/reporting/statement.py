@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fedsus.errors import ConfigError
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened, fold
-from fedsus.reporting import costing, spending
+from fedsus.reporting import costing, outside, spending
 from fedsus.reporting.figures import Absent, Figure, exact
 from fedsus.reporting.predicate import (
     Asked,
@@ -28,6 +28,7 @@ from fedsus.reporting.predicate import (
     Subject,
     Time,
 )
+from fedsus.reporting.traffic import traffic
 from fedsus.rounds.specification import Specification, specification_of
 from fedsus.secagg.roster import digest as roster_digest
 
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 _LOWER: Final = ("loss", "error", "perplexity")
 """Metrics with such a word in their name are better when lower."""
 
-_NOT_ASKED: Final = ("server", "performance")
+_KINDS: Final[tuple[Literal["joules", "grams"], ...]] = ("joules", "grams")
+_CAPPED: Final = {"joules": {"joules", "kwh"}, "grams": {"grams"}}
+
+_NOT_ASKED: Final = ("server", "performance", "energy", "carbon")
 """Tables of run.toml that no device is asked anything by."""
 
 
@@ -73,11 +77,11 @@ def statement(entries: Sequence[Entry], head: str, operator: str | None = None) 
         secure_sum=spending.secure_sum(specification),
         energy=costing.energy(specification, entries),
         carbon=carbon,
-        traffic=costing.traffic(entries),
+        traffic=traffic(entries),
         sci=costing.intensity(specification, carbon, released, metrics),
         metrics=metrics,
         time=_time(entries, released),
-        budgets=_budgets(specification, state.closed, len(released)),
+        budgets=_budgets(specification, state.closed, entries, len(released)),
         model=model,
         journal=JournalReference(head=head, entries=len(entries)),
     )
@@ -190,10 +194,9 @@ def _value(specification: Specification, name: str, value: float, entry: RoundRe
 
 def _time(entries: Sequence[Entry], released: Sequence[RoundReleased]) -> Time:
     clock = "the server's clock"
-    lasted = max(entries[-1].time - entries[0].time, 0.0)  # a clock that was set back makes no time negative
     virtual = next((entry.virtual for entry in reversed(released) if entry.virtual is not None), None)
     return Time(
-        run=exact(lasted, "s", f"{clock}, first to last entry"),
+        run=exact(costing.lasted(entries), "s", f"{clock}, first to last entry"),
         rounds=exact(sum(entry.seconds for entry in released), "s", f"{clock}, released rounds"),
         waited=exact(sum(entry.waited for entry in released), "s", f"{clock}, put off for cleaner hours"),
         virtual=Absent(absent="a deployment, no simulation")
@@ -202,12 +205,17 @@ def _time(entries: Sequence[Entry], released: Sequence[RoundReleased]) -> Time:
     )
 
 
-def _budgets(specification: Specification, closed: RunClosed | None, released: int) -> Budgets:
+def _budgets(
+    specification: Specification, closed: RunClosed | None, entries: Sequence[Entry], released: int
+) -> Budgets:
     config = specification.config
-    caps = getattr(config, "budget", None)
-    given: dict[str, float] = {} if caps is None else caps.model_dump(exclude_none=True)
+    caps = {name: getattr(config.budget, name) for name in ("joules", "kwh", "grams")}
+    given = {name: float(cap) for name, cap in caps.items() if cap is not None}
     return Budgets(
-        caps={name: float(cap) for name, cap in given.items()},
+        caps=given,
+        counted={
+            kind: outside.counted(specification, entries, kind) for kind in _KINDS if _CAPPED[kind] & given.keys()
+        },
         epsilon=config.plan.privacy.epsilon,
         attempts=specification.attempts,
         ended_by=_ended(specification, closed, released),

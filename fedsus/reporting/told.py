@@ -97,11 +97,13 @@ def _privacy(said: Predicate) -> Iterator[str]:
 def _costs(said: Predicate) -> Iterator[str]:
     for name, used in (("server", said.energy.server), ("devices", said.energy.devices)):
         yield _line("energy", f"{name}: {figure(used) if isinstance(used, Absent) else _energy(used)}")
+    yield _line("energy", f"devices, assumed: {figure(said.energy.assumed)}")
     yield _line("energy", f"network: {figure(said.energy.network)}")
     for one in said.carbon.operational:
         part = "" if one.covered == one.of else f", of {one.covered} of {one.of}"
         yield _line("carbon", f"{one.machine}: {figure(one.grams)}{part}; {one.kind}, {one.grams.source}")
     yield _line("carbon", f"operational: {figure(said.carbon.total)}")
+    yield _line("carbon", f"devices, assumed: {figure(said.carbon.assumed)}")
     yield _line("carbon", f"embodied: server {figure(said.carbon.embodied_server)}")
     yield _line("carbon", f"embodied: devices {figure(said.carbon.embodied_devices)}")
     yield _line("carbon", f"network: {figure(said.carbon.network)}")
