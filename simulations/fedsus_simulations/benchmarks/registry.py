@@ -77,6 +77,7 @@ _ROWS: Final = (
     _row("compression", "compression", "uplinks of a share of the coordinates: accuracy and bytes", seeds=True),
     _row("encode", "encode", "a million coordinates clipped, rotated, rounded, noised; against numpy's Poisson"),
     _row("dp-step", "dp_step", "a local step of DP-SGD on a device; against a plain one"),
+    _row("metering", "metering", "a device's round with a meter of its energy; against one without"),
     _row("gradient-mode", "gradient_mode", "Opacus' ways to each example's gradient; against a bare step"),
 )
 
