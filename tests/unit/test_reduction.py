@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from noised_plans import CLIENTS, client_central, client_distributed, example_distributed, plan_of
 from reduced_plans import NAMES, Name, of, reduced, stack, update
 
+from fedsus.costs import Costs
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.packing import packed_size
@@ -21,6 +22,7 @@ from fedsus.encoding.reduction import Reduced, Reduction, chosen, least
 from fedsus.privacy.noise import SeededNoise
 from fedsus.protection import NoPrivacy
 from fedsus.rounds.traffic import upload
+from fedsus.types import LocalUpdate
 
 SIGMAS = 6.5
 """Two-sided chance of a normal beyond it: 8e-11; of a hundred, or of a mean of a thousand, still below 1e-6."""
@@ -138,6 +140,26 @@ def test_fixed_point_sums_of_parts_are_exact_and_come_back_to_within_its_steps(n
         kept = chosen(mechanism.reduction.seed, 200, 50)
         assert np.count_nonzero(mean.delta) == 50 and np.count_nonzero(mean.delta[kept]) == 50
     assert upload(plan, None).update == packed_size(50 + 3, 32)
+
+
+@pytest.mark.parametrize("privacy", [NoPrivacy(), client_distributed(10, metrics=9.0)], ids=["none", "client"])
+def test_metrics_and_costs_stay_whole(privacy: Any) -> None:
+    costs = Costs(joules=100.0, grams=10.0)
+    told = {"metrics": True, "costs": costs, "exchange": "secure_sum", "session": "1" * 64}
+    mechanism, whole = mechanism_of(reduced(privacy, 40, **told)), mechanism_of(plan_of(privacy, 40, **told))
+    sent, all_of_it = (10, 40) if isinstance(privacy, NoPrivacy) else (16, 64)
+    assert mechanism.size == whole.size - all_of_it + sent
+    used = np.array([high / 4 for _, high in costs.ranges(not isinstance(privacy, NoPrivacy)).values()])
+    one = LocalUpdate(np.zeros(40, np.float32), 10.0, np.array([20.0, 6.0]), 8, None, used)
+    found = []
+    for each in (mechanism, whole):
+        total = np.zeros(each.size, dtype=np.uint64)
+        for seed in range(CLIENTS):
+            total += each.encode(one, SeededNoise(seed))
+        ring = (total % (1 << each.bits)).astype(np.uint32)
+        found.append(each.release({}, ring, CLIENTS, SeededNoise(0))[1])
+    assert found[0].totals == pytest.approx(found[1].totals, rel=0.05) and len(found[0].totals) == 2
+    assert found[0].costs == pytest.approx(CLIENTS * used, rel=0.2) and len(found[0].costs) == len(used)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
