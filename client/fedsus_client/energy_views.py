@@ -112,7 +112,7 @@ def today(standing: Standing) -> str:
     if not used.measured:
         return "nothing was used today" if not used.unmeasured else "not measured today"
     caps = "; ".join(f"{bar} ({_share(bar)})" for bar in standing.bars)
-    text = caps or quantity(used.total, "J") + (f", {_carbon(used)}" if used.grams else "")
+    text = caps or quantity(used.total, "J") + (f", {_grams(used)[0]} g CO2e" if used.grams else "")
     return f"{text} today, {used.method}"
 
 
@@ -130,25 +130,35 @@ def budget_lines(standing: Standing) -> Iterator[str]:
 def _days_table(found: dict[str, Consumed]) -> Any:
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold")
-    for title in ("day", "J above idle", "range", "Wh", "idle J", "carbon", "method"):
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("day", "J", "low to high", "g CO2e", "low to high", "method"):
         table.add_column(title, no_wrap=True, justify="left" if title in ("day", "method") else "right")
     for day, used in found.items():
         if not used.measured:
-            table.add_row(day, "not measured", "", "", "", "", "")
+            table.add_row(day, "not measured")
             continue
-        span = f"{used.low:.4g} to {used.high:.4g}"
-        table.add_row(
-            day, f"{used.total:.4g}", span, f"{used.total / 3600:.3g}", f"{used.idle:.4g}", _carbon(used), used.method
-        )
+        table.add_row(day, f"{used.total:.4g}", _span(used.low, used.high), *_grams(used), used.method)
     return table
+
+
+def _grams(used: Consumed) -> tuple[str, str]:
+    """Grams of what is priced, and their range; a mark where they are of a part alone."""
+    if not used.grams:
+        return "not known", ""
+    kinds = used.grams.values()
+    span = _span(sum(one.low for one in kinds), sum(one.high for one in kinds))
+    return f"{'at least ' if used.unpriced else ''}{used.carbon:.3g}", span
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}"
 
 
 def _phases_table(used: Consumed) -> Any:
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold")
-    for title in ("phase", "J above idle", "share"):
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("phase", "J", "share"):
         table.add_column(title, no_wrap=True, justify="left" if title == "phase" else "right")
     for phase in PHASES:
         joules = used.joules.get(phase, 0.0)
@@ -156,21 +166,14 @@ def _phases_table(used: Consumed) -> Any:
     return table
 
 
-def _carbon(used: Consumed) -> str:
-    """Grams of each kind with their ranges; a mark where they are of a part alone."""
-    if not used.grams:
-        return "not known"
-    kinds = [f"{one.value:.3g} ({one.low:.3g} to {one.high:.3g}) g CO2e {kind}" for kind, one in used.grams.items()]
-    return "; ".join(kinds) + (", of a part" if used.unpriced else "")
-
-
 def _remarks(used: Consumed) -> Iterator[str]:
     """Where the figures are from, and what is not in them."""
     if used.sources:
+        yield f"J: joules above what the machine draws when idle, which was {quantity(used.idle, 'J')} meanwhile"
         yield f"source:   {'; '.join(used.sources)}"
         yield f"boundary: {'; '.join(used.boundaries)}"
     for one in used.grams.values():
-        yield f"carbon:   {one.source} ({one.method})"
+        yield f"carbon:   {one.kind}, {one.method}: {one.source}"
     if used.unpriced:
         yield f"carbon of {quantity(used.unpriced, 'J')} is not known: see [carbon] of agent.toml"
     if used.unmeasured:
