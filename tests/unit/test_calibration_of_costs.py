@@ -28,7 +28,9 @@ CENTRAL = CLIENT | {"placement": "central"}
 EXAMPLE = {"unit": "example", "placement": "distributed", "epsilon": 3.0, "delta": 1e-5, "denominator": 200.0}
 
 
-def run(privacy: dict[str, Any], metrics: bool = True, costs: bool = True, **changes: Any) -> Planned:
+def run(
+    privacy: dict[str, Any], metrics: bool = True, costs: bool = True, members: int = SIZE, **changes: Any
+) -> Planned:
     plan: dict[str, Any] = {
         "rounds": 20,
         "cohort": {"size": SIZE, "minimum": 18},
@@ -38,7 +40,7 @@ def run(privacy: dict[str, Any], metrics: bool = True, costs: bool = True, **cha
     }
     plan |= {"costs": COSTS} if costs else {}
     config = RunConfig.model_validate({"task": {"name": "heart"}, "plan": plan | changes})
-    return planned(Inputs(config, DIMENSION, "a test", SIZE))
+    return planned(Inputs(config, DIMENSION, "a test", members))
 
 
 @pytest.mark.parametrize("privacy", [CLIENT, CENTRAL])
@@ -61,6 +63,19 @@ def test_costs_are_within_the_budget_and_their_noise_is_for_all_that_is_told(
         update, told = made.noise_multiplier, made.metrics
     assert told == pytest.approx(update * math.sqrt(0.8 / 0.2), rel=1e-9), "noise follows the share"
     assert mechanism_of(plan).size == (1024 if isinstance(made, ClientDistributed) else DIMENSION) + plan.told
+
+
+@pytest.mark.parametrize("more", [{"bands": 2}, {"adaptive": {}}], ids=["banded", "adaptive"])
+def test_costs_are_paid_for_in_each_round_of_a_client(more: dict[str, Any]) -> None:
+    """Correlated noise covers all rounds with one release of the updates, and costs in none but their own."""
+    named = {"choice": "named", "colluders": 2, "dropouts": 2}
+    found = run(CENTRAL | more, metrics=False, members=2 * SIZE, secure_sum=named)
+    privacy, plan = found.specification.privacy, found.specification.first_plan
+    assert isinstance(privacy, ClientCentral) and privacy.metrics is not None and plan.costs is not None
+    rounds = 1 if privacy.banded is None else privacy.banded.participations
+    assert privacy.metrics == pytest.approx(privacy.noise_multiplier * math.sqrt(rounds * 0.8 / 0.2))
+    assert found.epsilon("client", "recipients", found.attempts) <= 3.0
+    assert mechanism_of(plan).size == DIMENSION + 2 + (privacy.adaptive is not None)
 
 
 def test_devices_charge_what_the_larger_block_spends() -> None:
