@@ -1,0 +1,218 @@
+"""What a receipt says, against sums by hand from the entries that the journal was given."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+from receipts import clear_run, costs, exact_run, private_run
+
+from fedsus.errors import ConfigError
+from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed
+from fedsus.privacy import accounting
+from fedsus.privacy.adversaries import spent
+from fedsus.privacy.stated import alike, rounded
+from fedsus.reporting import read
+from fedsus.reporting.figures import Absent, Figure
+from fedsus.reporting.predicate import Predicate, Statement, schema
+from fedsus.reporting.receipt import head_of, make
+from fedsus.reporting.statement import plain, statement
+from fedsus.rounds.specification import specification_of
+
+ROOT = Path(__file__).parents[2]
+SECOND = "b" * 64
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exact_run(tmp_path_factory.mktemp("exact")).folder
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return private_run(tmp_path_factory.mktemp("private")).folder
+
+
+def said(folder: Path, entries=None) -> Predicate:
+    found = read(folder) if entries is None else entries
+    return statement(found, head_of((folder / NAME).read_bytes())).predicate
+
+
+def test_who_took_part_and_what_was_asked(exact: Path) -> None:
+    found = said(exact)
+    there = found.participation
+    assert (there.survivors, there.refused, there.lost) == (15, 3, 0)
+    assert (there.attempts, there.abandoned, there.cut_off) == (5, 1, 1)
+    assert [(plan.round, plan.attempt, int(plan.digest, 16)) for plan in found.asked.plans] == [
+        (1, 1, 1),
+        (2, 2, 2),
+        (2, 3, 3),
+        (3, 4, 4),
+        (3, 5, 5),
+    ]
+    assert "server" not in found.asked.configuration, "the operator's own files are nobody's business"
+    assert found.run.status == "completed"
+    assert found.time.waited.value == 60 * (1 + 2 + 3)
+    assert found.secure_sum.colluders == 2
+    assert found.secure_sum.threshold == 5
+    assert found.budgets.ended_by == "all 3 rounds were released"
+
+
+def test_joules_of_the_server_are_the_sums_of_its_entries(exact: Path) -> None:
+    server = said(exact).energy.server
+    assert server.total.value == pytest.approx(3.5 * 4)
+    assert (server.total.low, server.total.high) == (pytest.approx(0.8 * 14), pytest.approx(1.2 * 14))
+    assert server.phases["crypto"].value == pytest.approx(3.5 * 3)
+    assert server.phases["crypto"].high == pytest.approx(1.2 * 3.5 * 3)
+    assert set(server.phases) == {"crypto", "communicate"}, "a phase that nobody measured is absent, not 0"
+    assert (server.covered, server.of, server.idle.value) == (4, 4, 80.0)
+
+
+def test_joules_of_the_devices_without_dp(exact: Path) -> None:
+    devices = said(exact).energy.devices
+    assert devices.total.value == pytest.approx(150)
+    assert devices.total.low == pytest.approx(135, abs=1e-3)
+    assert devices.total.method == "modelled", "one report that is not a counter's makes it so"
+    assert "6 of 15" in devices.total.source
+    assert devices.phases["train"].value == pytest.approx(135)
+
+
+def test_all_counters_make_a_counter(exact: Path) -> None:
+    entries = [
+        replace(entry, costs=costs() | {"counted": 5.0}) if isinstance(entry, RoundReleased) else entry
+        for entry in read(exact)
+    ]
+    assert said(exact, entries).energy.devices.total.method == "counter"
+
+
+def test_the_range_of_noised_reports_is_three_deviations(private: Path) -> None:
+    """The noise of the sum over three rounds, in joules, computed from the calibrated shares."""
+    opened = read(private)[0]
+    shares = specification_of(opened).privacy.shares
+    one = math.sqrt(shares.metrics * 5) / 4096 * 1000.0
+    devices = said(private).energy.devices
+    assert devices.total.value == pytest.approx(51)
+    assert devices.total.high - 51 == pytest.approx(3 * one * math.sqrt(3) + 3 * 5 / 2 / 4096 * 1000)
+    assert devices.total.low == 0.0
+    assert devices.phases == {}
+
+
+def test_a_noised_sum_below_zero_says_so(private: Path) -> None:
+    entries = [
+        replace(entry, costs={"joules": -9.0, "grams": 0.1}) if isinstance(entry, RoundReleased) else entry
+        for entry in read(private)
+    ]
+    total = said(private, entries).energy.devices.total
+    assert total.value == 0.0
+    assert "below zero" in total.source
+
+
+def test_what_nobody_measured_is_absent_with_a_reason(tmp_path: Path) -> None:
+    found = said(clear_run(tmp_path).folder)
+    for part in (found.energy.server, found.energy.devices, found.energy.network, found.carbon.total, found.secure_sum):
+        assert isinstance(part, Absent)
+    assert isinstance(found.sci.per_round, Absent)
+    assert found.carbon.operational == ()
+
+
+def test_carbon_and_its_rate(exact: Path) -> None:
+    found = said(exact)
+    server, devices = found.carbon.operational
+    assert server.grams.value == pytest.approx(3 * 4 / 3.6e6 * 300), "the abandoned attempt has no intensity"
+    assert (server.covered, server.of) == (3, 4)
+    assert devices.grams.value == pytest.approx(0.012)
+    assert (devices.covered, devices.of) == (12, 15)
+    total = server.grams.value + devices.grams.value
+    assert found.carbon.total.value == pytest.approx(total)
+    assert found.sci.per_round.value == pytest.approx(total / 3)
+    assert found.sci.per_accuracy_point.value == pytest.approx(total / 20), "accuracy rose from 0.6 to 0.8"
+    assert "left out" in found.sci.boundary
+
+
+def test_bytes_by_phase_and_what_is_not_known_of_them(exact: Path) -> None:
+    traffic = said(exact).traffic
+    assert traffic.phases["advertise"].sent.value == 4 * 1000
+    assert traffic.phases["contribute"].received.value == 3 * 6000
+    assert traffic.total.sent.value == 3 * 10_500 + 1000
+    assert traffic.total.received.value == 3 * 7_900 + 800
+    assert traffic.unknown == 1, "the attempt that a crash cut off"
+
+
+def test_metrics_first_last_and_best(exact: Path, private: Path) -> None:
+    found = said(exact).metrics
+    assert (found["loss"].first.value.value, found["loss"].best.round, found["loss"].better) == (1.0, 3, "lower")
+    assert (found["accuracy"].last.value.value, found["accuracy"].better) == (pytest.approx(0.8), "higher")
+    assert found["accuracy"].last.value.low == found["accuracy"].last.value.high
+    noised = said(private).metrics["accuracy"].last.value
+    shares = specification_of(read(private)[0]).privacy.shares
+    assert noised.high - noised.value == pytest.approx(3 * math.sqrt(shares.metrics * 5) / 4096 / 5)
+
+
+def test_epsilon_is_of_all_attempts_against_each_adversary(private: Path) -> None:
+    entries = read(private)
+    specification = specification_of(entries[0])
+    events = spent(specification.first_plan, 5)
+    losses = {(loss.unit, loss.adversary): loss for loss in said(private).privacy.losses}
+    assert losses.keys() == events.keys()
+    for key, loss in losses.items():
+        found = accounting.epsilon(events[key], 1e-5)
+        assert found <= loss.epsilon < found * (1 + 2e-4)
+        assert loss.assumptions
+    assert losses["client", "server"].goal
+    assert sum(loss.goal for loss in losses.values()) == 1
+    fewer = [e for e in entries if not (isinstance(e, AttemptOpened) and e.attempt > 3)][:7]
+    assert said(private, fewer).privacy.losses[2].epsilon < losses["client", "server"].epsilon
+
+
+def test_a_run_that_asked_nobody_spent_nothing(private: Path) -> None:
+    entries = [read(private)[0], RunClosed(reason="stopped", model=None, because="the operator stopped it", time=2e9)]
+    found = statement(entries, SECOND)
+    assert {loss.epsilon for loss in found.predicate.privacy.losses} == {0.0}
+    assert found.subject[0].name == "journal"
+    assert isinstance(found.predicate.model, Absent)
+    assert found.predicate.budgets.ended_by == "the operator stopped it"
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0, 2.999999999, 3.00001, 19.5375001, 1e-9, 123456.7])
+def test_an_epsilon_is_written_rounded_up_and_no_other_number_passes(number: float) -> None:
+    up = rounded(number)
+    assert number <= up <= number * (1 + 1.01e-4)
+    assert alike(up, number)
+    for other in (math.nextafter(up, math.inf), math.nextafter(up, -1), up * 1.0001 + 1e-9, -1.0, int(up), str(up)):
+        assert not alike(other, number)
+    assert rounded(math.inf) == "infinite"
+    assert alike("infinite", math.inf)
+    assert not alike("infinite", number)
+
+
+def test_no_figure_outside_its_range() -> None:
+    with pytest.raises(ValueError, match="is not between"):
+        Figure(value=1.0, low=2.0, high=3.0, unit="J", method="counter", source="x")
+
+
+def test_a_receipt_is_of_a_run_that_is_over(exact: Path, tmp_path: Path) -> None:
+    from receipts import OPERATOR
+
+    raw = (exact / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(raw[: raw[:-1].rindex(b"\n") + 1])
+    with pytest.raises(ConfigError, match=r"the run is not over.*fedsus server stop"):
+        make(tmp_path, OPERATOR)
+    assert said(tmp_path).run.status == "open", "a report of it may still be made"
+
+
+def test_the_schema_in_the_docs_is_the_one_that_the_code_makes() -> None:
+    assert json.loads((ROOT / "docs" / "receipt.schema.json").read_text()) == schema()
+
+
+def test_receipts_fit_the_schema_and_it_refuses_others(exact: Path, private: Path) -> None:
+    check = jsonschema.Draft202012Validator(schema())
+    for folder in (exact, private):
+        data = plain(statement(read(folder), SECOND, SECOND))
+        check.validate(data)
+        assert Statement.model_validate_json(json.dumps(data)).predicate.operator == SECOND
+        data["predicate"]["time"]["run"]["unit"] = 3
+        assert not check.is_valid(data)
