@@ -127,7 +127,7 @@ def intensity(value: Any, unit: Unit, kind: Kind, place: str) -> float:
     """
     try:
         number = float(value) * GRAMS_PER_KWH[unit]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         raise ConfigError(f"{place}: {_short(value)} is no number; an intensity in {unit} is expected")
@@ -250,7 +250,7 @@ def _forecasts(cells: list[Any], unit: Unit, at: str) -> list[float]:
     """g/kWh of each cell, NaN of a blank one."""
     try:
         numbers = [float(cell) * GRAMS_PER_KWH[unit] for cell in cells]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = [math.nan]
     if all(0 <= number <= ABSURD for number in numbers):  # the usual row, quickly: there are millions of cells
         return numbers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fedsus_client.fetching
 import fedsus_server.fetching
 from fedsus.config import loads
 from fedsus.energy.carbon import make_intensity
-from fedsus.energy.fetching import Fetch
+from fedsus.energy.fetching import Answer, Fetch
+from fedsus.energy.http_answers import understood
 from fedsus.energy.http_source import HttpSource, token
 from fedsus.energy.intensity import Intensity
 from fedsus.errors import ConfigError, EnvironmentFault
@@ -143,6 +147,7 @@ LIES: list[tuple[Any, str]] = [
     (says({"values": [{"value": 3}]}), "its 'time': None is no time"),
     (says({"values": [{"time": "2026-03-01T12:00:00", "value": 3}]}), "has no zone"),
     (says({"values": [{"time": iso(0), "value": "much"}]}), "its 'value': 'much' is no number"),
+    (says({"values": [{"time": iso(0), "value": 10**400}]}), "is no number"),
     (says({"values": [{"time": iso(0), "value": True}]}), "its 'value': True is no number"),
     (says({"values": [{"time": iso(0), "value": 5, "low": 6, "high": 7}]}), "outside its own range"),
     (says({"values": [{"time": iso(0), "value": 5, "low": 4}]}), "outside its own range"),
@@ -172,6 +177,32 @@ def test_lies_are_one_clear_line(source: Source, tmp_path: Path, lie: Reply, sai
     assert line.startswith("127.0.0.1/ci: ") and said in line
     assert "\n" not in line and "secret" not in line
     assert len(source.seen) == 1
+
+
+ODD = (
+    st.sampled_from(
+        [None, True, -0.0, 0, 5, 5.5, 1e308, 10**400, "", "7", "DE", "g/kWh", "average", "\n", "\ud800", [], {}]
+    )
+    | st.sampled_from([iso(0), iso(-300), iso(300), iso(1e9), "0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00"])
+    | st.floats(allow_nan=True)
+)
+VALUE = st.dictionaries(st.sampled_from(["time", "value", "low", "high"]), ODD, min_size=2)
+ANSWER = st.dictionaries(
+    st.sampled_from(["values", "forecast", "zone", "unit", "kind"]), st.lists(VALUE | ODD, max_size=3) | VALUE | ODD
+)
+
+
+@given(ANSWER | ODD)
+def test_any_answer_is_understood_or_refused_with_one_line(found: Any) -> None:
+    answer = Answer(status=200, content="", body=json.dumps(found).encode())
+    said, values, ahead = "", [], []
+    try:
+        values, ahead = understood(answer, HttpSettings(url="https://grid.example", zone="DE"), "average", NOW)
+    except EnvironmentFault as fault:
+        said = str(fault)
+    assert len(said) < 300 and said.isprintable() and bool(said) != bool(values)
+    assert all(0 < point.value <= 3000 and abs(point.time - NOW) <= 7200 for point in values)
+    assert all(0 <= point.value <= 3000 for point in ahead)
 
 
 def endless(source: Source, *, head: bytes, chunk: bytes, pause: float) -> Reply:
@@ -211,9 +242,11 @@ def test_an_endless_body_is_cut(source: Source, tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_not_there(source: Source, tmp_path: Path) -> None:
-    source.server.server_close()
-    with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1/ci: cannot be reached"):
-        asked(source, Clock(), tmp_path).over(NOW, NOW)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # held, so that nobody else takes it, and not listened to
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/ci"
+        with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1/ci: cannot be reached"):
+            asked(source, Clock(), tmp_path, url=url).over(NOW, NOW)
 
 
 def test_the_last_good_value_holds_for_a_while_marked_and_wider(source: Source, tmp_path: Path) -> None:
