@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fedsus.config import RunConfig
     from fedsus.costs import Meter
+    from fedsus.energy.fetching import Fetch
     from fedsus.energy.intensity import Intensity
     from fedsus.settings.carbon import CarbonSettings
     from fedsus.types import Clock
@@ -23,8 +24,12 @@ def of(config: RunConfig, folder: Path, clock: Clock) -> tuple[Meter, Intensity 
     from fedsus.energy.carbon import make_intensity
     from fedsus.energy.meter import make_meter
     from fedsus.energy.priced import PricedMeter
-    from fedsus_server.fetching import fetch
 
+    fetch: Fetch | None = None
+    if config.carbon.http is not None:  # importing it takes longer than all else here
+        from fedsus_server.fetching import fetch as opened
+
+        fetch = opened
     intensity = make_intensity(config.carbon, folder, fetch, clock)
     return PricedMeter(make_meter(config.energy), intensity, clock), intensity
 

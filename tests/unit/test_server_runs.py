@@ -65,7 +65,7 @@ def test_the_table_of_runs_never_cuts_a_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(following.looping, "of", lambda folder: SimpleNamespace(alive=True))
+    monkeypatch.setattr(following.looping, "of", lambda folder: SimpleNamespace(alive=True, waits=None))
     home = Home(tmp_path / "home")
     active = runs.open_new(write_run(tmp_path), tmp_path / "runs", lambda: 0.0)
     home.make()
