@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from fedsus.energy import engine, nvml, rapl
+from fedsus.energy import amd, nvml, rapl
 from fedsus.energy.gpu import GpuPart
 from fedsus.energy.model import model_of
 from fedsus.energy.package import Packages
@@ -70,7 +70,7 @@ class Hardware:
 
     rapl: Callable[[], Sequence[Counter]] = rapl.find
     nvidia: Callable[[], Sequence[Accelerator]] = nvml.find
-    amd: Callable[[], Sequence[Accelerator]] = engine.find
+    amd: Callable[[], Sequence[Accelerator]] = amd.find
     processor: Callable[[], Processor] = processor
     tdp: Callable[[str], float | None] = tdp
 

@@ -109,10 +109,11 @@ class PartsMeter:
     def _watch(self, seconds: float) -> None:
         gone, this = threading.Event(), weakref.ref(self)
         weakref.finalize(self, gone.set)
-        threading.Thread(target=_watched, args=(this, gone, seconds), name="fedsus-energy", daemon=True).start()
+        threading.Thread(target=watched, args=(this, gone, seconds), name="fedsus-energy", daemon=True).start()
 
 
-def _watched(this: weakref.ref[PartsMeter], gone: threading.Event, seconds: float) -> None:
+def watched(this: weakref.ref[PartsMeter], gone: threading.Event, seconds: float) -> None:
+    """Sample a meter every ``seconds`` until it is gone."""
     while not gone.wait(seconds):
         meter = this()
         if meter is not None:
