@@ -56,7 +56,7 @@ class Patience:
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._thread: threading.Thread | None = None
+        self._late: threading.Thread | None = None
 
     def __call__(self, request: Request) -> Answer:
         """See `Fetch`.
@@ -64,7 +64,7 @@ class Patience:
         Raises:
             EnvironmentFault: likewise, or the time is over.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self._late is not None and self._late.is_alive():
             raise EnvironmentFault("the last answer has not ended yet")
         came: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
 
@@ -74,11 +74,12 @@ class Patience:
             except BaseException as error:  # given to who asked
                 came.put(error)
 
-        self._thread = threading.Thread(target=ask, name="fedsus-carbon", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=ask, name="fedsus-carbon", daemon=True)
+        thread.start()
         try:
             answer = came.get(timeout=request.timeout)
         except queue.Empty:
+            self._late = thread
             raise EnvironmentFault(f"no whole answer within {request.timeout:g} s") from None
         if isinstance(answer, BaseException):
             raise answer

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedsus_client.fetching
 import fedsus_server.fetching
 from fedsus.config import loads
 from fedsus.energy.carbon import make_intensity
-from fedsus.energy.fetching import Answer, Fetch
+from fedsus.energy.fetching import Answer, Fetch, Request
 from fedsus.energy.http_answers import understood
 from fedsus.energy.http_source import HttpSource, token
 from fedsus.energy.intensity import Intensity
@@ -192,6 +192,7 @@ ANSWER = st.dictionaries(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(ANSWER | ODD)
 def test_any_answer_is_understood_or_refused_with_one_line(found: Any) -> None:
     answer = Answer(status=200, content="", body=json.dumps(found).encode())
@@ -232,7 +233,29 @@ def test_a_source_that_hangs_costs_its_timeout_and_no_more(
         intensity.over(NOW, NOW)
     with pytest.raises(EnvironmentFault):  # remembered: nobody waits again
         intensity.over(NOW, NOW)
-    assert len(source.seen) == 1
+    assert len(source.seen) <= 1
+
+
+def test_while_an_answer_hangs_nothing_more_is_asked(tmp_path: Path) -> None:
+    clock, free, threads = Clock(), threading.Event(), []
+
+    def hangs(_: Request) -> Answer:
+        threads.append(threading.current_thread())
+        free.wait(60)
+        return Answer(status=200, content="", body=json.dumps(values((0, 100))).encode())
+
+    intensity = HttpSource(
+        HttpSettings(url="https://grid.example", timeout=0.05), "average", 0.1, tmp_path, hangs, clock
+    )
+    for said in ("no whole answer within 0.05 s", "the last answer has not ended yet"):
+        with pytest.raises(EnvironmentFault, match=said):
+            intensity.over(NOW, NOW)
+        clock.now += 300
+    free.set()
+    for thread in [thread for thread in threading.enumerate() if thread.name == "fedsus-carbon"]:
+        thread.join()
+    assert len(threads) == 1
+    assert intensity.over(NOW, NOW).value == 100
 
 
 def test_an_endless_body_is_cut(source: Source, tmp_path: Path) -> None:

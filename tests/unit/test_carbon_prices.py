@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsus.config import loads
@@ -62,6 +62,7 @@ def test_the_method_is_the_worst_of_both() -> None:
         assert found is not None and found.method == both
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(0, 1e9), st.floats(0, 1), st.floats(1, 3), st.floats(0.1, 3000), st.floats(0, 1))
 def test_a_range_always_holds_its_value(joules: float, less: float, more: float, value: float, spread: float) -> None:
     usage = used(joules={"train": joules}, low=joules * less, high=joules * more)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsus.energy.series import Series, load_series
@@ -62,6 +62,7 @@ def test_means_are_weighted_by_time(tmp_path: Path) -> None:
     assert "a.csv" in rate.source and "±10%" in rate.source
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(0, 3000), min_size=2, max_size=12), st.floats(0, 1), st.floats(0, 1), st.integers(1, 2_000_000)
 )
