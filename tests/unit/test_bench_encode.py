@@ -38,8 +38,8 @@ def test_encoding_is_compared_step_by_step() -> None:
 
 
 def test_clocks_and_the_peer_change_no_integer_and_are_taken_away() -> None:
-    mechanism = mechanism_of(encode._plan(encode.CLIENT, SIZE))
-    update = LocalUpdate(encode._long(SIZE), 1.0, np.zeros(0), 0, None)
+    mechanism = mechanism_of(encode.plan_of(encode.CLIENT, SIZE))
+    update = LocalUpdate(encode.long(SIZE), 1.0, np.zeros(0), 0, None)
     before = (*(vars(encoding)[name] for name in REPLACED), SkellamTable.draw, encoding.ClientSkellam._checked)
     ring = mechanism.encode(update, SeededNoise(1))
     with encode._clocked() as spent:
@@ -59,8 +59,8 @@ def test_the_peer_draws_the_same_variance() -> None:
 
 @pytest.mark.parametrize("kind", encode._KINDS)
 def test_each_mean_is_of_a_sum_that_its_mechanism_takes(kind: str) -> None:
-    mechanism, noise = mechanism_of(encode._plan(kind, SIZE)), SeededNoise(1)
-    update = LocalUpdate(encode._long(SIZE), 1.0, np.zeros(0), 0, None)
+    mechanism, noise = mechanism_of(encode.plan_of(kind, SIZE)), SeededNoise(1)
+    update = LocalUpdate(encode.long(SIZE), 1.0, np.zeros(0), 0, None)
     _, mean = encode._release(mechanism, mechanism.encode(update, noise), noise)()
     assert mean.delta.shape == (SIZE,)
     assert np.isfinite(mean.delta).all()

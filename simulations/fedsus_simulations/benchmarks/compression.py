@@ -16,7 +16,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fedsus_simulations.benchmarks import simulate_data, utility_tasks
+from fedsus_simulations.benchmarks import compression_encode, encode, simulate_data, utility_tasks
 from fedsus_simulations.benchmarks import utility_runs as runs
 from fedsus_simulations.benchmarks.result import comparison, figure
 from fedsus_simulations.benchmarks.utility_kept import Kept, Options, mean
@@ -117,7 +117,8 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
             for epsilon in epsilons
             for how in ways
         }
-    return told(found, [] if real else [simulate_data.MADE])
+    encoding = compression_encode.table(encode.SIZE // 16 if quick else encode.SIZE)
+    return told(found, [] if real else [simulate_data.MADE], encoding)
 
 
 def reached(kept: Kept, case: Case, folder: Path, how: tuple[str, float], epsilon: float, seed: int) -> Row:
@@ -135,13 +136,13 @@ def reached(kept: Kept, case: Case, folder: Path, how: tuple[str, float], epsilo
 
     def measured() -> Row:
         found = runs.federated(case.federation, case.scenario(how, epsilon, seed))
-        score = _score(case, folder, found.model)
-        return {"score": score, "bytes": found.update, "spent": min(found.epsilon, 1e9), "noise": found.noise}
+        what = score(case, folder, found.model)
+        return {"score": what, "bytes": found.update, "spent": min(found.epsilon, 1e9), "noise": found.noise}
 
     return kept.run(asked, measured)
 
 
-def _score(case: Case, folder: Path, model: Vector) -> float:
+def score(case: Case, folder: Path, model: Vector) -> float:
     """AUC of the rows that all hospitals hold out together, or accuracy on the test images; in percent."""
     if case.name == HEART:
         from fedsus_simulations.benchmarks.utility_heart import Heart
@@ -154,12 +155,14 @@ def _score(case: Case, folder: Path, model: Vector) -> float:
     return runs.accuracy(task, model, task.load(DataSource(folder)).held_out)
 
 
-def told(found: dict[tuple[str, float, tuple[str, float]], list[Row]], notes: list[str]) -> dict[str, Any]:
-    """The figures: bytes first, and what is missing of the score; less is better."""
-    figures, tables = {}, []
+def told(
+    found: dict[tuple[str, float, tuple[str, float]], list[Row]], notes: list[str], *tables: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures: bytes first, and what is missing of the score; less is better. Then ``tables`` of others."""
+    figures, scores = {}, []
     for case in dict.fromkeys(key[0] for key in found):
         runs_of = {key[1:]: rows for key, rows in found.items() if key[0] == case}
-        tables.append({"title": _title(case), "columns": _COLUMNS, "rows": tuple(_rows(runs_of))})
+        scores.append({"title": _title(case), "columns": _COLUMNS, "rows": tuple(_rows(runs_of))})
         for (epsilon, how), rows in runs_of.items():
             if how == ("projection", 0.25):
                 label = f"{case}, {_words(epsilon)}"
@@ -175,7 +178,7 @@ def told(found: dict[tuple[str, float, tuple[str, float]], list[Row]], notes: li
     return {
         **figures.pop(top),
         "figures": figures,
-        "tables": tables,
+        "tables": [*scores, *tables],
         "notes": [
             f"epsilon at delta {DELTA:g}, against a server with a tenth of the clients of fashion, or one hospital of "
             "heart; with the default spare attempts for heart, none for fashion",

@@ -58,8 +58,8 @@ def run(quick: bool) -> dict[str, Any]:
 def measure(size: int, turns: int) -> dict[str, Any]:
     """Processor milliseconds of each side, one after the other, ``turns`` times; then where those of `CLIENT` go."""
     before, noise, generator = load(), SystemNoise(), np.random.default_rng(1)
-    update = LocalUpdate(_long(size), 50.0, np.zeros(0), 0, None)
-    mechanisms = {kind: mechanism_of(_plan(kind, size)) for kind in _KINDS}
+    update = LocalUpdate(long(size), 50.0, np.zeros(0), 0, None)
+    mechanisms = {kind: mechanism_of(plan_of(kind, size)) for kind in _KINDS}
     table, numpys = SkellamTable(_VARIANCE), _Poisson(_VARIANCE, generator)
     sides: dict[str, Callable[[], object]] = {
         kind: partial(mechanism.encode, update, noise) for kind, mechanism in mechanisms.items()
@@ -75,7 +75,7 @@ def measure(size: int, turns: int) -> dict[str, Any]:
         f"{size:,} float32 coordinates of norm {2 * _CLIP:g}, clipped to {_CLIP:g}; granularity {_GRANULARITY:g}, "
         f"variance of a share {_VARIANCE:g}, sums mod 2**{_BITS}",
         "processor time, one thread; AES-CTR bits under a key of the operating system, numpy draws from its PCG64",
-        f"the table of the sampler is made once a run: {_milliseconds(lambda: SkellamTable(_VARIANCE)):.0f} ms",
+        f"the table of the sampler is made once a run: {milliseconds(lambda: SkellamTable(_VARIANCE)):.0f} ms",
         f"load average: {before:.1f} before, {load():.1f} after",
     ]
     return {**_compared(spent), "notes": notes, "tables": [_shares(parts)]}
@@ -98,7 +98,7 @@ def _turns(sides: Mapping[str, Callable[[], object]], turns: int) -> dict[str, l
     spent: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(_WARM_UP + turns):
         for side, work in sides.items():
-            took = _milliseconds(work)
+            took = milliseconds(work)
             if turn >= _WARM_UP:
                 spent[side].append(took)
     return spent
@@ -109,7 +109,7 @@ def _parts(encode: Callable[[], object], turns: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {step: [] for step in (*STEPS, REST)}
     for turn in range(_WARM_UP + turns):
         with _clocked() as spent:
-            whole = _milliseconds(encode)
+            whole = milliseconds(encode)
         if turn >= _WARM_UP:
             for step in STEPS:
                 found[step].append(spent[step])
@@ -194,7 +194,7 @@ def _release(mechanism: Mechanism, ring: Ring, noise: Noise) -> Callable[[], tup
     return partial(mechanism.release, state, total, _SURVIVORS, noise)
 
 
-def _plan(kind: str, size: int) -> plans.Plan:
+def plan_of(kind: str, size: int) -> plans.Plan:
     """A plan of a run with that noise."""
     scale = _GRANULARITY * float(np.sqrt(1 << (size - 1).bit_length())) / _CLIP
     shares = Shares(scale=scale, variance=_VARIANCE, bits=_BITS, colluders=_COLLUDERS, survivors=_SURVIVORS)
@@ -223,14 +223,14 @@ def _plan(kind: str, size: int) -> plans.Plan:
     )
 
 
-def _long(size: int) -> NDArray[np.float32]:
+def long(size: int) -> NDArray[np.float32]:
     """A vector that is clipped, (size,)."""
     vector = np.random.default_rng(0).normal(size=size)
     vector *= 2 * _CLIP / np.linalg.norm(vector)
     return vector.astype(np.float32)
 
 
-def _milliseconds(work: Callable[[], object]) -> float:
+def milliseconds(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return (time.process_time() - began) * 1e3
