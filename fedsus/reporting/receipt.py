@@ -32,12 +32,20 @@ def entries_of(raw: bytes, path: Path) -> tuple[list[Entry], str]:
     Raises:
         CorruptionError: a broken line or chain, by file and line; a last line without its line break too.
     """
+    check_end(raw, path)
     reader = Reader(path)
+    return [reader.feed(line) for line in raw[:-1].split(b"\n")], head_of(raw)
+
+
+def check_end(raw: bytes, path: Path) -> None:
+    """Refuse a journal whose last line has no end.
+
+    Raises:
+        CorruptionError: by file and line.
+    """
     if not raw.endswith(b"\n"):
         last = raw.count(b"\n") + 1
         raise CorruptionError(f"{path}: line {last}: it has no end: the file was cut off or changed")
-    entries = [reader.feed(line) for line in raw[:-1].split(b"\n")]
-    return entries, head_of(raw)
 
 
 def head_of(raw: bytes) -> str:

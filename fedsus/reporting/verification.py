@@ -18,7 +18,7 @@ from fedsus.journal import RunClosed, RunOpened, fold
 from fedsus.plan import canonical
 from fedsus.privacy.stated import alike
 from fedsus.reporting.predicate import PREDICATE_TYPE, STATEMENT_TYPE
-from fedsus.reporting.receipt import entries_of, head_of, payload_of
+from fedsus.reporting.receipt import check_end, entries_of, head_of, payload_of
 from fedsus.secagg import roster as rosters
 from fedsus.secagg.keys import fingerprint
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fedsus.secagg.roster import Pins, Roster, SignedRoster
 
 _SHOWN: Final = 100
+_JOURNAL: Final = Path("journal")
+"""In messages."""
 _LOSSES: Final = "predicate.privacy.losses."
 
 
@@ -132,6 +134,7 @@ class _Derived:
 def _recomputed(payload: dict[str, Any], journal: bytes, operator: str) -> _Derived:
     """What the journal gives. Which journal it is comes first, for all else follows from it."""
     try:
+        check_end(journal, _JOURNAL)
         for name, found in (("head", head_of(journal)), ("entries", journal.count(b"\n"))):
             said = _at(payload, ("predicate", "journal", name))
             if said != found or type(said) is not type(found):
@@ -150,7 +153,7 @@ def _derived(journal: bytes, operator: str) -> _Derived:
     from fedsus.reporting.spending import epsilons
     from fedsus.rounds.specification import specification_of
 
-    entries, head = entries_of(journal, Path("journal"))
+    entries, head = entries_of(journal, _JOURNAL)
     opened = entries[0]
     if not isinstance(opened, RunOpened) or not isinstance(entries[-1], RunClosed):
         raise CorruptionError("journal: its run is not closed, and a receipt is of a run that is over")
