@@ -75,6 +75,7 @@ _ROWS: Final = (
     _row("utility-fashion", "utility_fashion", "100 clients, noise in shares; against central DP-SGD", seeds=True),
     _row("utility-clients", "utility_clients", "1,000 clients, unit a client; noise in shares or central", seeds=True),
     _row("compression", "compression", "uplinks of a share of the coordinates: accuracy and bytes", seeds=True),
+    _row("downlink", "downlink", "models as differences: accuracy, bytes down, time of the codec", seeds=True),
     _row("encode", "encode", "a million coordinates clipped, rotated, rounded, noised; against numpy's Poisson"),
     _row("dp-step", "dp_step", "a local step of DP-SGD on a device; against a plain one"),
     _row("metering", "metering", "a device's round with a meter of its energy; against one without"),

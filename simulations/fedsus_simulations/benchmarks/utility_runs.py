@@ -84,12 +84,14 @@ class Reached:
         epsilon: infinity without privacy.
         noise: standard deviation of the noise on a sum of gradients, or of updates, over the clip.
         update: bytes of one client's packed update in a round; 0 where nothing is sent.
+        down: bytes that one client receives in a round after the first, without masks.
     """
 
     model: Vector
     epsilon: float
     noise: float
     update: int = 0
+    down: float = 0.0
 
 
 @functools.lru_cache(maxsize=64)
@@ -230,7 +232,8 @@ def federated(federation: Federation, scenario: dict[str, Any]) -> Reached:
         found = outcome(folder, wanted.seed)
         opened = _opened(folder)
         update = upload(opened.first_plan, None).update
-        return Reached(model, float("inf") if found.epsilon is None else found.epsilon, _noise(opened), update)
+        spent = float("inf") if found.epsilon is None else found.epsilon
+        return Reached(model, spent, _noise(opened), update, _down(folder, federation.clients))
 
 
 @functools.lru_cache(maxsize=1)
@@ -247,6 +250,15 @@ def _opened(folder: Path) -> Specification:
     from fedsus.rounds.specification import specification_of
 
     return specification_of(next(entry for entry in read(folder) if isinstance(entry, RunOpened)))
+
+
+def _down(folder: Path, clients: int) -> float:
+    """Mean bytes that a client received in each released round after the first; 0 where there is none."""
+    from fedsus.journal.entries import RoundReleased
+    from fedsus.reporting import read
+
+    sent = [entry.bytes_sent for entry in read(folder) if isinstance(entry, RoundReleased) and entry.round > 1]
+    return sum(sent) / max(len(sent), 1) / clients
 
 
 def _noise(opened: Specification) -> float:
