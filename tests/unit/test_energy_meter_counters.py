@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fedsus.energy import rapl
 from fedsus.energy.counters import LAG, Lost, between
 from fedsus.energy.machine import look
-from fedsus.energy.meter import watched
+from fedsus.energy.meter import make_meter, watched
 from fedsus.energy.phases import Times
 from fedsus.errors import EnvironmentFault
 from fedsus.settings.energy import EnergySettings
@@ -284,3 +284,18 @@ def test_the_thread_ends_with_its_meter(machine: Machine) -> None:
     gc.collect()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_what_this_machine_has_is_found_and_used(machine: Machine) -> None:
+    hardware = without(rapl=lambda: rapl.find(machine.root))
+    for settings in (EnergySettings(), EnergySettings(meter="counter", missing="refuse", idle_watts=30.0)):
+        meter = make_meter(settings, machine.times, hardware)
+        with meter.phase("train"):
+            machine.work(10.0, 1e6)
+            machine.draw("intel-rapl:0", 320.0)
+        usage = meter.take()
+        # 60 W TDP: an idle fifth of it until the counter has shown another.
+        assert usage is not None and usage.joules == {"train": pytest.approx(200.0)}
+        assert (usage.method, usage.idle) == ("counter", pytest.approx((settings.idle_watts or 12.0) * 10))
+    modelled = look(EnergySettings(meter="model"), hardware)
+    assert (modelled.counters, [line.method for line in modelled.lines]) == ((), ["modelled"])
