@@ -126,7 +126,8 @@ def run(home: Path | None, runs: Path, run_toml: Path | None, resumed: str | Non
         active = ActiveRun(found.name, str(found))
     folder.activate(active)
     click.echo(f"run {active.run} in {active.folder}")
-    for line in (known.exchange_line(Path(active.folder)), *known.caution_lines(Path(active.folder))):
+    made = Path(active.folder)
+    for line in (known.exchange_line(made), *known.caution_lines(made), *known.cost_lines(made)):
         click.echo(line)
     if detach:
         click.echo(following.how_to(folder, active.run, Path(active.folder)))

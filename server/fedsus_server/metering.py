@@ -53,3 +53,32 @@ def check(config: RunConfig, folder: Path) -> None:
     if config.carbon.source is None and (config.energy.meter, config.energy.missing) != ("counter", "refuse"):
         return
     of(config, folder, lambda: 0.0)
+
+
+def lines(config: RunConfig) -> list[str]:
+    """What the operator should know of the run's budget and schedule; nothing where there are none."""
+    found, budget, schedule = [], config.budget, config.schedule
+    given = ((budget.joules, "J"), (budget.kwh, "kWh"), (budget.grams, "g CO2e"))
+    caps = [f"{value:g} {unit}" for value, unit in given if value is not None]
+    if caps:
+        found.append(f"budget: at most {' and '.join(caps)}; {_counted(config)}")
+    if schedule.policy == "cleanest":
+        later = f"up to {schedule.slack_hours:g} h later than at once"
+        found.append(f"schedule: rounds move to cleaner hours, {later}")
+        if config.carbon.source not in ("series", "http"):
+            found.append("! no source of [carbon] tells hours apart (series and http do): all rounds start at once")
+        elif schedule.duration is None:
+            found.append("! the first round starts at once: [schedule] duration says how long one takes")
+    return found
+
+
+def _counted(config: RunConfig) -> str:
+    """Whose usage counts towards the budget."""
+    server = "this server's round loop" if config.energy.meter != "off" else "not this server (its meter is off)"
+    if config.plan.costs is not None:
+        devices = "what devices report"
+    elif config.budget.device_watts is not None:
+        devices = f"{config.budget.device_watts:g} W assumed of each device"
+    else:
+        devices = "not the devices (they are asked for no [plan.costs])"
+    return f"counted: {server}; {devices}"

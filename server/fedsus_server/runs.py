@@ -146,6 +146,14 @@ def caution_lines(folder: Path) -> list[str]:
     return [f"! {text}" for text in cautions(specification, members)]
 
 
+def cost_lines(folder: Path) -> list[str]:
+    """What the operator should know of the budget and the schedule of the run in ``folder``."""
+    from fedsus.rounds.specification import specification_of
+
+    opened = summary(folder).opened
+    return [] if opened is None else metering.lines(specification_of(opened).config)
+
+
 def find(home: Home, runs: Path, name: str) -> Path:
     """The folder of a run, by its identifier, the beginning of it, or its path.
 

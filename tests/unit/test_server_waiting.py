@@ -141,3 +141,22 @@ def test_the_loops_meter_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     used = meter.take()
     assert used is not None and used.grams is not None and intensity is not None
     assert used.total >= 0 and used.grams.kind == "average"
+
+
+def test_the_operator_is_told_what_counts_and_what_will_not_wait() -> None:
+    def told(**tables: object) -> list[str]:
+        return metering.lines(RunConfig.model_validate(LEAST | tables))
+
+    assert told() == []
+    assert told(budget={"kwh": 0.5, "grams": 9.0}, carbon={"grams_per_kwh": 300.0}) == [
+        "budget: at most 0.5 kWh and 9 g CO2e; counted: this server's round loop; not the devices (they are asked for "
+        "no [plan.costs])"
+    ]
+    (assumed,) = told(budget={"joules": 5.0, "device_watts": 12.0}, energy={"meter": "off"})
+    assert assumed.endswith("not this server (its meter is off); 12 W assumed of each device")
+    yearly = told(schedule={"policy": "cleanest", "slack_hours": 6.0}, carbon={"country": "DEU"})
+    assert yearly[0] == "schedule: rounds move to cleaner hours, up to 6 h later than at once"
+    assert "all rounds start at once" in yearly[1]
+    series = {"series": {"files": "x.csv", "value": "v", "unit": "g/kWh"}}
+    assert "the first round starts at once" in told(schedule={"policy": "cleanest"}, carbon=series)[1]
+    assert len(told(schedule={"policy": "cleanest", "duration": 5.0}, carbon=series)) == 1
