@@ -15,6 +15,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from receipts import private_run, roster
+
+from fedsus.secagg.roster import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOSED = "server: the server cannot be reached"
@@ -113,6 +116,20 @@ def test_the_command_knows_what_is_missing(device: Path, tmp_path: Path) -> None
     done = subprocess.run(command, cwd=tmp_path, env=ALONE, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "'fedsus server' comes with fedsus-server, which is not installed here" in done.stderr
+
+
+def test_a_receipt_verifies_where_only_wheels_are(device: Path, tmp_path: Path) -> None:
+    """And what was changed does not."""
+    run_dir = private_run(tmp_path / "run").folder
+    (run_dir / "receipt.json").write_bytes(private_run(run_dir).receipt())
+    (tmp_path / "roster.json").write_bytes(encode(roster()))
+    command = [str(device / "fedsus"), "receipt", "verify", "run", "--roster", "roster.json"]
+    assert run(*command, cwd=tmp_path).startswith("holds: run masked-1, completed")
+    journal = (run_dir / "journal.jsonl").read_bytes()
+    (run_dir / "journal.jsonl").write_bytes(journal.replace(b'"refused":1', b'"refused":0', 1))
+    done = subprocess.run(command, cwd=tmp_path, env=ALONE, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not follow the line before: one of the two was changed" in done.stderr
 
 
 @pytest.fixture
