@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedsus.energy.intensity import Rate, Step
 from fedsus.energy.schedule import Start, Work, next_start
+from fedsus.energy.shifted import Shifted
 from fedsus.errors import EnvironmentFault
 
 NOW = 1_700_000_000.0
@@ -138,3 +139,32 @@ def test_a_long_run_over_a_long_forecast_is_quickly_planned() -> None:
     found = start(forecast(*values, seconds=300.0), 365 * 24 * HOUR, rounds=100_000, seconds=30.0, step=300.0)
     assert found.at >= NOW
     assert found.mean is not None and found.at_once is not None and found.mean <= found.at_once
+
+
+class Fixed:
+    """A source that knows three hours from `NOW` on, and notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, float]] = []
+
+    def over(self, start: float, end: float) -> Rate:
+        self.asked.append((start, end))
+        return forecast(7)[0].rate
+
+    def forecast(self, now: float, until: float) -> list[Step]:
+        self.asked.append((now, until))
+        return forecast(5, 4, 1)
+
+
+def test_a_simulation_asks_in_its_own_time() -> None:
+    source = Fixed()
+    shifted = Shifted(source, NOW)
+    steps = shifted.forecast(10.0, 3 * HOUR)
+    assert [(step.start, step.end, step.rate.value) for step in steps] == [
+        (0.0, HOUR, 5),
+        (HOUR, 2 * HOUR, 4),
+        (2 * HOUR, 3 * HOUR, 1),
+    ]
+    assert shifted.over(0.0, 60.0).value == 7
+    assert source.asked == [(NOW + 10, NOW + 3 * HOUR), (NOW, NOW + 60)]
+    assert next_start(steps, 0.0, 2 * HOUR, Work(rounds=1, seconds=HOUR), HOUR).at == 2 * HOUR
