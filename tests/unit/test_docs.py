@@ -230,7 +230,8 @@ def described(kind: Any, metadata: typing.Iterable[Any] = ()) -> tuple[str, str]
         inner = [described(one, metadata) for one in arguments if one is not type(None)]
         return " or ".join(dict.fromkeys(name for name, _ in inner)), inner[0][1]
     if origin is typing.Literal:
-        return "text", " ".join(f"`{value}`" for value in arguments)
+        numbers = all(isinstance(value, int) for value in arguments)
+        return "whole number" if numbers else "text", " ".join(f"`{value}`" for value in arguments)
     if origin is list or (origin is tuple and not is_model(arguments[0])):
         if is_model(arguments[0]):
             return "list of tables", limits(metadata)
