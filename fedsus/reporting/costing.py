@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from fedsus.costs import PHASES, worst
@@ -134,11 +135,12 @@ def _range(
     Noise may take a sum below zero, which nobody can have used: it is then said to be 0, and the source says why.
     """
     value = math.fsum(costs.get(name, 0.0) for _, costs in told)
+    plan, survivors = specification.first_plan, Counter(entry.survivors for entry, _ in told)
     if specification.privacy.unit == "none":
         spread = _told_range(told, value, name)
     else:
-        spread = 3 * math.sqrt(math.fsum(costs_deviation(specification, name, e.survivors) ** 2 for e, _ in told))
-    spread += math.fsum(costs_rounding(specification, name, e.survivors) for e, _ in told)
+        spread = 3 * costs_deviation(plan, name, survivors)
+    spread += costs_rounding(plan, name, survivors)
     found = max(value, 0.0)
     return found, max(value - spread, 0.0), max(value + spread, found)
 

@@ -15,8 +15,10 @@ from fedsus.reporting.predicate import Loss, PrivacySpent, SecureSum
 from fedsus.rounds.withstood import numbers
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterator
 
+    from fedsus.plan import Plan
     from fedsus.privacy.adversaries import Adversary, Unit
     from fedsus.rounds.specification import Specification
 
@@ -140,10 +142,9 @@ def secure_sum(specification: Specification) -> SecureSum | Absent:
     )
 
 
-def metric_deviation(specification: Specification, name: str, survivors: int) -> float:
+def metric_deviation(plan: Plan, name: str, survivors: int) -> float:
     """Standard deviation of the noise in the mean of a metric over the survivors; 0 without noise."""
-    plan, here = specification.first_plan, specification.privacy
-    metric = next((one for one in plan.metrics if one.name == name), None)
+    here, metric = plan.privacy, next((one for one in plan.metrics if one.name == name), None)
     if metric is None or survivors == 0:
         return 0.0
     step = (metric.high - metric.low) / METRIC_STEPS / survivors
@@ -154,11 +155,17 @@ def metric_deviation(specification: Specification, name: str, survivors: int) ->
     return 0.0
 
 
-def costs_deviation(specification: Specification, name: str, survivors: int) -> float:
-    """Standard deviation of the noise in the sum of the devices' reports of one cost; 0 without noise."""
-    return told_spread(specification.first_plan, survivors).get(name, 0.0)
+def costs_deviation(plan: Plan, name: str, survivors: Counter[int]) -> float:
+    """Standard deviation of the noise in the sum of the devices' reports of one cost; 0 without noise.
+
+    Args:
+        survivors: how many were in a round's sum -> how many rounds had so many.
+    """
+    found = (rounds * told_spread(plan, count).get(name, 0.0) ** 2 for count, rounds in sorted(survivors.items()))
+    return math.sqrt(math.fsum(found))
 
 
-def costs_rounding(specification: Specification, name: str, survivors: int) -> float:
+def costs_rounding(plan: Plan, name: str, survivors: Counter[int]) -> float:
     """The most that rounding to integers moves that sum."""
-    return told_rounding(specification.first_plan, survivors).get(name, 0.0)
+    found = (rounds * told_rounding(plan, count).get(name, 0.0) for count, rounds in sorted(survivors.items()))
+    return math.fsum(found)

@@ -35,6 +35,8 @@ from fedsus.secagg.roster import digest as roster_digest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedsus.plan import Plan
+
 _LOWER: Final = ("loss", "error", "perplexity")
 """Metrics with such a word in their name are better when lower."""
 
@@ -155,8 +157,8 @@ def _metrics(specification: Specification, released: Sequence[RoundReleased]) ->
     told = [entry for entry in released if entry.metrics]
     if not told:
         return Absent(absent=_no_metrics(specification))
-    names = sorted({name for entry in told for name in entry.metrics or {}})
-    return {name: _metric(specification, name, told) for name in names}
+    names, plan = sorted({name for entry in told for name in entry.metrics or {}}), specification.first_plan
+    return {name: _metric(plan, name, told) for name in names}
 
 
 def _no_metrics(specification: Specification) -> str:
@@ -167,9 +169,9 @@ def _no_metrics(specification: Specification) -> str:
     return "no released round had held-out examples"
 
 
-def _metric(specification: Specification, name: str, told: Sequence[RoundReleased]) -> Metric:
+def _metric(plan: Plan, name: str, told: Sequence[RoundReleased]) -> Metric:
     values = [
-        Measured(round=entry.round, value=_value(specification, name, entry.metrics[name], entry))
+        Measured(round=entry.round, value=_value(plan, name, entry.metrics[name], entry))
         for entry in told
         if entry.metrics and name in entry.metrics
     ]
@@ -178,9 +180,9 @@ def _metric(specification: Specification, name: str, told: Sequence[RoundRelease
     return Metric(first=values[0], last=values[-1], best=ranked(values, key=lambda one: one.value.value), better=better)
 
 
-def _value(specification: Specification, name: str, value: float, entry: RoundReleased) -> Figure:
+def _value(plan: Plan, name: str, value: float, entry: RoundReleased) -> Figure:
     """With noise, the range is three standard deviations to either side."""
-    spread = 3 * spending.metric_deviation(specification, name, entry.survivors)
+    spread = 3 * spending.metric_deviation(plan, name, entry.survivors)
     who = f"mean over {entry.held_out} held-out examples" if not spread else f"mean over {entry.survivors} clients"
     return Figure(
         value=value,
