@@ -19,7 +19,7 @@ from fedsus.commands.privacy_plan import noise_of, planned, warnings
 from fedsus.config import RunConfig, validate
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.encoding.noised import clip_rows
-from fedsus.encoding.reduction import Reduced
+from fedsus.encoding.reduction import Reduced, Reduction
 from fedsus.errors import ConfigError, ProtocolViolation
 from fedsus.plan import Plan
 from fedsus.privacy.adversaries import spent
@@ -134,6 +134,26 @@ def test_each_device_recomputes_what_it_spends_from_the_plan(privacy: Private) -
     assert not any(
         isinstance(event, dpa.NonPrivateDpEvent) for (unit, _), event in spent(plan, 1).items() if unit == privacy.unit
     )
+
+
+def test_rounding_of_a_huge_sum_of_which_nothing_is_sent_moves_nothing_either() -> None:
+    """Float64 errs in proportion to the whole sum, also where what is sent of it is small."""
+    plan = reduced(example_distributed(10, granularity=2.0), 40)
+    privacy: Any = plan.privacy
+    mechanism, one = mechanism_of(plan), of(plan)
+    assert isinstance(mechanism, Reduced)
+    inner: Any = mechanism.inner
+    rest = np.random.default_rng(1).normal(size=40)
+    for _ in range(2):
+        rest -= one.expand(one.reduce(rest[np.newaxis])[0]) * (10 / 40)
+
+    def moved(reduction: Reduction, seed: int) -> float:
+        sums = 2.0**54 * rest + np.array([np.zeros(40), adversarial(plan, seed, privacy.clip, True)])
+        both = [inner._rounded(stack(row[np.newaxis]), SeededNoise(3))[0] for row in reduction.reduce(sums)]
+        return float(np.linalg.norm(both[1] - both[0]) / example_update(privacy.clip, privacy.shares.scale, 16).l2)
+
+    assert max(moved(one, seed) for seed in range(20)) <= 1.0
+    assert max(moved(dataclasses.replace(one, longest=None), seed) for seed in range(20)) > 1.0
 
 
 UNITS = {
