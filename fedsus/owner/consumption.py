@@ -13,12 +13,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
-from fedsus.errors import CorruptionError, FedsusError, Refusal
+from fedsus.errors import CorruptionError, EnvironmentFault, FedsusError, Refusal
+from fedsus.owner import folding
 from fedsus.owner.consumed import Consumed
 from fedsus.owner.cost_reports import Reports, coordinates
 from fedsus.owner.day_budget import SitsOut, Standing
 from fedsus.owner.days import Steady
-from fedsus.owner.energy_record import Attempt, Interval, Recent, interval_of
+from fedsus.owner.energy_record import Attempt, Interval, Recent
 from fedsus.owner.guarded import Guarded, line
 from fedsus.owner.note_file import NoteFile
 from fedsus.types import nothing
@@ -84,7 +85,7 @@ class Consumption:
         self._faults: dict[Fault, str] = dict.fromkeys(get_args(Fault), "")
         self._path, self._notes = path, NoteFile(path)
         try:
-            self._steady = Steady(clock, self._replay(self._notes.entries()))
+            self._steady = Steady(clock, self._replay())
         except BaseException:
             self._notes.close()
             raise
@@ -261,33 +262,21 @@ class Consumption:
         self.fault("record", "")
         return True
 
-    def _replay(self, entries: list[dict[str, Any]]) -> float:
-        """Take over what the record holds; its last time."""
-        last = 0.0
+    def _replay(self) -> float:
+        """Take over what the record holds, and fold it where it is long; its last time."""
+        last, entries = 0.0, self._notes.entries()
         for entry in entries:
             try:
-                last = max(last, self._replayed(entry))
+                last = max(last, folding.replay(entry, self._recent, self._reports))
             except (ValueError, KeyError, TypeError):
                 raise CorruptionError(f"{self._path}: line {entry['seq']}: not of this version") from None
+        shorter = folding.folded(entries)
+        if shorter is not None:
+            try:
+                self._notes.replace(shorter)
+            except EnvironmentFault as error:  # a full disk: the long one serves as well
+                self.fault("record", f"energy's record stays long: {error}")
         return last
-
-    def _replayed(self, entry: dict[str, Any]) -> float:
-        match entry["type"]:
-            case "used":
-                interval = interval_of(entry)
-                self._recent.add(interval)
-                if interval.attempt is not None:
-                    self._reports.used(interval.attempt.run, interval.used)
-                return interval.time
-            case "sent":
-                self._reports.begin(str(entry["run"]), int(entry["round"]), int(entry["attempt"]))
-            case "told":
-                self._reports.certified(str(entry["run"]), int(entry["attempt"]))
-            case "withdrawn":
-                self._reports.withdrawn(str(entry["run"]), int(entry["attempt"]))
-            case _:
-                raise ValueError("a line of another kind")
-        return 0.0
 
 
 NO_CONSUMPTION: Final = Consumption.none()

@@ -5,6 +5,7 @@
     told       the sum that holds it is certified
     withdrawn  it did not leave the device
 
+and those of `fedsus.owner.folding`, where a record has become long.
 Lines are a `fedsus.owner.note_file.NoteFile`'s: chained, synced, and an unfinished last one is dropped.
 """
 
@@ -65,10 +66,19 @@ class Recent:
         if quarter not in self.quarters:
             self._forget(quarter, day)
         self.quarters[quarter] = self.quarters.get(quarter, NOTHING) + interval.used
-        if interval.attempt is not None:
+        if interval.attempt is not None and interval.attempt.attempt > 0:  # else an hour's sum of several
             before = self.rounds.get(day - 1, {})
             found = before if interval.attempt in before else self.rounds.setdefault(day, {})
             found[interval.attempt] = found.get(interval.attempt, Amounts()) + Amounts.of(interval.used)
+
+    def largest(self, time: float, most: Amounts) -> None:
+        """The most that one round used on the day of ``time``."""
+        self.rounds.setdefault(int(time // days.DAY), {})[Attempt("", 0, 0)] = most
+
+    def each_day(self) -> Iterator[tuple[int, Amounts]]:
+        """Days since the epoch, and the most that one round used on each."""
+        for day, found in self.rounds.items():
+            yield day, _largest(found.values())
 
     def _forget(self, quarter: int, day: int) -> None:
         """Of a day that is over the largest round alone is kept; of one long over, nothing."""
@@ -115,7 +125,7 @@ def intervals(entries: list[dict[str, Any]], path: Path) -> Iterator[Interval]:
         CorruptionError: a line is not of this version; names file and line.
     """
     for entry in entries:
-        if entry.get("type") == "used":
+        if entry.get("type") in ("used", "folded"):
             with_line = f"{path}: line {entry.get('seq')}: not of this version"
             try:
                 yield interval_of(entry)

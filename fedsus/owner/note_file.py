@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +94,21 @@ class NoteFile:
                 self._write(self._handle, line)
         self._seq, self._hash, self._length = self._seq + 1, _hashed(line), self._length + len(line)
 
+    def replace(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Put other entries in the place of all; a crash leaves the one file or the other.
+
+        Raises:
+            EnvironmentFault: they cannot be written; the file is as it was.
+        """
+        lines, before = [], GENESIS
+        for number, entry in enumerate(entries, 1):
+            lines.append(canonical({**entry, "v": VERSION, "seq": number, "prev": before}) + b"\n")
+            before = _hashed(lines[-1])
+        if self._path is not None and self._handle is not None:
+            with self._faults():
+                self._swap(self._path, self._handle, b"".join(lines))
+        self._seq, self._hash, self._length = len(lines), before, sum(map(len, lines))
+
     def close(self) -> None:
         """Close the file and let go of the lock."""
         for handle in (self._handle, self._lock):
@@ -112,13 +127,27 @@ class NoteFile:
 
     def _write(self, handle: int, line: bytes) -> None:
         try:
-            written = 0
-            while written < len(line):
-                written += os.write(handle, line[written:])
+            _write_all(handle, line)
             os.fsync(handle)
         except OSError:
             os.ftruncate(handle, self._length)
             raise
+
+    def _swap(self, path: Path, handle: int, content: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        flags = os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+        other = os.open(temporary, flags, 0o600)
+        try:
+            _write_all(other, content)
+            os.fsync(other)
+            temporary.replace(path)
+        except OSError:
+            os.close(other)
+            raise
+        self._handle = other
+        os.close(handle)
+        with contextlib.suppress(OSError):  # whichever of the two files is found after a crash, it is whole
+            _sync(path.parent)
 
     def _open(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -130,11 +159,7 @@ class NoteFile:
                 f"{path}: in use by another agent; stop that one, or give this one its own state folder"
             ) from None
         self._handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
         self._read(self._handle)
 
     def _read(self, handle: int) -> None:
@@ -173,3 +198,17 @@ class NoteFile:
 
 def _hashed(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_all(handle: int, content: bytes) -> None:
+    written = 0
+    while written < len(content):
+        written += os.write(handle, content[written:])

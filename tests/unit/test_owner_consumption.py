@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from fedsus.config import loads
 from fedsus.costs import Costs, Usage
 from fedsus.errors import ConfigError, CorruptionError, EnvironmentFault, Refusal
-from fedsus.owner import days
+from fedsus.owner import days, folding
 from fedsus.owner.consumption import BUSY_SECONDS, IDLE_SECONDS, Consumption
 from fedsus.owner.day_budget import ASSUMED_INTENSITY, SitsOut
 from fedsus.owner.energy_record import Attempt, history
 from fedsus.owner.note_file import NoteFile
 from fedsus.owner.policy import DayBudget, Policy
+from fedsus_client.energy_views import Book
 
 NOON = 1_800_014_400.0 - 1_800_014_400.0 % 86_400 + 43_200
 RANGES = Costs(joules=1e6, grams=1e3).ranges(private=False)
@@ -467,3 +468,54 @@ def test_reports_are_empty_without_a_meter() -> None:
     assert consumption.report(Attempt("r", 1, 1), RANGES).size == 0
     consumption.join(UNCAPPED)
     assert np.array_equal(consumption.report(Attempt("r", 1, 1), {}), [])
+
+
+def test_a_long_record_is_folded_at_the_start_and_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands = Hands(tmp_path, price=stated)
+    assert hands.path is not None
+    with monkeypatch.context() as quick:
+        quick.setattr(os, "fsync", lambda _: None)
+        for number in range(1, 241):  # five days, two runs
+            hands.now += 1800
+            run = "ab"[number % 2]
+            hands.work(float(number), run, round=number, attempt=number)
+            hands.report(run, round=number, attempt=number)
+            if number not in (100, 239, 240):
+                hands.consumption.certified(run, number)
+            hands.meter.use("crypto", 0.5)
+            hands.consumption.rest()
+        hands.consumption.write()
+    before = Book(hands.path, UNCAPPED, lambda: hands.now)
+    told = hands.consumption._reports
+    hands.killed()
+    monkeypatch.setattr(folding, "_LONG", 20)
+    long = hands.path.read_bytes()
+    hands.start()
+    hands.again()  # what was folded is read
+    short = hands.path.read_bytes()
+    assert len(short) < 0.9 * len(long)
+    after = Book(hands.path, UNCAPPED, lambda: hands.now)
+    assert after.days(30) == before.days(30)
+    assert after.standing == before.standing
+    assert hands.consumption._reports == told
+    assert hands.consumption.standing(UNCAPPED).largest == before.standing.largest
+    hands.again()
+    assert hands.path.read_bytes() == short, "it is not folded again"
+    hands.work(1.0)
+    assert hands.report()["joules"] == 1.0
+
+
+def test_a_crash_while_a_record_is_folded_leaves_it_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = NoteFile(tmp_path / "energy.jsonl")
+    notes.append({"type": "told", "run": "r", "attempt": 1})
+    before = (tmp_path / "energy.jsonl").read_bytes()
+    with monkeypatch.context() as crash:
+        crash.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(EnvironmentFault, match="Input/output error"):
+            notes.replace([])
+    assert (tmp_path / "energy.jsonl").read_bytes() == before
+    notes.append({"type": "told", "run": "r", "attempt": 2})
+    notes.close()
+    assert len(NoteFile.read_only(tmp_path / "energy.jsonl")) == 2

@@ -1,0 +1,98 @@
+"""Makes a long record short: what is days ago by the hour, so that an agent starts quickly however long it has run.
+
+folded   what was used in an hour until ``time``, for a run or, null, for none
+largest  the most that one round of that day used
+owed     what a run was not told when this was written
+flying   its report under way then
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fedsus.owner import consumed, days
+from fedsus.owner.consumed import NOTHING, Consumed
+from fedsus.owner.cost_reports import Flight, Reports
+from fedsus.owner.day_budget import Amounts
+from fedsus.owner.energy_record import Recent, interval_of
+
+_LONG: Final = 2000
+"""Lines of days that are over, beyond which a record is folded."""
+
+_WHOLE_DAYS: Final = 3
+_HOUR: Final = 3600.0
+
+
+def replay(entry: Mapping[str, Any], recent: Recent, reports: Reports) -> float:
+    """Take one line over; its time, or 0.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not of this version.
+    """
+    match entry["type"]:
+        case "used" | "folded" as kind:
+            interval = interval_of(entry)
+            recent.add(interval)
+            if kind == "used" and interval.attempt is not None:
+                reports.used(interval.attempt.run, interval.used)
+            return interval.time
+        case "largest":
+            recent.largest(float(entry["time"]), Amounts(float(entry["joules"]), float(entry["grams"])))
+        case "sent":
+            reports.begin(_text(entry["run"]), int(entry["round"]), int(entry["attempt"]))
+        case "told":
+            reports.certified(_text(entry["run"]), int(entry["attempt"]))
+        case "withdrawn":
+            reports.withdrawn(_text(entry["run"]), int(entry["attempt"]))
+        case "owed":
+            reports.used(_text(entry["run"]), consumed.read(entry["used"]))
+        case "flying":
+            told = consumed.read(entry["used"])
+            reports.flights[_text(entry["run"])] = Flight(int(entry["round"]), int(entry["attempt"]), told)
+        case _:
+            raise ValueError("a line of another kind")
+    return 0.0
+
+
+def folded(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """The lines of a shorter record that says the same; None where it is short enough.
+
+    Raises:
+        ValueError, KeyError, TypeError: a line is not of this version.
+    """
+    last = max((entry["time"] for entry in entries if entry["type"] == "used"), default=0.0)
+    limit = (last // days.DAY - _WHOLE_DAYS) * days.DAY
+    cut = 1 + max((at for at, one in enumerate(entries) if one["type"] == "used" and one["time"] < limit), default=-1)
+    if sum(entry["type"] != "folded" for entry in entries[:cut]) < _LONG:
+        return None
+    recent, reports = Recent(), Reports()
+    hours: dict[tuple[int, str | None], tuple[float, Consumed]] = {}
+    for entry in entries[:cut]:
+        replay(entry, recent, reports)
+        if entry["type"] in ("used", "folded"):
+            one = interval_of(entry)
+            key = int(one.time // _HOUR), None if one.attempt is None else one.attempt.run
+            hours[key] = one.time, hours.get(key, (0.0, NOTHING))[1] + one.used
+    return [
+        *(
+            {"type": "folded", "time": time, "run": run, "round": 0, "attempt": 0, "used": used.written()}
+            for (_, run), (time, used) in hours.items()
+        ),
+        *(
+            {"type": "largest", "time": day * days.DAY, "joules": most.joules, "grams": most.grams}
+            for day, most in recent.each_day()
+        ),
+        *({"type": "owed", "run": run, "used": used.written()} for run, used in reports.untold.items()),
+        *(
+            {"type": "flying", "run": run, "round": one.round, "attempt": one.attempt, "used": one.told.written()}
+            for run, one in reports.flights.items()
+        ),
+        *({key: value for key, value in entry.items() if key not in ("v", "seq", "prev")} for entry in entries[cut:]),
+    ]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
