@@ -1,7 +1,7 @@
 """The receipt that a run leaves beside its journal, signed with the operator's key, which lies in the server's folder.
 
-Whoever sees the end of a run first writes it: the round loop, or the command that follows or stops the run. All of them
-would write the same bytes, and a receipt that is there is never replaced: devices may have countersigned it.
+Whoever sees the end of a run first writes it: the round loop, the server, or the command that follows or stops the run.
+All would write the same bytes, and a receipt that is there is never replaced: devices may have countersigned it.
 """
 
 from __future__ import annotations
@@ -60,13 +60,17 @@ def leave(folder: Path, home: Path) -> Path | None:
     return path
 
 
-def leave_quietly(folder: Path) -> None:
-    """As `leave`, by the round loop, which the server told where its folder is: what fails is a line in its log."""
-    home = os.environ.get(VARIABLE)
-    if home is None:
+def leave_quietly(folder: Path, home: Path | None = None) -> None:
+    """As `leave`, where nobody waits for it: what fails is a line in the log.
+
+    Args:
+        home: the server's folder; None for a round loop, which the server told where it is.
+    """
+    told = os.environ.get(VARIABLE) if home is None else home
+    if told is None:
         return
     try:
-        path = leave(folder, Path(home))
+        path = leave(folder, Path(told))
     except (FedsusError, OSError) as error:
         log.warning("no receipt: %s; make it: fedsus receipt make %s", error, folder)
         return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from fedsus.errors import FedsusError, UserError
 from fedsus.reporting import summary
 from fedsus.types import Clock
-from fedsus_server import looping, processes
+from fedsus_server import looping, processes, receipts
 from fedsus_server.home import ActiveRun, Home
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Resumer:
         found = summary(folder)
         if found.closed is not None:
             log.info("run %s is closed: %s", run.run, found.closed.reason)
+            receipts.leave_quietly(folder, self._home.folder)  # the round loop may have been killed before it did
             self._home.forget(run.run)
             return
         if run.flower_run is None:
