@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from same_run import simulated, whole_devices
 
 from fedsus import plan as plans
@@ -24,6 +26,7 @@ from fedsus.rounds.answers import Answer, nothing
 from fedsus.rounds.device import Device
 from fedsus.rounds.messages import WANTED, decode_request, encode_request, model_hash, request_bytes
 from fedsus.rounds.models import MOST, Held, Readers, Unheld, reference
+from fedsus.rounds.phases import phases_of
 from fedsus.rounds.server import RunLoop
 from fedsus.rounds.specification import open_run, reference_of
 from fedsus.secagg import wire
@@ -206,7 +209,8 @@ def test_a_client_that_is_sent_another_difference_refuses_and_the_round_goes_on(
     run.fleet.forge = lie
     run.run()
     assert [entry.survivors for entry in run.of(RoundReleased)] == [4, 3, 4]
-    assert any("the model is not the one that the plan names" in record.message for record in caplog.records)
+    refused = [record.message for record in caplog.records if record.message.startswith("refused: ")]
+    assert "not the one that the plan names" in refused[0] or "difference: " in refused[0]
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
@@ -303,6 +307,7 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a truncated difference": (lambda raw: raw[:-3], "difference: "),
     "a difference with more behind it": (lambda raw: raw + b"\0", "difference: "),
     "another difference": (other_difference, "difference: |not the one that the plan names"),
+    "a good difference to another model": (lambda raw: changed(NEXT * 2, LAST)[1], "not the one that the plan names"),
     "a difference called whole": (lambda raw: b"\0" + raw[1:], "model of .* bytes, plan says 136"),
     "a whole model of another length": (lambda raw: b"\0" + bytes(132), "model of 132 bytes, plan says 136"),
     "another whole model": (lambda raw: b"\0" + bytes(136), "not the one that the plan names"),
@@ -403,3 +408,24 @@ def test_a_model_that_is_not_finite_ends_the_run_with_its_reason() -> None:
 def test_a_wrong_table_is_one_line(asked: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         config("clear_sum", downlink=asked)
+
+
+def test_only_the_answer_to_a_model_can_say_that_the_base_is_missing() -> None:
+    (frame,) = wire.frames(wire.frame(Kind.CONTRIBUTE, wanting=True))
+    assert frame.wanting and not frame.refused and not frame.body
+    with pytest.raises(ProtocolViolation, match="asks nothing"):
+        phases_of([frame])
+    with pytest.raises(ProtocolViolation, match="status 2"):
+        wire.frames(wire.frame(Kind.CONFIRM, wanting=True))
+    with pytest.raises(ProtocolViolation, match="lengths do not add up"):
+        wire.frames(wire.frame(Kind.CONTRIBUTE, b"x", wanting=True))
+
+
+@settings(deadline=None, max_examples=100)
+@given(tail=st.binary(max_size=80), form=st.sampled_from([b"", b"\0", b"\1", b"\2"]))
+def test_any_bytes_are_the_model_of_the_plan_or_one_refusal(tail: bytes, form: bytes) -> None:
+    plan, raw = changed(NEXT, LAST)
+    for sent in (form + tail, raw[:33] + tail):
+        with pytest.raises(ProtocolViolation) as caught:
+            models.read(plan, sent, holding(LAST))
+        assert "\n" not in str(caught.value)

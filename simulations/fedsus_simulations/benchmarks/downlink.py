@@ -74,20 +74,25 @@ def reached(kept: Kept, case: Case, folder: Path, bits: int, epsilon: float, see
     }
 
     def measured() -> Row:
-        scenario = case.scenario(compression.WHOLE, epsilon, seed)
-        if bits != WHOLE:
-            scenario["plan"]["downlink"] = {"bits": bits}
-        made = runs.federated(case.federation, scenario)
+        made = runs.federated(case.federation, scenario(case, bits, epsilon, seed))
         return {"score": compression.score(case, folder, made.model), "down": made.down}
 
     return kept.run(asked, measured)
 
 
-def codec(turns: int) -> dict[str, Any]:
+def scenario(case: Case, bits: int, epsilon: float, seed: int) -> dict[str, Any]:
+    """One run."""
+    found = case.scenario(compression.WHOLE, epsilon, seed)
+    if bits != WHOLE:
+        found["plan"]["downlink"] = {"bits": bits}
+    return found
+
+
+def codec(turns: int, size: int = PARAMETERS) -> dict[str, Any]:
     """A table: milliseconds of processor time and bytes, for a model and a change of normal numbers."""
     generator = np.random.default_rng(1)
-    base = generator.normal(0.0, 0.05, PARAMETERS).astype(np.float32)
-    model = base + generator.normal(0.0, 0.003, PARAMETERS).astype(np.float32)
+    base = generator.normal(0.0, 0.05, size).astype(np.float32)
+    model = base + generator.normal(0.0, 0.003, size).astype(np.float32)
     hashed = _least(lambda: hashlib.sha256(base.data).digest(), turns)
     rows: list[tuple[Any, ...]] = []
     for bits in BITS:
@@ -103,7 +108,7 @@ def codec(turns: int) -> dict[str, Any]:
         left = np.linalg.norm(model - downlink.moved(base, raw, asked)) / np.linalg.norm(model - base)
         rows.append((bits, len(raw), f"{base.nbytes / len(raw):.1f}", *(f"{one:.1f}" for one in spent), f"{left:.3f}"))
     columns = ("bits", "bytes", "times fewer than float32", "encode, ms", "decode, ms", "left for the next difference")
-    title = f"the codec, {PARAMETERS:,} parameters, a normal change (SHA-256 of the model: {hashed:.1f} ms)"
+    title = f"the codec, {size:,} parameters, a normal change (SHA-256 of the model: {hashed:.1f} ms)"
     return {"title": title, "columns": columns, "rows": tuple(rows)}
 
 
