@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from fedsus.config import RunConfig
-    from fedsus.costs import Meter
+    from fedsus.costs import Meter, Phase, Usage
     from fedsus.energy.fetching import Fetch
     from fedsus.energy.intensity import Intensity
     from fedsus.settings.carbon import CarbonSettings
     from fedsus.types import Clock
+
+_SUPERLINK: Final = "fedsus_server.flower.superlink"
+_SHARED: Final = "with the SuperLink, which all runs of this server share"
 
 
 def of(config: RunConfig, folder: Path, clock: Clock) -> tuple[Meter, Intensity | None]:
@@ -23,6 +29,8 @@ def of(config: RunConfig, folder: Path, clock: Clock) -> tuple[Meter, Intensity 
     """
     from fedsus.energy.carbon import make_intensity
     from fedsus.energy.meter import make_meter
+    from fedsus.energy.parents import Parents
+    from fedsus.energy.phases import Times
     from fedsus.energy.priced import PricedMeter
 
     fetch: Fetch | None = None
@@ -31,7 +39,25 @@ def of(config: RunConfig, folder: Path, clock: Clock) -> tuple[Meter, Intensity 
 
         fetch = opened
     intensity = make_intensity(config.carbon, folder, fetch, clock)
-    return PricedMeter(make_meter(config.energy), intensity, clock), intensity
+    parents = Parents(_SUPERLINK)
+    meter = make_meter(config.energy, Times(process=parents))
+    return PricedMeter(_WithSuperLink(meter) if parents.pids else meter, intensity, clock), intensity
+
+
+class _WithSuperLink:
+    """A meter whose usages say that they hold the SuperLink's."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def phase(self, name: Phase) -> AbstractContextManager[None]:
+        """As `Meter.phase`."""
+        return self._meter.phase(name)
+
+    def take(self) -> Usage | None:
+        """As `Meter.take`."""
+        usage = self._meter.take()
+        return None if usage is None else replace(usage, boundary=f"{usage.boundary}; {_SHARED}")
 
 
 def located(carbon: CarbonSettings, folder: Path) -> CarbonSettings:

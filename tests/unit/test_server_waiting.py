@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedsus.config import RunConfig
+from fedsus.energy.parents import Parents
 from fedsus.errors import ConfigError
 from fedsus.journal import Entry, Journal, RunClosed
 from fedsus.reporting import follow, read
@@ -141,6 +142,31 @@ def test_the_loops_meter_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     used = meter.take()
     assert used is not None and used.grams is not None and intensity is not None
     assert used.total >= 0 and used.grams.kind == "average"
+
+
+def test_the_superlinks_work_is_the_round_loops_too_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig.model_validate(LEAST | {"energy": {"meter": "model", "watts": 65.0}})
+    used = []
+
+    class WithParent(Parents):
+        def __init__(self, word: str) -> None:
+            super().__init__("no such word anywhere")
+            self.pids = (1,)
+            assert word == "fedsus_server.flower.superlink"
+
+        def __call__(self) -> float:
+            used.append(1000.0 * len(used))
+            return used[-1]
+
+    monkeypatch.setattr("fedsus.energy.parents.Parents", WithParent)
+    meter, _ = metering.of(config, tmp_path, lambda: 1.0)
+    with meter.phase("communicate"):
+        pass
+    found = meter.take()
+    assert found is not None and found.total > 1000  # thousands of seconds of a busy core, by the parent alone
+    assert found.boundary.endswith("with the SuperLink, which all runs of this server share")
 
 
 def test_the_operator_is_told_what_counts_and_what_will_not_wait() -> None:
