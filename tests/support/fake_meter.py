@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ class FakeMeter:
     off: bool = False
     used: dict[Phase, float] = field(default_factory=dict)
     taken: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -37,14 +39,16 @@ class FakeMeter:
 
     def use(self, name: Phase, joules: float) -> None:
         """Something used so much."""
-        self.used[name] = self.used.get(name, 0.0) + joules
+        with self.lock:
+            self.used[name] = self.used.get(name, 0.0) + joules
 
     def take(self) -> Usage | None:
         if self.failing is not None:
             raise self.failing
         if self.off:
             return None
-        used, self.used = self.used, {}
+        with self.lock:
+            used, self.used = self.used, {}
         total = sum(used.values())
         self.taken += total
         return Usage(

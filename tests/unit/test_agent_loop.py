@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_meter import FakeMeter
 
 from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, ProtocolViolation
 from fedsus.owner import key_files
+from fedsus.owner.energy_record import Attempt, history
 from fedsus.rounds.device import Answer
 from fedsus.rounds.messages import REFUSAL
 from fedsus.secagg import wire
@@ -471,3 +473,39 @@ def test_a_message_with_a_part_of_its_own_is_served(play: Any) -> None:
     server = Server(Incoming(1, NAME, "", OWN_MESSAGE_TYPE, 1e12, ""))
     play(server)
     assert server.replies == [b"body"]
+
+
+def test_what_a_request_uses_is_its_runs_and_what_waits_is_nobodys(
+    play: Any, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, meter = Server(None, MESSAGE, None), FakeMeter()
+    monkeypatch.setattr("fedsus.energy.meter.make_meter", lambda _: meter)
+
+    def work(stop: Callable[[], bool]) -> Answer:
+        assert server.agent is not None
+        server.agent._consumption.working("r", 3, 5)
+        meter.use("train", 8.0)
+        return answered(stop)
+
+    play(server, work)
+    found = history(config.energy_record)
+    (asked,) = [one.used.joules for one in found if one.attempt == Attempt("r", 3, 5)]
+    assert (asked["train"], asked["communicate"]) == (8.0, 2.0)
+    assert "wait" not in asked
+    waited = [one.used.joules for one in found if one.attempt is None]
+    assert sum(joules.get("wait", 0.0) for joules in waited) >= 3.0
+    assert sum(one.used.total for one in found) == meter.taken, "nothing is lost at the end"
+
+
+def test_a_carbon_source_that_cannot_be_used_ends_the_agent_at_once(
+    play: Any, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any) -> Any:
+        raise ConfigError("agent.toml: 'carbon.country' = 'XXX': no such country")
+
+    monkeypatch.setattr("fedsus_client.metering.intensity_of", unknown)
+    server, release = Server(), threading.Event()
+    server.receive = lambda: release.wait(20)  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(ConfigError, match="no such country"):
+        play(server)
+    release.set()

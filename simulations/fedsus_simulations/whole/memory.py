@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsus.config import RunConfig
 from fedsus.errors import ConfigError
+from fedsus.owner.consumption import NO_CONSUMPTION, Consumption
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
@@ -108,6 +109,7 @@ def devices(
     seed: int | None,
     clock: Clock = time.time,
     members: Members | None = None,
+    consumption: Consumption = NO_CONSUMPTION,
 ) -> dict[str, Device]:
     """A device for each client, in this process.
 
@@ -116,6 +118,7 @@ def devices(
         sources: client name -> its data.
         reference: the task, a built-in name or ``module:Class``.
         seed: makes training order, sampling and noise repeatable; None draws from the operating system.
+        consumption: counts what all of them use together, for one process has one meter; not for plans with costs.
     """
     from fedsus.learning.settings import Compute
     from fedsus.privacy.noise import SeededNoise, SystemNoise
@@ -130,7 +133,8 @@ def devices(
             compute=Compute("cpu", 1),
             noise=SystemNoise() if seed is None else SeededNoise(1_000_003 * seed + number),
             seeds=system_seed if seed is None else seeded(seed, name),
-            sessions=None if members is None else members.sessions(name, clock),
+            sessions=None if members is None else replace(members.sessions(name, clock), consumption=consumption),
+            consumption=consumption,
         )
         for number, (name, source) in enumerate(sorted(sources.items()))
     }
