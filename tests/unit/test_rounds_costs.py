@@ -196,6 +196,16 @@ def test_a_device_that_misses_the_end_is_in_the_sum_and_does_not_tell_it_again(p
     assert fleet.used - fleet.untold() == close(told["joules"] + more)
 
 
+def test_a_device_that_saw_the_survivors_certified_does_not_tell_again_whatever_the_server_asks() -> None:
+    fleet = Metered()
+    fleet.lose = losing(fleet.names[1:], Kind.UNMASK)
+    with pytest.raises(CohortTooSmall):
+        fleet.told(round=1, attempt=1)
+    fleet.lose = lambda *_: False
+    others = sum(fleet.meters[name].each for name in fleet.names[1:])
+    assert fleet.told(round=1, attempt=2)["joules"] == close((2 + 7) * 1.0 + (8 + 7) * others)
+
+
 def test_a_training_that_fails_tells_its_cost_in_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Metered()
     failing = fleet.devices[fleet.names[0]]
@@ -259,6 +269,21 @@ def test_near_its_cap_a_device_sits_out_before_a_session_and_comes_back_on_the_n
     assert "takes part again from" in reason
     fleet.now += 86_400
     assert fleet.told(round=4, attempt=4)["devices"] == 4
+
+
+def test_a_session_that_waits_for_its_training_takes_a_round_of_the_day() -> None:
+    fleet = Metered()
+    first = fleet.devices[fleet.names[0]]
+    first.policy = Policy.model_validate(GRANTS | {"budget": {"joules": 30.0}})
+    fleet.told(round=1, attempt=1)
+    fleet.rest()
+    joined = []
+    for run in ("run-1", "run-2", "run-3"):
+        attempt = 2 if run == "run-1" else 1
+        fleet.sent.clear()
+        fleet.establish(fleet.plan(run=run, round=attempt, attempt=attempt), nonce=f"{attempt}" * 63 + run[-1])
+        joined.append(Kind.SHARE in {kind for name, kind, _ in fleet.sent if name == fleet.names[0]})
+    assert joined == [True, True, False], "17 J are left: one round of 9 J would fit, three do not"
 
 
 def test_a_clear_request_counts_and_sits_out_without_a_reason_on_the_wire() -> None:
