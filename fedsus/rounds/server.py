@@ -48,11 +48,6 @@ NoiseSource = Callable[[Plan], Noise]
 """Whose noise a round gets, where the server adds it."""
 
 
-def _system_noise() -> NoiseSource:
-    noise = SystemNoise()
-    return lambda _: noise
-
-
 class RunLoop:
     """Runs a journal's run to its end, from wherever it stands.
 
@@ -86,7 +81,8 @@ class RunLoop:
         waits: Waits | None = None,
     ) -> None:
         self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
-        self._noise = _system_noise() if noise is None else noise
+        system = SystemNoise()
+        self._noise: NoiseSource = noise or (lambda _: system)
         self._draw, self._virtual, self._watch, self._meter = draw, virtual, watch, meter
         self._journal = Journal.open(folder, clock)
         self._abandoned = in_a_row(self._journal.entries)

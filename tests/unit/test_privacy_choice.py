@@ -91,14 +91,14 @@ def worlds(draw: st.DrawFn) -> tuple[ByGrid, list[dict[str, float]]]:
     return ByGrid(names, share / len(names)), [dict(zip(names, map(float, now), strict=True)) for now in rounds]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(worlds())
 def test_no_region_ever_has_less_than_its_share_of_rounds(world: tuple[ByGrid, list[dict[str, float]]]) -> None:
     choice, intensities = world
     assert run(choice, intensities) == run(choice, intensities)  # by no chance
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(worlds())
 def test_a_dirtier_region_is_chosen_only_where_the_floor_needs_it(
     world: tuple[ByGrid, list[dict[str, float]]],
