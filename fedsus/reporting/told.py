@@ -119,4 +119,5 @@ def _energy(used: Energy) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    return f"{name:<{_WIDTH}}{text}"
+    """What is not printable in a receipt must not write into a reader's terminal."""
+    return "".join(one if one.isprintable() else "?" for one in f"{name:<{_WIDTH}}{text}")

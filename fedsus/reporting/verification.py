@@ -143,7 +143,7 @@ def _recomputed(payload: dict[str, Any], journal: bytes, operator: str) -> _Deri
                 )
         return _derived(journal, operator)
     except CorruptionError as error:
-        raise ReceiptFault(str(error)) from None
+        raise ReceiptFault(_short(error, 300)) from None
     except Refusal as error:
         raise ConfigError(f"predicate.privacy.losses: not to be recomputed: {error}") from None
 
@@ -261,7 +261,7 @@ def _notes(payload: dict[str, Any], evidence: Evidence) -> Iterator[str]:
         yield "no model was compared with the receipt's: name one with --model"
 
 
-def _short(value: object) -> str:
+def _short(value: object, most: int = _SHOWN) -> str:
     """One line, not too long, whatever it is."""
     if isinstance(value, _Nothing):
         return "nothing"
@@ -276,4 +276,4 @@ def _short(value: object) -> str:
     except (ValueError, TypeError, RecursionError):
         text = type(value).__name__
     text = "".join(one if one.isprintable() else "?" for one in text)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
