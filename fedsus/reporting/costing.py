@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedsus.costs import PHASES, worst
 from fedsus.journal import AttemptAbandoned, RoundReleased
-from fedsus.reporting.figures import Absent, Figure, How, Quantity, exact
+from fedsus.reporting.figures import MOST_SOURCES, Absent, Figure, How, Quantity, exact, joined
 from fedsus.reporting.outside import GRAMS, assumed, embodied_devices, embodied_server, network_grams, network_joules
 from fedsus.reporting.predicate import Carbon, Energy, EnergySpent, Metric, Operational
 from fedsus.reporting.predicate import SoftwareCarbonIntensity as Intensity
@@ -54,7 +54,7 @@ def _server(entries: Sequence[Entry]) -> Energy | Absent:
     total, method = math.fsum(usage.total for usage in known), worst(*(usage.method for usage in known))
     low = min(math.fsum(usage.low for usage in known), total)
     high = max(math.fsum(usage.high for usage in known), total)
-    source = "; ".join(dict.fromkeys(usage.source for usage in known))
+    source = joined(usage.source for usage in known)
 
     def part(joules: float) -> Figure:
         """The range of a phase is the total's, in proportion."""
@@ -73,7 +73,7 @@ def _server(entries: Sequence[Entry]) -> Energy | Absent:
         total=Figure(value=total, low=low, high=high, unit="J", method=method, source=source),
         phases={phase: part(by_phase[phase]) for phase in PHASES if any(phase in usage.joules for usage in known)},
         idle=exact(math.fsum(usage.idle for usage in known), "J", "the idle baseline, not in the total", method),
-        boundary="; ".join(dict.fromkeys(usage.boundary for usage in known)),
+        boundary=joined(usage.boundary for usage in known),
         covered=len(known),
         of=len(noted),
     )
@@ -114,7 +114,10 @@ def _devices(specification: Specification, entries: Sequence[Entry]) -> Energy |
             if whole > 0 and not private and part > 0
         },
         idle=Absent(absent="reports hold no idle baseline"),
-        boundary="the devices' work for the run, above idle, clamped to the plan's bound of one report",
+        boundary=(
+            "the devices' work for the run, above idle, up to each one's last report that was summed; each report is "
+            "clamped to the plan's bound"
+        ),
         covered=asked if reporting is None else reporting,
         of=asked,
     )
@@ -171,7 +174,9 @@ def carbon(specification: Specification, entries: Sequence[Entry]) -> Carbon:
     lines = [*_server_grams(entries), *_device_grams(specification, entries)]
     machines = sorted({line.machine for line in lines}, reverse=True)
     missing = [machine for machine in ("server", "devices") if machine not in machines]
-    partial = [f"{line.machine} ({line.covered} of {line.of})" for line in lines if line.covered < line.of]
+    covered = {machine: sum(line.covered for line in lines if line.machine == machine) for machine in machines}
+    of = {line.machine: line.of for line in lines}
+    partial = [f"{machine} ({covered[machine]} of {of[machine]})" for machine in of if covered[machine] < of[machine]]
     boundary = f"operational carbon of {' and '.join(machines) or 'nothing'}, location-based, idle baseline left out"
     boundary += f"; not known: {', '.join(missing)}" if missing else ""
     boundary += f"; in part: {', '.join(partial)}" if partial else ""
@@ -191,7 +196,9 @@ def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
     groups: dict[tuple[str, str], list[Grams]] = {}
     for usage in noted:
         if usage.grams is not None:
-            groups.setdefault((usage.grams.source, usage.grams.kind), []).append(usage.grams)
+            key = usage.grams.source, usage.grams.kind
+            known = key in groups or len(groups) < MOST_SOURCES
+            groups.setdefault(key if known else ("further sources", key[1]), []).append(usage.grams)
     return [
         Operational(
             machine="server",
@@ -202,7 +209,7 @@ def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
                 high=max(math.fsum(part.high for part in parts), value),
                 unit=GRAMS,
                 method=worst(*(part.method for part in parts)),
-                source=source,
+                source=joined([source]),
             ),
             covered=len(parts),
             of=len(noted),

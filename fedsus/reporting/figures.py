@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from fedsus.costs import Method
 from fedsus.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 How: TypeAlias = Method | Literal["counted", "computed", "summed"]
 """How a figure was found: as `fedsus.costs.Method`; or "counted", exactly, by the server; "computed" from other figures
@@ -49,6 +52,17 @@ class Absent(Strict):
 
 
 Quantity: TypeAlias = Figure | Absent
+
+
+MOST_SOURCES: Final = 8
+"""Named one by one; the others are counted."""
+
+
+def joined(sources: Iterable[str]) -> str:
+    """Several sources as one text, each once and none too long."""
+    found = list(dict.fromkeys(one[:300] or "not stated" for one in sources))
+    more = f"; and {len(found) - MOST_SOURCES} more" if len(found) > MOST_SOURCES else ""
+    return "; ".join(found[:MOST_SOURCES]) + more
 
 
 def exact(value: float, unit: str, source: str, method: How = "counted") -> Figure:

@@ -12,7 +12,7 @@ from fedsus.energy.embodied import embodied
 from fedsus.energy.intensity import JOULES_PER_KWH, Rate
 from fedsus.energy.network import network
 from fedsus.journal import AttemptAbandoned, RoundReleased
-from fedsus.reporting.figures import Absent, Figure, exact
+from fedsus.reporting.figures import Absent, Figure, exact, joined
 from fedsus.rounds.budgets import tally
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _rate(entries: Sequence[Entry]) -> Rate | None:
     low = _over(math.fsum(grams.low for _, grams in priced), math.fsum(usage.low for usage, _ in priced), value)
     high = _over(math.fsum(grams.high for _, grams in priced), math.fsum(usage.high for usage, _ in priced), value)
     first = priced[0][1]
-    sources = "; ".join(dict.fromkeys(grams.source for _, grams in priced))
+    sources = joined(grams.source for _, grams in priced)
     return Rate(
         value=value, low=min(low, value), high=max(high, value), method="assumed", kind=first.kind, source=sources
     )

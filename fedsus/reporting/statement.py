@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from fedsus.errors import ConfigError
+from pydantic import ValidationError
+
+from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened, fold
 from fedsus.reporting import costing, outside, spending
 from fedsus.reporting.figures import Absent, Figure, exact
@@ -57,9 +59,18 @@ def statement(entries: Sequence[Entry], head: str, operator: str | None = None) 
 
     Raises:
         ConfigError: the journal is empty.
-        CorruptionError: the entries cannot follow each other, or the configuration is none of this version.
+        CorruptionError: the entries cannot follow each other, or what they say is none of this version.
         Refusal: an epsilon cannot be computed.
     """
+    try:
+        return _statement(entries, head, operator)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CorruptionError(f"journal: no receipt can say it: {where}: {first['msg']}") from None
+
+
+def _statement(entries: Sequence[Entry], head: str, operator: str | None) -> Statement:
     state = fold(entries)
     opened = state.opened
     if opened is None:

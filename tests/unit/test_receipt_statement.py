@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from receipts import clear_run, costs, exact_run, private_run
+from receipts import clear_run, costs, exact_run, private_run, usage
 
 from fedsus.errors import ConfigError
 from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed
@@ -131,6 +131,23 @@ def test_carbon_and_its_rate(exact: Path) -> None:
     assert found.sci.per_round.value == pytest.approx(total / 3)
     assert found.sci.per_accuracy_point.value == pytest.approx(total / 20), "accuracy rose from 0.6 to 0.8"
     assert "left out" in found.sci.boundary
+
+
+def test_however_many_sources_there_are_they_are_told_and_add_up(exact: Path) -> None:
+    """A run of 40 intervals, each with a source of its own, long or empty."""
+    first, *_ = read(exact)
+    entries = [first]
+    for n in range(1, 41):
+        grams = replace(usage().grams, source="" if n == 1 else f"{n} " + "x" * 5000)
+        entries.append(AttemptOpened(round=n, attempt=n, plan_digest=SECOND, cohort=6, time=1e9))
+        last = next(entry for entry in read(exact) if isinstance(entry, RoundReleased))
+        entries.append(replace(last, round=n, attempt=n, server=usage(source=f"meter {n}", grams=grams)))
+    found = said(exact, entries)
+    assert len(found.carbon.operational) == 8 + 1 + 1, "eight by name, the others, the devices"
+    total = sum(line.grams.value for line in found.carbon.operational if line.machine == "server")
+    assert total == pytest.approx(40 * 4 / 3.6e6 * 300)
+    assert "and 32 more" in found.energy.server.total.source
+    assert "server (" not in found.carbon.boundary, "together they cover every interval"
 
 
 def test_bytes_by_phase_and_what_is_not_known_of_them(exact: Path) -> None:
