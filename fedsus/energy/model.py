@@ -45,8 +45,8 @@ IDLE_CORE: Final = 0.74
 """W of an idle logical core, there."""
 
 OF_TDP: Final = Range(value=0.8, low=0.5, high=2.4)
-"""All cores busy, above idle, as parts of the thermal design power: all of it less an idle fifth. Low: processors draw
-0.7 of it in ordinary work (Rivoire et al., JouleSort, SIGMOD 2007). High: turbo goes to about twice of it, and a core
+"""All cores busy, above idle, as parts of the thermal design power: all of it less an idle fifth. Low: 0.7 of it,
+which is ours: ordinary work draws less than a design's limit. High: turbo goes to about twice of it, and a core
 whose second thread sleeps draws more than half of what both draw."""
 
 IDLE_OF_TDP: Final = 0.2
