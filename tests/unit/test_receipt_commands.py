@@ -26,6 +26,7 @@ from fedsus.owner.ledger import Ledger
 from fedsus.reporting import read
 from fedsus.rounds.messages import model_hash
 from fedsus.rounds.specification import specification_of
+from fedsus.secagg.keys import fingerprint
 from fedsus.secagg.roster import encode
 from fedsus_client.config import load_agent
 from fedsus_client.countersigning import compared, countersign
@@ -138,6 +139,17 @@ def test_a_server_leaves_one_receipt_and_makes_its_key_once(run: Run) -> None:
     assert first.read_bytes() == made
     assert not Path("another").exists()
     assert decode(made).author == key_files.read_public(home / f"{receipts.KEY}.pub", "operator")
+
+
+def test_an_operator_makes_the_key_once_and_is_told_its_fingerprint(run: Run, capsys: Captured) -> None:
+    assert command(["server", "init", "--home", "new"]) == 0
+    first = capsys.readouterr().out
+    assert command(["server", "init", "--home", "new"]) == 0
+    assert capsys.readouterr().out == first
+    key = key_files.load(Path("new") / receipts.KEY, "operator")
+    assert fingerprint(key.public) in first
+    assert told(capsys, "make", "run", "--key", "new/operator.key")[0] == 0
+    assert told(capsys, "verify", "run", "--operator", key.public.hex())[0] == 0
 
 
 def test_a_server_leaves_none_of_an_open_run(run: Run, caplog: pytest.LogCaptureFixture) -> None:
