@@ -18,6 +18,7 @@ from fedsus.owner.charges import epsilon_of
 from fedsus.owner.history import History
 from fedsus.owner.ledger import Ledger
 from fedsus.privacy.stated import INFINITE, TOLERANCE, alike
+from fedsus.secagg.roster import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,12 +50,33 @@ def countersign(agent: AgentConfig, file: Path, output: Path | None) -> Iterator
     if not isinstance(said, dict) or said.get("predicateType") != _PREDICATE:
         raise ConfigError(f"{file}: not a receipt of this version ({_PREDICATE})")
     try:
+        yield from same_roster(said["predicate"], agent.federation.roster)
         yield from compared(said["predicate"], _entries(agent.ledger), identity.public.hex() == sealed.author)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{file}: not a receipt: {type(error).__name__}: {str(error)[:80]}") from None
     target = output or file
     pinning.write(target, sealed.signed(identity).encode(), 0o644)
     yield f"countersigned: {target}; it says, for all who read it, that this device took part"
+
+
+def same_roster(predicate: dict[str, Any], installed: Path) -> Iterator[str]:
+    """Whether the run's roster is the one that this device accepted, as far as it is still there; a line.
+
+    Raises:
+        Refusal: of another federation, or another one of the same number.
+    """
+    said = predicate["participation"]["roster"]
+    if said is None or not installed.exists():
+        return
+    roster = pinning.read_roster(installed).roster
+    if said["federation"] != roster.federation:
+        raise Refusal(f"the receipt is of federation '{said['federation']}', this device is in '{roster.federation}'")
+    if said["number"] != roster.number:
+        yield f"the receipt is of roster {said['number']}, this device has {roster.number} now: not compared"
+    elif said["digest"] != digest(roster).hex():
+        raise Refusal(f"roster {roster.number} of the receipt is not the one that this device accepted")
+    else:
+        yield f"roster {roster.number} of '{roster.federation}' is the one that this device accepted"
 
 
 def _entries(ledger: Path) -> list[dict[str, Any]]:

@@ -27,9 +27,9 @@ from fedsus.reporting import read
 from fedsus.rounds.messages import model_hash
 from fedsus.rounds.specification import specification_of
 from fedsus.secagg.keys import fingerprint
-from fedsus.secagg.roster import encode
+from fedsus.secagg.roster import SignedRoster, encode
 from fedsus_client.config import load_agent
-from fedsus_client.countersigning import compared, countersign
+from fedsus_client.countersigning import compared, countersign, same_roster
 from fedsus_server import receipts
 
 Captured = pytest.CaptureFixture[str]
@@ -216,6 +216,24 @@ def test_an_attempt_less_is_a_smaller_epsilon_and_is_found(run: Run) -> None:
     predicate["privacy"] = privacy(specification_of(opened), 2).model_dump(mode="json")
     with pytest.raises(Refusal, match="attempt 3: this device was asked"):
         list(compared(predicate, ledger_of(run).export()))
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (roster(seed="6" * 64), "not the one that this device accepted"),
+        (SignedRoster(roster=roster().roster.model_copy(update={"federation": "seven"})), "federation 'six'"),
+    ],
+)
+def test_a_device_refuses_a_run_of_another_roster(run: Run, made: SignedRoster, why: str) -> None:
+    predicate = run.payload()["predicate"]
+    assert "is the one" in next(same_roster(predicate, Path("roster.json")))
+    Path("other.json").write_bytes(encode(made))
+    with pytest.raises(Refusal, match=why):
+        list(same_roster(predicate, Path("other.json")))
+    Path("later.json").write_bytes(encode(roster(number=2)))
+    assert "not compared" in next(same_roster(predicate, Path("later.json")))
+    assert list(same_roster(predicate, Path("none.json"))) == []
 
 
 @pytest.fixture
