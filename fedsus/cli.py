@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "data": ("fedsus", "Fetch a data set, or say how."),
     "model": ("fedsus", "Make an initial model, export a run's model, apply it to a CSV."),
     "privacy": ("fedsus", "What a run spends, against whom, before it starts."),
+    "report": ("fedsus", "What a run did and what it cost: pages for people, and a model card."),
     "receipt": ("fedsus", "The signed summary of a run: make, show and verify it."),
     "energy": ("fedsus", "What this machine can measure of its own energy."),
     "federation": ("fedsus", "Make and sign the roster: who belongs to a federation."),

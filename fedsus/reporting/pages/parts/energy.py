@@ -1,0 +1,148 @@
+"""Joules: by phase, by machine, each with its range."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fedsus.costs import PHASES
+from fedsus.reporting.figures import Absent, Figure
+from fedsus.reporting.pages import charts
+from fedsus.reporting.pages.document import Chart, Section, Table
+from fedsus.reporting.pages.words import COLUMNS, cleaned, digits, row, scale, value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fedsus.costs import Phase
+    from fedsus.reporting.pages.source import Source
+    from fedsus.reporting.predicate import Energy
+
+PHASE_NAMES: Final[dict[Phase, str]] = {
+    "load": "load data",
+    "train": "train",
+    "encode": "clip, noise, encode",
+    "crypto": "masks and keys",
+    "communicate": "send and receive",
+    "wait": "wait",
+    "evaluate": "evaluate",
+}
+
+
+def section(source: Source) -> Section:
+    """Lines, phases and boundaries."""
+    spent = source.said.energy
+    text = (
+        "Energy above what the machines draw when idle. Devices tell what they used only as a sum over all of a round, "
+        + ("with noise, and not by phase." if source.private else "never one by one."),
+    )
+    rows = [
+        row("Server", spent.server if isinstance(spent.server, Absent) else spent.server.total),
+        row("Devices, all together", spent.devices if isinstance(spent.devices, Absent) else spent.devices.total),
+        row("Devices that told nothing, assumed", spent.assumed),
+        row("Network between them", spent.network),
+    ]
+    if not isinstance(spent.server, Absent):
+        rows.append(row("Server's idle draw, not counted above", spent.server.idle))
+    tables = [Table("Energy", COLUMNS, tuple(rows))]
+    machines = {"server": spent.server, "devices": spent.devices}
+    known = {name: one for name, one in machines.items() if not isinstance(one, Absent)}
+    phased = {name: one for name, one in known.items() if one.phases}
+    if phased:
+        tables.append(_phases(phased))
+    points = tuple(_boundary(name, one) for name, one in known.items())
+    return Section("energy", "Energy", text, _charts(phased, known) if known else (), tuple(tables), points)
+
+
+def _boundary(name: str, one: Energy) -> str:
+    covered = "" if one.covered == one.of else f" Known for {one.covered:,} of {one.of:,} intervals or reports."
+    return f"What counts for the {name}: {cleaned(one.boundary)}.{covered}"
+
+
+def _names(phased: dict[str, Energy]) -> list[Phase]:
+    return [phase for phase in PHASES if any(phase in one.phases for one in phased.values())]
+
+
+def _phases(phased: dict[str, Energy]) -> Table:
+    rows = []
+    for phase in _names(phased):
+        cells = []
+        for one in phased.values():
+            found = one.phases.get(phase)
+            cells.append("-" if found is None else _ranged(found))
+        rows.append((PHASE_NAMES[phase], *cells))
+    note = "" if len(phased) == 2 else "Of others no phases are told."
+    return Table("Energy by phase", ("Phase", *(name.capitalize() for name in phased)), tuple(rows), note)
+
+
+def _ranged(found: Figure) -> str:
+    from fedsus.reporting.pages.words import span
+
+    return value(found) if found.low == found.high else f"{value(found)} ({span(found)})"
+
+
+def _charts(phased: dict[str, Energy], known: dict[str, Energy]) -> tuple[Chart, ...]:
+    names = _names(phased)
+    told = [
+        f"{name} {value(one.total)}"
+        + (
+            ": " + ", ".join(f"{PHASE_NAMES[p]} {value(one.phases[p])}" for p in names if p in one.phases)
+            if names
+            else ""
+        )
+        for name, one in known.items()
+    ]
+    pictures = []
+    if names:
+        height = 1.1 + 0.32 * len(names) * max(len(phased) * 0.75, 1)
+        pictures.append(
+            Chart(
+                "phases",
+                "Energy by phase",
+                "; ".join(told) + ".",
+                lambda: charts.drawn("phases", lambda axis: _plot(axis, phased, names), height),
+                "Lines: the range of each figure.",
+            )
+        )
+    if len(known) > 1:
+        pictures.append(
+            Chart(
+                "machines",
+                "Energy of server and devices",
+                "; ".join(f"{name} {value(one.total)}" for name, one in known.items()) + ".",
+                lambda: charts.drawn("machines", lambda axis: _totals(axis, known), 1.6),
+                "Lines: the range of each figure"
+                + ("; of the devices, mostly the noise that protects them." if "devices" not in phased else "."),
+            )
+        )
+    return tuple(pictures)
+
+
+_COLOURS: Final = {"server": charts.BLUE, "devices": charts.ORANGE}
+
+
+def _plot(axis: Axes, phased: dict[str, Energy], names: list[Phase]) -> None:
+    most = max(one.phases[phase].high for one in phased.values() for phase in names if phase in one.phases)
+    factor, unit = scale(most, "J")
+    found = [[one.phases.get(phase) for phase in names] for one in phased.values()]
+    groups = [
+        (name, _COLOURS[name], [None if one is None else one.value / factor for one in row])
+        for name, row in zip(phased, found, strict=True)
+    ]
+    ranges = [[(0.0, 0.0) if one is None else (one.low / factor, one.high / factor) for one in row] for row in found]
+    charts.bars(axis, [PHASE_NAMES[phase] for phase in names], groups, unit, ranges)
+
+
+def _totals(axis: Axes, known: dict[str, Energy]) -> None:
+    factor, unit = scale(max(one.total.high for one in known.values()), "J")
+    values = [one.total.value / factor for one in known.values()]
+    ranges = [(one.total.low / factor, one.total.high / factor) for one in known.values()]
+    charts.bars(axis, list(known), [("energy", charts.BLUE, values)], unit, [ranges])
+
+
+def sentence(source: Source) -> str:
+    """How sure the devices' part is, in words; empty where nothing is to be said."""
+    found = source.said.energy.devices
+    if isinstance(found, Absent) or not source.private:
+        return ""
+    spread = found.total.high - found.total.value
+    return f"noise moves the devices' sum by up to {digits(spread)} J either way"
