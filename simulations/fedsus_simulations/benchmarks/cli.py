@@ -16,6 +16,7 @@ from fedsus_simulations.benchmarks.registry import BENCHMARKS, find
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+    from fedsus_simulations.benchmarks import carbon_hours
     from fedsus_simulations.benchmarks.result import Comparison, Figure, Result, Table
     from fedsus_simulations.benchmarks.simulate_peers import Places
     from fedsus_simulations.benchmarks.utility_kept import Options
@@ -58,6 +59,13 @@ _resume = click.option(
     help="Keep each run's result there, and leave out the runs whose result is there.",
 )
 _seeds = click.option("--seeds", type=click.IntRange(1, 1000), help="How many; when not given the benchmark's number.")
+_trace = click.option(
+    "--data",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Files of the trace, SGIP_CAISO_*.csv.gz; without, a series is generated.",
+)
+_starts = click.option("--starts", type=click.IntRange(1, 100_000), help="How many moments a run starts at.")
 _picture = click.option(
     "--plot",
     "picture",
@@ -123,8 +131,8 @@ def run_all(as_json: bool, quick: bool, into: Path | None, peer_venvs: tuple[Pat
     results, failed = [], []
     for name, row in BENCHMARKS.items():
         try:
-            where = _options(data) if row.seeds else _places(peer_venvs, data)
-            results.append(measure(name, quick, where))
+            where = _options(data) if row.seeds or row.data else _places(peer_venvs, data)
+            results.append(measure(name, quick, None if row.trace else where))
             _keep(results[-1], into)
         except Exception as error:  # whatever one raises, the others still run; told at the end
             context = click.get_current_context().find_root()
@@ -148,7 +156,8 @@ def _command(name: str) -> click.Command:
     @_into
     @_size
     def one(as_json: bool, quick: bool, into: Path | None, picture: Path | None = None, **where: Any) -> None:
-        result = measure(name, quick, _options(**where) if row.seeds else _places(**where))
+        told = _starts_of if row.trace else _options if row.seeds or row.data else _places
+        result = measure(name, quick, told(**where))
         _keep(result, into)
         if as_json:
             click.echo(result.model_dump_json(indent=1))
@@ -160,8 +169,12 @@ def _command(name: str) -> click.Command:
 
     if row.peers:
         one = _venvs(_data(one))
+    if row.data:
+        one = _data(one)
     if row.seeds:
         one = _data(_features(_resume(_seeds(one))))
+    if row.trace:
+        one = _trace(_starts(one))
     return _picture(one) if row.draws else one
 
 
@@ -179,6 +192,12 @@ def _options(
     return Options(data, features, resume, seeds)
 
 
+def _starts_of(data: Path | None = None, starts: int | None = None) -> carbon_hours.Options:
+    from fedsus_simulations.benchmarks import carbon_hours
+
+    return carbon_hours.Options(data, starts)
+
+
 def _keep(result: Result, into: Path | None) -> None:
     if into is None:
         return
@@ -188,7 +207,7 @@ def _keep(result: Result, into: Path | None) -> None:
     click.echo(f"wrote {file}", err=True)
 
 
-def measure(name: str, quick: bool, places: Places | Options | None = None) -> Result:
+def measure(name: str, quick: bool, places: Places | Options | carbon_hours.Options | None = None) -> Result:
     """Run one benchmark; progress goes to stderr."""
     from fedsus_simulations.benchmarks.result import complete
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fedsus.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fedsus_simulations.benchmarks import carbon_hours
     from fedsus_simulations.benchmarks.result import Result
     from fedsus_simulations.benchmarks.simulate_peers import Places
     from fedsus_simulations.benchmarks.utility_kept import Options
@@ -32,6 +33,8 @@ class Benchmark:
         draws: its module has ``draw(result, folder)`` too, which writes a picture.
         peers: it looks for peers and data where it is told.
         seeds: it makes run after run, which `Options` can keep.
+        data: it looks for data where it is told.
+        trace: it looks for a trace of carbon intensity where it is told.
     """
 
     name: str
@@ -40,11 +43,14 @@ class Benchmark:
     draws: bool = False
     peers: bool = False
     seeds: bool = False
+    data: bool = False
+    trace: bool = False
 
-    def run(self, quick: bool, places: Places | Options | None = None) -> dict[str, Any]:
+    def run(self, quick: bool, places: Places | Options | carbon_hours.Options | None = None) -> dict[str, Any]:
         """Measure; seconds to minutes, and full sizes of what makes many runs an hour or more."""
         measure: Run = importlib.import_module(self.module).run
-        return measure(quick, places) if (self.peers or self.seeds) and places is not None else measure(quick)
+        told = (self.peers or self.seeds or self.data or self.trace) and places is not None
+        return measure(quick, places) if told else measure(quick)
 
     def draw(self, result: Result, folder: Path) -> Sequence[Path]:
         """Write the picture of a result; the files."""
@@ -53,9 +59,17 @@ class Benchmark:
 
 
 def _row(
-    name: str, module: str, summary: str, *, draws: bool = False, peers: bool = False, seeds: bool = False
+    name: str,
+    module: str,
+    summary: str,
+    *,
+    draws: bool = False,
+    peers: bool = False,
+    seeds: bool = False,
+    data: bool = False,
+    trace: bool = False,
 ) -> Benchmark:
-    return Benchmark(name, f"{__package__}.{module}", summary, draws, peers, seeds)
+    return Benchmark(name, f"{__package__}.{module}", summary, draws, peers, seeds, data, trace)
 
 
 _ROWS: Final = (
@@ -76,9 +90,17 @@ _ROWS: Final = (
     _row("utility-clients", "utility_clients", "1,000 clients, unit a client; noise in shares or central", seeds=True),
     _row("compression", "compression", "uplinks of a share of the coordinates: accuracy and bytes", seeds=True),
     _row("downlink", "downlink", "models as differences: accuracy, bytes down, time of the codec", seeds=True),
+    _row("carbon-hours", "carbon_hours", "rounds at cleaner hours of a trace: grams against at once", trace=True),
     _row("encode", "encode", "a million coordinates clipped, rotated, rounded, noised; against numpy's Poisson"),
     _row("dp-step", "dp_step", "a local step of DP-SGD on a device; against a plain one"),
     _row("metering", "metering", "a device's round with a meter of its energy; against one without"),
+    _row(
+        "joules-of-privacy",
+        "joules_of_privacy",
+        "joules, seconds and bytes of a round with DP, secure sum, both; against a plain one",
+        draws=True,
+        data=True,
+    ),
     _row("gradient-mode", "gradient_mode", "Opacus' ways to each example's gradient; against a bare step"),
 )
 

@@ -1,0 +1,241 @@
+"""Carbon intensity on a regular grid of time, of one zone or the mean of several, and what is known of it when.
+
+Read by `fedsus.energy.series_files`, so that what a run would refuse is refused here. `Known` forecasts step by step
+what `fedsus.energy.series.Series` does, faster: a simulation looks at hundreds of thousands of forecasts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from fedsus.energy.intensity import Rate, Step
+from fedsus.energy.series import DAY
+from fedsus.energy.series_files import read
+from fedsus.errors import ConfigError, EnvironmentFault
+from fedsus.settings.carbon import SeriesSettings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ZONES: Final = ("PGE", "SCE")
+FILES: Final = "SGIP_CAISO_{}_*.csv.gz"
+MADE: Final = "generated series, no real grid: give --data FOLDER for figures that mean something"
+SPREAD: Final = 0.1
+"""Of rates, which the simulation does not use: to either side, as `CarbonSettings.spread` has it by default."""
+
+_MADE_DAYS: Final = 45
+_AHEAD: Final = 36
+_STEP: Final = 300.0
+_MADE_START: Final = 1_609_459_200.0
+"""2021-01-01 00:00 UTC."""
+
+
+def settings(zone: str) -> SeriesSettings:
+    """How the files of a zone are read; as `[carbon.series]` would say it."""
+    return SeriesSettings(files=FILES.format(zone), value="moer", unit="kg/kWh", forecast="f")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A step function of g CO2e/kWh.
+
+    Attributes:
+        times: (n,) float64, seconds since the epoch, ``step`` apart.
+        values: (n,) float64; each holds from its time to the next.
+        ahead: (n, k) float64: what was forecast at each time for the k steps after it.
+    """
+
+    name: str
+    times: NDArray[np.float64]
+    values: NDArray[np.float64]
+    ahead: NDArray[np.float64]
+    sums: NDArray[np.float64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.times) < 2 or not np.all(np.diff(self.times) == self.step):
+            raise ConfigError(f"{self.name}: the rows of a simulated trace must be equally far apart, without gaps")
+        object.__setattr__(self, "sums", np.concatenate([[0.0], np.cumsum(self.values * self.step)]))
+
+    @property
+    def step(self) -> float:
+        """Seconds."""
+        return float(self.times[1] - self.times[0])
+
+    @property
+    def start(self) -> float:
+        """The first moment with a value."""
+        return float(self.times[0])
+
+    @property
+    def end(self) -> float:
+        """From here on there is none."""
+        return float(self.times[-1]) + self.step
+
+    def means(self, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+        """Mean intensity of the intervals from ``starts`` on: exact, g/kWh.
+
+        Raises:
+            EnvironmentFault: an interval is not wholly inside the trace.
+        """
+        if starts.size and not self.start <= starts.min() <= starts.max() + seconds <= self.end:
+            raise EnvironmentFault(f"{self.name}: no values for {seconds:g} s from some of {len(starts)} starts")
+        edges = np.append(self.times, self.end)
+        found: NDArray[np.float64] = np.interp(starts + seconds, edges, self.sums) - np.interp(starts, edges, self.sums)
+        return found / seconds
+
+    def row(self, now: float) -> int:
+        """Which value holds at a moment.
+
+        Raises:
+            EnvironmentFault: none does.
+        """
+        if not self.start <= now < self.end:
+            raise EnvironmentFault(f"{self.name}: no value at {now:g} s")
+        return int((now - self.start) // self.step)
+
+
+def mean_of(name: str, traces: Sequence[Trace]) -> Trace:
+    """As many devices in each zone: the mean of values and of forecasts.
+
+    Raises:
+        ConfigError: they cover other times.
+    """
+    first = traces[0]
+    if any(not np.array_equal(trace.times, first.times) or trace.ahead.shape != first.ahead.shape for trace in traces):
+        raise ConfigError(
+            f"{', '.join(trace.name for trace in traces)}: zones of one federation must cover equal times"
+        )
+    count = len(traces)
+    values, ahead = sum(trace.values for trace in traces), sum(trace.ahead for trace in traces)
+    return Trace(name, first.times, np.asarray(values) / count, np.asarray(ahead) / count)
+
+
+def load(folder: Path | None) -> list[Trace]:
+    """A trace for each zone; generated where no folder is given.
+
+    Raises:
+        ConfigError: as `fedsus.energy.series_files.read`.
+    """
+    if folder is None:
+        return [made(zone, seed) for seed, zone in enumerate(ZONES, 1)]
+    return [_read(zone, folder) for zone in ZONES]
+
+
+def _read(zone: str, folder: Path) -> Trace:
+    rows, _ = read(settings(zone), "marginal", folder)
+    return Trace(
+        zone,
+        np.array([row.time for row in rows]),
+        np.array([row.value for row in rows]),
+        np.array([row.forecast for row in rows]),
+    )
+
+
+def made(name: str, seed: int, days: int = _MADE_DAYS) -> Trace:
+    """A grid with sun at noon, and forecasts that err the more the farther they look."""
+    random = np.random.default_rng(seed)
+    count = round(days * DAY / _STEP)
+    hours = np.arange(count + _AHEAD, dtype=np.float64) * _STEP / 3600
+    weather = np.repeat(random.uniform(0.3, 1.0, days + 1), round(DAY / _STEP))[: len(hours)]
+    sun = np.clip(np.sin((hours % 24 - 6 - seed) / 12 * math.pi), 0, None) * weather
+    values: NDArray[np.float64] = np.clip(300 - 220 * sun + random.normal(0, 25, len(hours)), 0, 900)
+    ahead = np.stack([values[k : count + k] for k in range(1, _AHEAD + 1)], axis=1)
+    ahead = np.clip(ahead + random.normal(0, 1, ahead.shape) * np.linspace(5, 40, _AHEAD), 0, 900)
+    return Trace(f"{name}, generated", _MADE_START + np.arange(count) * _STEP, values[:count], ahead)
+
+
+class _Steps:
+    """Steps of one simulated run, each made once."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._kept: dict[tuple[int, int], Step] = {}
+
+    def of(self, row: int, days: int) -> Step:
+        """The step of a row, expected to be as so many days before."""
+        step = self._kept.get((row, days))
+        if step is None:
+            trace = self.trace
+            start, day = trace.start + row * trace.step, round(DAY / trace.step)
+            step = _step(start, start + trace.step, float(trace.values[row - days * day]))
+            self._kept[row, days] = step
+        return step
+
+    @staticmethod
+    def from_now(now: float, until: float, known: Iterator[Step]) -> list[Step]:
+        """Those that follow each other from now on, the first and the last cut."""
+        found = list(takewhile(lambda step: step.start < until, known))
+        if not found or until <= now:
+            return []
+        found[0] = replace(found[0], start=now)
+        found[-1] = replace(found[-1], end=min(found[-1].end, until))
+        return found
+
+
+@dataclass(slots=True)
+class Known:
+    """What a run knows: the trace's own forecast, then the same hour of the last day; see `Intensity`."""
+
+    trace: Trace
+    _steps: _Steps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._steps = _Steps(self.trace)
+
+    def over(self, start: float, end: float) -> Rate:
+        """The mean."""
+        return _rate(float(self.trace.means(np.array([start]), end - start)[0]))
+
+    def forecast(self, now: float, until: float) -> Sequence[Step]:
+        """As `fedsus.energy.series.Series.forecast`, with ``beyond = "yesterday"``."""
+        return self._steps.from_now(now, until, self._all(self.trace.row(now)))
+
+    def _all(self, row: int) -> Iterator[Step]:
+        trace, steps = self.trace, self._steps
+        yield steps.of(row, 0)
+        start = trace.start + row * trace.step
+        for count, value in enumerate(trace.ahead[row], 1):
+            yield _step(start + count * trace.step, start + (count + 1) * trace.step, float(value))
+        count, day = trace.ahead.shape[1], round(DAY / trace.step)
+        while True:
+            count += 1
+            days = -(-count // day)
+            if row + count < days * day:
+                return
+            yield steps.of(row + count, days)
+
+
+@dataclass(slots=True)
+class Oracle:
+    """What no run knows: all that is to come; see `Intensity`."""
+
+    trace: Trace
+    _steps: _Steps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._steps = _Steps(self.trace)
+
+    def over(self, start: float, end: float) -> Rate:
+        """The mean."""
+        return _rate(float(self.trace.means(np.array([start]), end - start)[0]))
+
+    def forecast(self, now: float, until: float) -> Sequence[Step]:
+        """The trace itself."""
+        row = self.trace.row(now)
+        return self._steps.from_now(now, until, (self._steps.of(at, 0) for at in range(row, len(self.trace.times))))
+
+
+def _rate(value: float) -> Rate:
+    low, high = value * (1 - SPREAD), value * (1 + SPREAD)
+    return Rate(value=value, low=low, high=high, method="modelled", kind="marginal", source="a simulated trace")
+
+
+def _step(start: float, end: float, value: float) -> Step:
+    return Step(start=start, end=end, rate=_rate(value))
