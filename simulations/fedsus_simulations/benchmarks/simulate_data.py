@@ -39,8 +39,8 @@ def generated(folder: Path, rows: tuple[int, int]) -> Path:
     for count, images_file, labels_file in zip(rows, FILES[::2], FILES[1::2], strict=True):
         labels = random.integers(0, CLASSES, count, dtype=np.uint8)
         noise = random.integers(0, 128, (count, SIDE, SIDE), dtype=np.uint8)
-        _write(folder / images_file, patterns[labels] + noise)
-        _write(folder / labels_file, labels)
+        write_idx(folder / images_file, patterns[labels] + noise)
+        write_idx(folder / labels_file, labels)
     return folder
 
 
@@ -66,7 +66,7 @@ def hand_over_trivial(folder: Path, clients: int) -> None:
     np.save(folder / "targets.npy", targets[:, None].numpy())
 
 
-def _write(file: Path, values: NDArray[np.uint8]) -> None:
+def write_idx(file: Path, values: NDArray[np.uint8]) -> None:
     """The IDX format, which `fedsus.tasks.idx` reads."""
     header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
     file.write_bytes(header + np.ascontiguousarray(values).tobytes())
