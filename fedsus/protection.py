@@ -219,7 +219,7 @@ Privacy = Annotated[
 
 
 def measured(privacy: Privacy) -> bool:
-    """Whether metrics and costs leave devices: without privacy in an exact sum, else noised, by a share of the budget."""
+    """Whether metrics and costs leave devices: without privacy in exact sums, else noised, for a part of the budget."""
     match privacy:
         case NoPrivacy():
             return True

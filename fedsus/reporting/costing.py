@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedsus.costs import PHASES, worst
 from fedsus.journal import AttemptAbandoned, RoundReleased
-from fedsus.reporting.figures import MOST_SOURCES, Absent, Figure, How, Quantity, exact, joined
+from fedsus.reporting.figures import MOST_SOURCES, Absent, Figure, How, Quantity, joined
 from fedsus.reporting.outside import GRAMS, assumed, embodied_devices, embodied_server, network_grams, network_joules
 from fedsus.reporting.predicate import Carbon, Energy, EnergySpent, Metric, Operational
 from fedsus.reporting.predicate import SoftwareCarbonIntensity as Intensity
@@ -72,10 +72,23 @@ def _server(entries: Sequence[Entry]) -> Energy | Absent:
     return Energy(
         total=Figure(value=total, low=low, high=high, unit="J", method=method, source=source),
         phases={phase: part(by_phase[phase]) for phase in PHASES if any(phase in usage.joules for usage in known)},
-        idle=exact(math.fsum(usage.idle for usage in known), "J", "the idle baseline, not in the total", method),
+        idle=_idle(math.fsum(usage.idle for usage in known), method),
         boundary=joined(usage.boundary for usage in known),
         covered=len(known),
         of=len(noted),
+    )
+
+
+def _idle(joules: float, method: How) -> Figure:
+    """The idle baseline, which is known no better than within a factor of two until a counter saw the machine idle."""
+    sure = method == "counter"
+    return Figure(
+        value=joules,
+        low=joules if sure else 0.0,
+        high=joules if sure else 2 * joules,
+        unit="J",
+        method=method,
+        source="the idle baseline, not in the total",
     )
 
 
@@ -98,11 +111,13 @@ def _devices(specification: Specification, entries: Sequence[Entry]) -> Energy |
     source = (
         "the devices' own meters, whose methods no private report tells; with the noise of the run"
         if private
-        else f"the devices' own meters: {counted} of {reporting} reports by a counter, the others by a model"
+        else f"the devices' own meters: {counted} of {reporting} reports by a counter, the others by a model of "
+        "processor time, whose watts are the processor's, its owner's or a default"
     )
     if joules == 0 and math.fsum(costs.get("joules", 0.0) for _, costs in told) < 0:
         source += ", which took the sum below zero"
-    method: How = "counter" if not private and counted == reporting else "modelled"
+    # A report tells whether it is a counter's, and not whether the model's watts were known or assumed.
+    method: How = "counter" if not private and counted == reporting else "assumed"
     total = Figure(value=joules, low=low, high=high, unit="J", method=method, source=source)
     phases = {phase: math.fsum(costs.get(f"joules_{phase}", 0.0) for _, costs in told) for phase in PHASES}
     whole = math.fsum(phases.values())
@@ -228,7 +243,7 @@ def _device_grams(specification: Specification, entries: Sequence[Entry]) -> lis
     value, low, high = _range(specification, told, "grams")
     source = "the devices' own intensities"
     source += ", whichever know one; with the noise of the run" if private else f": {priced} of {reporting} reports"
-    grams = Figure(value=value, low=low, high=high, unit=GRAMS, method="modelled", source=source)
+    grams = Figure(value=value, low=low, high=high, unit=GRAMS, method="assumed", source=source)
     return [Operational(machine="devices", kind="mixed", grams=grams, covered=priced, of=reporting)]
 
 

@@ -89,6 +89,12 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert "Secure aggregation: the same training without it and with it" in done.stdout
     runs = [path for path in tmp_path.iterdir() if (path / "journal.jsonl").exists()]
     assert len(runs) == 4
+    assert "What each run cost, by its signed receipt" in done.stdout
+    for path in runs:
+        verified = [sys.executable, "-m", "fedsus", "receipt", "verify", str(path)]
+        checked = subprocess.run([*verified, "--operator", str(folder / "server" / "operator.key.pub")], check=False)
+        assert checked.returncode == 0
+        assert "<svg" in (path / "report.html").read_text(encoding="utf-8")
     for path in (folder, *runs):
         assert (path / "demo.png").exists()
         assert (path / "demo.svg").exists()

@@ -76,7 +76,7 @@ def test_joules_of_the_devices_without_dp(exact: Path) -> None:
     devices = said(exact).energy.devices
     assert devices.total.value == pytest.approx(150)
     assert devices.total.low == pytest.approx(135, abs=1e-3)
-    assert devices.total.method == "modelled", "one report that is not a counter's makes it so"
+    assert devices.total.method == "assumed", "no report tells whether its model's watts were known"
     assert "6 of 15" in devices.total.source
     assert devices.phases["train"].value == pytest.approx(135)
 

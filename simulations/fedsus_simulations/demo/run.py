@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import EnvironmentFault
-from fedsus_simulations.demo import picture, spread
+from fedsus_simulations.demo import closing, picture, spread
 from fedsus_simulations.demo.results import Answer, Results, Row, comparison, ordered, table
 from fedsus_simulations.demo.study import (
+    COUNTRIES,
     DEPLOYED,
     FEDERATED,
     HOSPITALS,
     SECURE,
     SEEDS,
     Federated,
+    grid,
     heart,
     judge,
     packaged,
@@ -93,6 +95,8 @@ class Demo:
             return self._run(federation)
 
     def _run(self, federation: LocalFederation) -> Results:
+        import tomli_w
+
         began = time.monotonic()
         self._say(f"files of the server and the four hospitals: {self.folder}")
         federation.start_server()
@@ -103,7 +107,7 @@ class Demo:
         running = federation.wait_for_server()
         self._say(f"server: TLS on 127.0.0.1:{running.port}, four node keys registered")
         for hospital in HOSPITALS:
-            federation.add_client(hospital, AGENT, POLICY)
+            federation.add_client(hospital, AGENT + tomli_w.dumps(grid(COUNTRIES[hospital])), POLICY)
         federation.register()
         for hospital in HOSPITALS:
             federation.start_agent(hospital)
@@ -222,6 +226,10 @@ def main(runs: Path, rounds: int) -> None:
     console.print(table(results))
     console.print(comparison(results))
     results.write(folder)
+    closed = closing.close(results.answers, folder / "server")
+    console.print(closing.table(closed))
     for place in (folder, *(Path(answer.run) for answer in results.answers if answer.run)):
         picture.draw(results, place)
+    for one in closed:
+        console.print(f"{one.answer.title}: {one.report}", highlight=False, soft_wrap=True)
     console.print(f"picture, table as JSON, journals: {folder}", highlight=False, soft_wrap=True)
