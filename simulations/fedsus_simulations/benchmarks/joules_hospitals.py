@@ -39,6 +39,7 @@ clear_sum = true
 data = "patients"
 """
 _PATIENCE: Final = 300.0
+_TOLD: Final = ("metrics", "costs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +145,10 @@ class Hospitals:
 
 
 def asked(variant: Variant, rounds: int, name: str) -> dict[str, Any]:
-    """The demo's run.toml, without the metrics that a run with DP has not."""
+    """The demo's run.toml, without what not all variants can tell: metrics and costs."""
     plain, private = (Federated(name, name, epsilon).fields(rounds) for epsilon in (None, EPSILON))
-    del plain["plan"]["metrics"]
-    return plain | {"plan": variant.plan(plain["plan"], private["plan"])}
+    plans = [{key: told for key, told in one["plan"].items() if key not in _TOLD} for one in (plain, private)]
+    return plain | {"plan": variant.plan(*plans)}
 
 
 def _processor(federation: LocalFederation) -> dict[str, float]:
