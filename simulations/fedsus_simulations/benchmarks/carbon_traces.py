@@ -148,7 +148,8 @@ def made(name: str, seed: int, days: int = _MADE_DAYS) -> Trace:
     values: NDArray[np.float64] = np.clip(300 - 220 * sun + random.normal(0, 25, len(hours)), 0, 900)
     ahead = np.stack([values[k : count + k] for k in range(1, _AHEAD + 1)], axis=1)
     ahead = np.clip(ahead + random.normal(0, 1, ahead.shape) * np.linspace(5, 40, _AHEAD), 0, 900)
-    return Trace(f"{name}, generated", _MADE_START + np.arange(count) * _STEP, values[:count], ahead)
+    times: NDArray[np.float64] = _MADE_START + np.arange(count, dtype=np.float64) * _STEP
+    return Trace(f"{name}, generated", times, values[:count], ahead)
 
 
 class _Steps:

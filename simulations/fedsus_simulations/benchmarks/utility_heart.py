@@ -170,6 +170,10 @@ class Heart:
         load_into(module, model)
         return float(auc(*scores_of(self.task, module, self._held)))
 
+    def accuracy(self, model: Vector) -> float:
+        """Of the same rows, in percent."""
+        return runs.accuracy(self.task, model, self._held)
+
 
 def draw(result: Result, folder: Path) -> Sequence[Path]:
     """Write utility-heart.png and .svg: AUC over epsilon, a line for each side with its spread."""

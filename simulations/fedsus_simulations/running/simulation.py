@@ -175,7 +175,7 @@ class Simulation:
             if watch is not None:
                 watch(released, model)
 
-        with _quiet():
+        with quiet():
             loop = RunLoop(
                 folder,
                 self.fleet,
@@ -249,7 +249,7 @@ class _Errors(logging.Filter):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """A client outside a round's cohort refuses the next one's session, which rides on this one's messages: no news.
 
     With a filter of its own: of two runs in threads, the one that ends last would put back the other's level.
