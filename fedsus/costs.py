@@ -29,6 +29,18 @@ Amount = Annotated[float, Field(ge=0)]
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+MOST: Final = 1e12
+"""Joules (278 MWh), grams or seconds of one interval, beyond which a figure is a fault."""
+
+MOST_SOURCES: Final = 12
+
+
+def sources(*texts: str) -> str:
+    """Sources as one, each part of them once, and not more than `MOST_SOURCES`: some name the hour of a fault."""
+    parts = list(dict.fromkeys(part for text in texts for part in text.split("; ")))
+    return "; ".join(parts if len(parts) <= MOST_SOURCES else [*parts[: MOST_SOURCES - 1], "and others"])
+
+
 def worst(*methods: Method) -> Method:
     """The least certain of the methods; "counter" of none."""
     return METHODS[max((METHODS.index(method) for method in methods), default=0)]
@@ -87,6 +99,13 @@ class Usage:
     def total(self) -> float:
         """Joules of all phases."""
         return sum(self.joules.values())
+
+    @property
+    def possible(self) -> bool:
+        """Whether no number is NaN, negative or more than any machine can use."""
+        grams = () if self.grams is None else (self.grams.value, self.grams.low, self.grams.high)
+        numbers = (self.seconds, *self.joules.values(), self.low, self.high, self.idle, *grams)
+        return all(0 <= number <= MOST for number in numbers)
 
 
 class Meter(Protocol):

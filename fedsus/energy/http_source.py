@@ -66,13 +66,14 @@ class HttpSource:
         if not points:
             raise EnvironmentFault(fault or f"{self.name}: no value yet")
         early = start < points[0].time
+        newest = moment(points[-1].time)
         if not start <= end <= points[-1].time + self._own.oldest or start < points[0].time - self._own.oldest:
-            raise EnvironmentFault(fault or f"{self.name}: no value for {moment(start)} to {moment(end)}")
+            raise EnvironmentFault(fault or f"{self.name}: no value for this time; the newest is of {newest}")
         rate = self._mean(points, start, end)
         if fault and end > points[-1].time + self._own.refresh:
             value, spread = rate.value, min(1.0, 2 * self._spread)
             low, high = min(rate.low, value * (1 - spread)), max(rate.high, value * (1 + spread))
-            return replace(rate, low=low, high=high).assumed(f"held since {moment(points[-1].time)}: {fault}")
+            return replace(rate, low=low, high=high).assumed(f"held since {newest}: {fault}")
         return rate.assumed("the first value that is known stands for the time before") if early else rate
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedsus.costs import PHASES, Grams, Usage, worst
+from fedsus.costs import PHASES, Grams, Usage, sources, worst
 from fedsus.energy.carbon import priced
 
 if TYPE_CHECKING:
@@ -77,5 +77,5 @@ def _both(one: Usage, other: Usage) -> Grams | None:
         high=first.high + second.high,
         method=worst(first.method, second.method),
         kind=first.kind,
-        source="; ".join(dict.fromkeys((first.source, second.source))),
+        source=sources(first.source, second.source),
     )

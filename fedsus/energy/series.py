@@ -69,9 +69,10 @@ class Series:
         """
         finite(start, end)
         if not self.start <= start <= end <= self.end or start == self.end:
-            span = moment(start) if start == end else f"{moment(start)} to {moment(end)}"
+            # The same words for all intervals: they become the source of what stands in, and are logged once.
+            when = "earlier" if start < self.start else "later"
             raise EnvironmentFault(
-                f"{self._name}: no value for {span}; it covers {moment(self.start)} to {moment(self.end)}"
+                f"{self._name}: no value for {when} times; it covers {moment(self.start)} to {moment(self.end)}"
             )
         first = int(np.searchsorted(self._times, start, side="right")) - 1
         last = max(first, int(np.searchsorted(self._times, end, side="left")) - 1)

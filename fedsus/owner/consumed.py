@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
-from fedsus.costs import Amount, Grams, Method, Phase, Usage, worst
+from fedsus.costs import Amount, Grams, Method, Phase, Usage, sources, worst
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -129,7 +129,7 @@ def _both(ours: Grams | None, theirs: Grams) -> Grams:
         high=ours.high + theirs.high,
         method=worst(ours.method, theirs.method),
         kind=ours.kind,
-        source="; ".join(dict.fromkeys([*ours.source.split("; "), *theirs.source.split("; ")])),
+        source=sources(ours.source, theirs.source),
     )
 
 

@@ -20,7 +20,7 @@ from fedsus.owner.cost_reports import Reports, coordinates
 from fedsus.owner.day_budget import SitsOut, Standing
 from fedsus.owner.days import Steady
 from fedsus.owner.energy_record import Attempt, Interval, Recent
-from fedsus.owner.guarded import Guarded, line
+from fedsus.owner.guarded import Guarded, check, line
 from fedsus.owner.note_file import NoteFile
 from fedsus.types import nothing
 
@@ -129,6 +129,7 @@ class Consumption:
             start, self._since = self._since, self._clock()
             try:
                 usage = self._meter.take()
+                check(usage)
             except Exception as error:  # whatever a driver does: a round does not fail by it
                 self._failed(error)
                 self._add(Consumed(unmeasured=max(self._since - start, 0.0)))
@@ -235,6 +236,7 @@ class Consumption:
     def _priced(self, usage: Usage, start: float) -> Usage:
         try:
             priced = self._price(usage, start, self._since)
+            check(priced)
         except Exception as error:
             self.fault("carbon", f"the carbon of energy is not known: {line(error)}")
             return replace(usage, grams=None)

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fedsus.errors import FedsusError
+from fedsus.errors import EnvironmentFault, FedsusError
 
 if TYPE_CHECKING:
-    from fedsus.costs import Meter, Phase
+    from fedsus.costs import Meter, Phase, Usage
 
 
 class Guarded:
@@ -41,6 +41,16 @@ class Guarded:
             if fault is error:
                 return
             self._failed(fault)
+
+
+def check(usage: Usage | None) -> None:
+    """Refuse what no meter can have measured.
+
+    Raises:
+        EnvironmentFault: a number that none can be; written down, it would make the record unreadable.
+    """
+    if usage is not None and not usage.possible:
+        raise EnvironmentFault("a figure that is NaN, negative or beyond any machine")
 
 
 def line(error: Exception) -> str:

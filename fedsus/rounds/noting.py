@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from fedsus.plan import Plan
     from fedsus.rounds.exchange import Metered
     from fedsus.types import Mean, Summed
+
+log = logging.getLogger("fedsus.server")
 
 Reason: TypeAlias = Literal["completed", "stopped", "failed"]
 
@@ -49,10 +52,15 @@ class UsageOf:
 
     def _found(self) -> Usage | None:
         try:
-            return None if self._meter is None else self._meter.take()
+            usage = None if self._meter is None else self._meter.take()
+            if usage is None or usage.possible:
+                return usage
+            log.warning("what this machine used is not known: a figure that is NaN, negative or beyond any machine")
         except EnvironmentFault as fault:
             self._fault = fault
-            return None
+        except Exception as error:  # whatever a driver does: what was released is written down
+            log.warning("what this machine used is not known: %s: %s", type(error).__name__, error)
+        return None
 
     def check(self) -> None:
         """Raises:

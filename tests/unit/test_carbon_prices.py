@@ -204,6 +204,21 @@ def test_a_clock_set_back_marks_the_figure(tmp_path: Path) -> None:
     assert "instead of a source that failed: series a.csv: no value for" in outside.source
 
 
+def test_a_series_that_has_ended_is_said_once_and_has_one_source_for_all_hours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.csv").write_text("time,v\n1970-01-01T00:00Z,100\n1970-01-01T01:00Z,200\n")
+    settings = loads("series = { files = 'a.csv', value = 'v', unit = 'g/kWh' }", CarbonSettings)
+    found = make_intensity(settings, tmp_path, None, lambda: 0.0)
+    assert found is not None
+    sources = {found.over(start, start + 60).source for start in range(8000, 20_000, 60)}
+    assert len(sources) == 1 and "no value for later times" in sources.pop()
+    assert [record.getMessage() for record in caplog.records] == [
+        "series a.csv: no value for later times; it covers 1970-01-01 00:00:00+00:00 to 1970-01-01 02:00:00+00:00; "
+        "going on with an assumed carbon intensity"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

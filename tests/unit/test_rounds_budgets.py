@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -268,6 +269,24 @@ def test_a_meter_that_fails_ends_the_run_after_the_round_that_was_released(tmp_p
         run(tmp_path, config(rounds=3), FakeMeter(10.0, fails=2))
     rounds = [entry for entry in read(tmp_path) if isinstance(entry, RoundReleased)]
     assert [entry.server is None for entry in rounds] == [False, True]
+
+
+@pytest.mark.parametrize("lie", [RuntimeError("driver gone"), math.nan, -3.0, 1.7e308])
+def test_a_meter_that_breaks_or_lies_loses_no_round_and_no_figure_is_made_of_it(
+    tmp_path: Path, lie: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal refuses such numbers: written at a round's release, one would lose what was paid for."""
+
+    class Broken(FakeMeter):
+        def take(self) -> Usage | None:
+            if isinstance(lie, Exception):
+                raise lie
+            return replace(usage(1.0), joules={"wait": lie})
+
+    rounds = [entry for entry in run(tmp_path, config(rounds=2), Broken()) if isinstance(entry, RoundReleased)]
+    assert [entry.round for entry in rounds] == [1, 2, 3]
+    assert {entry.server for entry in rounds} == {None}
+    assert "what this machine used is not known" in caplog.text
 
 
 def test_without_a_meter_the_journal_is_silent(tmp_path: Path) -> None:
