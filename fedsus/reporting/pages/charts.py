@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLUE, ORANGE, GREEN, GREY, PINK = "#0072b2", "#d55e00", "#009e73", "#767676", "#cc79a7"
-_INK, _RULE = "#1a1b1c", "#d3d4d5"
+INK, _RULE = "#1a1b1c", "#d3d4d5"
 _VARIABLES: Final = {
     BLUE: "--blue",
     ORANGE: "--orange",
     GREEN: "--green",
     GREY: "--grey",
     PINK: "--pink",
-    _INK: "--ink",
+    INK: "--ink",
     _RULE: "--rule",
 }
 _STYLE: Final[dict[str, Any]] = {
@@ -39,10 +39,10 @@ _STYLE: Final[dict[str, Any]] = {
     "ytick.labelsize": 8.5,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.edgecolor": _RULE,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -83,15 +83,14 @@ def drawn(name: str, plot: Callable[[Axes], None], height: float = 2.7) -> str:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(cast("Any", _STYLE)):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axis = figure.add_subplot()
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="none")
+        axis = figure.add_subplot(facecolor="none")
         axis.grid(visible=True)
         plot(axis)
         text = io.StringIO()
-        figure.savefig(
-            text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Type", "Format"))
-        )
+        # Not by savefig(), which draws everything twice.
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Type", "Format")))
     return _inline(text.getvalue(), name)
 
 
@@ -152,7 +151,7 @@ def bars(
             end = one or 0.0
             if ranges and one is not None:
                 low, high = ranges[at][row]
-                axis.plot([low, high], [place, place], color=_INK, linewidth=1.0)
+                axis.plot([low, high], [place, place], color=INK, linewidth=1.0)
                 end = max(end, high)
             if one is not None:
                 axis.text(end + 0.015 * reach, place, digits(one), va="center", fontsize=8)

@@ -41,12 +41,14 @@ class Table:
 
     Attributes:
         note: of what is left out, or how to read it.
+        dense: many short rows.
     """
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Chart:
     Attributes:
         name: short and of letters, unique in a page.
         title: what is seen.
-        alt: the same for who cannot see it: with the numbers that matter.
+        alt: what it shows, for who cannot see it: the numbers that matter.
         draw: the picture as an SVG element, made when it is needed.
         note: below it.
     """
@@ -74,14 +76,17 @@ class Section:
 
     Attributes:
         text: paragraphs.
-        points: a list below them.
+        beside: a narrow table that fits beside a single picture.
+        points: a list below all, led by ``before``.
     """
 
     name: str
     title: str
     text: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = ()
+    beside: Table | None = None
     tables: tuple[Table, ...] = ()
+    before: str = ""
     points: tuple[str, ...] = ()
 
 

@@ -54,7 +54,7 @@ def document(source: Source) -> Document:
         tiles=summary.tiles(source),
         sections=tuple(section(source) for section in _SECTIONS),
         notices=tuple(summary.notices(source)),
-        made=f"Made by fedsus {__version__} of {said.journal.entries:,} journal entries, head {said.journal.head[:16]}.",
+        made=f"Made by fedsus {__version__} of {said.journal.entries:,} entries, head {said.journal.head[:16]}.",
         glossary=glossary.TERMS,
     )
 

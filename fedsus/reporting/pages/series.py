@@ -69,13 +69,17 @@ class Hours:
 
     Attributes:
         variance: of the devices' noise.
-        counts: releases that a share of falls into an hour.
+        known: whose grams are in it.
     """
 
     server: list[float] = field(default_factory=lambda: [0.0] * 24)
     devices: list[float] = field(default_factory=lambda: [0.0] * 24)
     variance: list[float] = field(default_factory=lambda: [0.0] * 24)
     known: set[str] = field(default_factory=set)
+
+    def tops(self) -> list[float]:
+        """Grams of each hour, with nothing below zero."""
+        return [max(server, 0.0) + max(devices, 0.0) for server, devices in zip(self.server, self.devices, strict=True)]
 
     def used(self) -> list[int]:
         """Hours in which there is anything."""

@@ -54,7 +54,7 @@ def digits(value: float) -> str:
 def scale(most: float, unit: str) -> tuple[float, str]:
     """What to divide values up to ``most`` by, and the name of the unit that is left."""
     if most == 0:
-        return 1.0, unit.replace("CO2e", "CO2e") if unit != "B" else "bytes"
+        return 1.0, {"B": "bytes", "s": "seconds"}.get(unit, unit)
     for start, factor, name in _SCALES.get(unit, ((0.0, 1.0, unit),)):
         if abs(most) >= start:
             return factor, name
@@ -90,6 +90,12 @@ def row(name: str, found: Quantity) -> tuple[str, str, str, str, str]:
 
 
 COLUMNS: Final = ("", "Value", "Range", "How it was found", "Source")
+
+
+def alike(values: Sequence[float], unit: str) -> tuple[list[str], str]:
+    """Values in one unit, that of the largest, and its name."""
+    factor, name = scale(max(map(abs, values), default=0.0), unit)
+    return [digits(value / factor) for value in values], name
 
 
 def detail(found: Figure) -> str:

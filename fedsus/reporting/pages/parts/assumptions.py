@@ -34,7 +34,7 @@ def section(source: Source) -> Section:
         "A figure is worth what it assumes. Modelled: computed from measured time and load by a documented formula. "
         "Assumed: taken from a number that somebody stated. Absent figures are not zero: they are not known.",
     )
-    return Section("assumptions", "Assumptions and gaps", text, (), tuple(tables))
+    return Section("assumptions", "Assumptions and gaps", text, (), None, tuple(tables))
 
 
 def _gaps(source: Source) -> Iterator[tuple[str, str]]:

@@ -39,4 +39,4 @@ def section(source: Source) -> Section:
     points = tuple(f"Counted towards the cap of {kind}: {cleaned(one.source)}." for kind, one in found.counted.items())
     table = Table("Budgets of the run", ("", "Cap", "Used", "Share"), tuple(rows))
     note = "Devices have budgets of their own, which their owners set and which no operator sees."
-    return Section("budgets", "Budgets", (*text, note), (), (table,), points)
+    return Section("budgets", "Budgets", (*text, note), (), None, (table,), "", points)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedsus.reporting.pages import charts, series
 from fedsus.reporting.pages.document import Chart, Section, Table
-from fedsus.reporting.pages.words import COLUMNS, amount, cleaned, counted, row, scale, value
+from fedsus.reporting.pages.words import COLUMNS, amount, cleaned, counted, digits, row, scale, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,17 +34,21 @@ def section(source: Source) -> Section:
         row("Making the server (its share)", found.embodied_server),
         row("Making the devices (their share)", found.embodied_devices),
         row("Network", found.network),
-        row("SCI: all that is known, per round", source.said.sci.per_round),
-        row("SCI: all that is known, per accuracy point", source.said.sci.per_accuracy_point),
     ]
+    sci = (
+        row("Per released round", source.said.sci.per_round),
+        row("Per accuracy point gained", source.said.sci.per_accuracy_point),
+    )
     by_hour = series.hours(source)
-    tables = [Table("Carbon", COLUMNS, tuple(rows), "SCI: software carbon intensity, ISO/IEC 21031.")]
+    tables = [
+        Table("Carbon", COLUMNS, tuple(rows)),
+        Table("Software carbon intensity (SCI, ISO/IEC 21031): all carbon that is known", COLUMNS, sci),
+    ]
     if by_hour.used():
         tables.append(_hours(by_hour))
-    tables.append(_waits(source))
     pictures = [*_charts(by_hour), *_waiting(source)]
     points = (f"In the sum: {cleaned(found.boundary)}.", f"In the SCI: {cleaned(source.said.sci.boundary)}.")
-    return Section("carbon", "Carbon", text, tuple(pictures), tuple(tables), points)
+    return Section("carbon", "Carbon", text, tuple(pictures), _waits(source), tuple(tables), "", points)
 
 
 def _part(covered: int, of: int) -> str:
@@ -52,11 +56,12 @@ def _part(covered: int, of: int) -> str:
 
 
 def _hours(found: Hours) -> Table:
+    factor, unit = scale(max(found.tops()), "g CO2e")
     rows = tuple(
         (
             f"{hour:02d}:00-{(hour + 1) % 24:02d}:00",
-            _grams(found, "server", hour),
-            _grams(found, "devices", hour),
+            _grams(found, "server", hour, factor),
+            _grams(found, "devices", hour, factor),
         )
         for hour in found.used()
     )
@@ -67,28 +72,29 @@ def _hours(found: Hours) -> Table:
             " The devices' part has the run's noise in it: 'at most' is three standard deviations more; below zero is "
             "shown as 0."
         )
-    return Table("Carbon by hour of the day", ("Hour (UTC)", "Server", "Devices"), rows, note)
+    head = ("Hour (UTC)", f"Server ({unit})", f"Devices ({unit})")
+    return Table("Carbon by hour of the day", head, rows, note, dense=True)
 
 
-def _grams(found: Hours, machine: str, hour: int) -> str:
+def _grams(found: Hours, machine: str, hour: int, factor: float) -> str:
     if machine not in found.known:
         return "not known"
     grams = (found.server if machine == "server" else found.devices)[hour]
-    shown = amount(max(grams, 0.0), "g CO2e")
+    shown = digits(max(grams, 0.0) / factor)
     if machine == "server" or not found.variance[hour]:
         return shown
     spread = 3 * math.sqrt(found.variance[hour])
-    return f"{shown} (at most {amount(max(grams + spread, 0.0), 'g CO2e')})"
+    return f"{shown} (at most {digits(max(grams + spread, 0.0) / factor)})"
 
 
 def _charts(found: Hours) -> tuple[Chart, ...]:
     used = found.used()
     if not used:
         return ()
-    both = [max(found.server[hour], 0.0) + max(found.devices[hour], 0.0) for hour in range(24)]
+    both = found.tops()
     top = max(range(24), key=lambda hour: both[hour])
     alt = (
-        f"Grams by hour of the day in UTC: most, {amount(both[top], 'g CO2e')}, between {top:02d}:00 and "
+        f"Most, {amount(both[top], 'g CO2e')}, between {top:02d}:00 and "
         f"{(top + 1) % 24:02d}:00; {counted(len(used), 'hour')} of 24 have any."
     )
     return (
@@ -107,7 +113,7 @@ def _plot(axis: Axes, found: Hours) -> None:
         )
         if label in found.known
     ]
-    tops = [sum(values[hour] for _, _, values in parts) for hour in range(24)]
+    tops = found.tops()
     factor, unit = scale(max(tops), "g CO2e")
     base = [0.0] * 24
     for label, colour, values in parts:
@@ -115,6 +121,10 @@ def _plot(axis: Axes, found: Hours) -> None:
             [hour + 0.5 for hour in range(24)], [one / factor for one in values], 0.86, base, color=colour, label=label
         )
         base = [below + one / factor for below, one in zip(base, values, strict=True)]
+    for hour in (hour for hour in range(24) if found.variance[hour]):
+        spread = 3 * math.sqrt(found.variance[hour])
+        ends = [max(tops[hour] - spread, 0.0) / factor, (tops[hour] + spread) / factor]
+        axis.plot([hour + 0.5] * 2, ends, color=charts.INK, linewidth=1.0)
     axis.set_xlim(0, 24)
     axis.set_xticks(range(0, 25, 4), [f"{hour}:00" for hour in range(0, 25, 4)])
     axis.grid(visible=False, axis="x")
@@ -150,7 +160,7 @@ def _waiting(source: Source) -> tuple[Chart, ...]:
         return ()
     shown = series.bins(released, 60)
     longest = max(entry.waited for entry in released)
-    alt = f"Waiting by round: {value(source.said.time.waited)} in all, at most {amount(longest, 's')} before one round."
+    alt = f"{value(source.said.time.waited)} in all, at most {amount(longest, 's')} before one round."
     note = f"Each bar is the mean of {len(shown[0])} rounds." if len(shown[0]) > 1 else ""
 
     def plot(axis: Axes) -> None:

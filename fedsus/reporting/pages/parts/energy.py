@@ -31,10 +31,12 @@ PHASE_NAMES: Final[dict[Phase, str]] = {
 def section(source: Source) -> Section:
     """Lines, phases and boundaries."""
     spent = source.said.energy
-    text = (
-        "Energy above what the machines draw when idle. Devices tell what they used only as a sum over all of a round, "
-        + ("with noise, and not by phase." if source.private else "never one by one."),
+    told = (
+        "What the devices used is known as a sum over all of a round, with noise in it, and not by phase."
+        if source.private
+        else "What the devices used is kept as a sum over all of a round."
     )
+    text = (f"Energy above what the machines draw when idle. {told}",)
     rows = [
         row("Server", spent.server if isinstance(spent.server, Absent) else spent.server.total),
         row("Devices, all together", spent.devices if isinstance(spent.devices, Absent) else spent.devices.total),
@@ -50,7 +52,7 @@ def section(source: Source) -> Section:
     if phased:
         tables.append(_phases(phased))
     points = tuple(_boundary(name, one) for name, one in known.items())
-    return Section("energy", "Energy", text, _charts(phased, known) if known else (), tuple(tables), points)
+    return Section("energy", "Energy", text, _charts(phased, known), None, tuple(tables), "", points)
 
 
 def _boundary(name: str, one: Energy) -> str:
@@ -63,21 +65,27 @@ def _names(phased: dict[str, Energy]) -> list[Phase]:
 
 
 def _phases(phased: dict[str, Energy]) -> Table:
-    rows = []
-    for phase in _names(phased):
-        cells = []
-        for one in phased.values():
-            found = one.phases.get(phase)
-            cells.append("-" if found is None else _ranged(found))
-        rows.append((PHASE_NAMES[phase], *cells))
-    note = "" if len(phased) == 2 else "Of others no phases are told."
-    return Table("Energy by phase", ("Phase", *(name.capitalize() for name in phased)), tuple(rows), note)
+    factor, unit = scale(max(part.value for one in phased.values() for part in one.phases.values()), "J")
+    rows = tuple(
+        (PHASE_NAMES[phase], *(_ranged(one.phases.get(phase), factor) for one in phased.values()))
+        for phase in _names(phased)
+    )
+    note = (
+        ""
+        if len(phased) == 2
+        else "Only the server tells phases."
+        if "server" in phased
+        else "Only the devices tell phases."
+    )
+    return Table("Energy by phase", ("Phase", *(f"{name.capitalize()} ({unit})" for name in phased)), rows, note)
 
 
-def _ranged(found: Figure) -> str:
-    from fedsus.reporting.pages.words import span
-
-    return value(found) if found.low == found.high else f"{value(found)} ({span(found)})"
+def _ranged(found: Figure | None, factor: float) -> str:
+    if found is None:
+        return "-"
+    if found.low == found.high:
+        return digits(found.value / factor)
+    return f"{digits(found.value / factor)} ({digits(found.low / factor)} to {digits(found.high / factor)})"
 
 
 def _charts(phased: dict[str, Energy], known: dict[str, Energy]) -> tuple[Chart, ...]:
@@ -121,7 +129,7 @@ _COLOURS: Final = {"server": charts.BLUE, "devices": charts.ORANGE}
 
 
 def _plot(axis: Axes, phased: dict[str, Energy], names: list[Phase]) -> None:
-    most = max(one.phases[phase].high for one in phased.values() for phase in names if phase in one.phases)
+    most = max(one.phases[phase].value for one in phased.values() for phase in names if phase in one.phases)
     factor, unit = scale(most, "J")
     found = [[one.phases.get(phase) for phase in names] for one in phased.values()]
     groups = [
@@ -133,7 +141,7 @@ def _plot(axis: Axes, phased: dict[str, Energy], names: list[Phase]) -> None:
 
 
 def _totals(axis: Axes, known: dict[str, Energy]) -> None:
-    factor, unit = scale(max(one.total.high for one in known.values()), "J")
+    factor, unit = scale(max(one.total.value for one in known.values()), "J")
     values = [one.total.value / factor for one in known.values()]
     ranges = [(one.total.low / factor, one.total.high / factor) for one in known.values()]
     charts.bars(axis, list(known), [("energy", charts.BLUE, values)], unit, [ranges])

@@ -22,7 +22,9 @@ def section(source: Source) -> Section:
         "before. A receipt is the operator's signature under the same figures; who holds journal and receipt can "
         "check them without any network: fedsus receipt verify RUN.",
     )
-    return Section("evidence", "What this rests on", text, (), (_receipt(source), _identity(source), _time(source)))
+    return Section(
+        "evidence", "What this rests on", text, (), None, (_receipt(source), _identity(source), _time(source))
+    )
 
 
 def sentence(source: Source) -> str:

@@ -29,8 +29,8 @@ def section(source: Source) -> Section:
         return Section("metrics", "How good the model is", (f"Not known: {cleaned(found.absent)}.",))
     noise = " Each value has the run's noise in it: the range is three standard deviations to either side."
     text = (
-        "Each device measured the model on examples that it did not train on, and the sum over all devices was "
-        "released, never one device's value. A round's values are of the model that the round began with."
+        "Each device measures the model on examples that it does not train on; what is kept are sums over all devices, "
+        "no single device's values. A round's values are of the model that the round began with."
         + (noise if source.private else ""),
     )
     pictures = [_chart(source, place, name, one) for place, (name, one) in enumerate(found.items()) if place < _MOST]
@@ -38,7 +38,7 @@ def section(source: Source) -> Section:
         (cleaned(name), _told(one.first), _told(one.last), _told(one.best), one.better) for name, one in found.items()
     )
     table = Table("Metrics", ("Metric", "First", "Last", "Best", "Better when"), rows)
-    return Section("metrics", "How good the model is", text, tuple(pictures), (table, _rounds(source, list(found))))
+    return Section("metrics", "How good the model is", text, tuple(pictures), _rounds(source, list(found)), (table,))
 
 
 def _told(one: Measured) -> str:
@@ -51,11 +51,13 @@ def _chart(source: Source, place: int, name: str, one: Metric) -> Chart:
     shown = series.bins(told)
     shown_name, several = cleaned(name)[:40], len(shown[0])
     alt = (
-        f"{shown_name} by round: {digits(one.first.value.value)} in round {one.first.round}, "
+        f"{digits(one.first.value.value)} in round {one.first.round}, "
         f"{digits(one.last.value.value)} in round {one.last.round}, best {digits(one.best.value.value)} in round "
         f"{one.best.round}."
     )
     note = f"Each point is the mean of {several} rounds." if several > 1 else ""
+    if source.private:
+        note = f"{note} The axis ends where the metric's own range does, also where the noise goes beyond.".strip()
     return Chart(
         f"metric{place}",
         f"{shown_name} by round",
@@ -85,6 +87,10 @@ def _plot(axis: Axes, source: Source, shown: Sequence[Sequence[RoundReleased]], 
     if any(spreads):
         charts.legend(axis)
     charts.rounds(axis, shown[-1][-1].round)
+    asked = next((metric for metric in plan.metrics if metric.name == name), None)
+    if asked is not None and any(spreads):
+        low_end, high_end = axis.get_ylim()
+        axis.set_ylim(max(low_end, asked.low), min(high_end, asked.high))
     axis.set_ylabel(cleaned(name)[:40])
 
 
@@ -96,4 +102,4 @@ def _rounds(source: Source, names: Sequence[str]) -> Table:
         (str(e.round), *(digits(e.metrics[n]) if e.metrics and n in e.metrics else "-" for n in names)) for e in shown
     )
     note = f"{len(shown)} of {len(told):,} rounds." if len(shown) < len(told) else ""
-    return Table("Metrics by round", ("Round", *map(cleaned, names)), rows, note)
+    return Table("Metrics by round", ("Round", *map(cleaned, names)), rows, note, dense=True)

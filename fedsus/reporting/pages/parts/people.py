@@ -36,10 +36,10 @@ def section(source: Source) -> Section:
     )
     released = source.released
     pictures = (_chart(source, released),) if released else ()
-    tables = [_totals(source), *([_reasons(source)] if source.abandoned else [])]
+    tables = [_reasons(source)] if source.abandoned else []
     if released:
         tables.append(_rounds(released))
-    return Section("participation", "Who took part", text, pictures, tuple(tables))
+    return Section("participation", "Who took part", text, pictures, _totals(source), tuple(tables))
 
 
 def _totals(source: Source) -> Table:
@@ -85,14 +85,14 @@ def _rounds(released: Sequence[RoundReleased]) -> Table:
     shown = series.thinned(released)
     rows = tuple((str(e.round), str(e.survivors), str(e.refused), str(e.lost), f"{digits(e.seconds)} s") for e in shown)
     note = f"{len(shown)} of {len(released):,} rounds." if len(shown) < len(released) else ""
-    return Table("Participation by round", ("Round", "In the sum", "Refused", "Lost", "Took"), rows, note)
+    return Table("Participation by round", ("Round", "In the sum", "Refused", "Lost", "Took"), rows, note, dense=True)
 
 
 def _chart(source: Source, released: Sequence[RoundReleased]) -> Chart:
     there, shown = source.said.participation, series.bins(released)
     several = len(shown[0])
     alt = (
-        f"Clients by round: of {there.cohort} asked, {digits(there.survivors / len(released))} on average are in the "
+        f"Of {there.cohort} asked, {digits(there.survivors / len(released))} on average are in the "
         f"sum, {digits(there.refused / len(released))} refused and {digits(there.lost / len(released))} were lost; "
         f"{counted(there.abandoned, 'attempt')} released nothing."
     )

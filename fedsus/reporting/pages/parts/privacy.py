@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from fedsus.reporting.figures import Absent
 from fedsus.reporting.pages import charts, series
 from fedsus.reporting.pages.document import Chart, Section, Share, Table
-from fedsus.reporting.pages.words import chance, cleaned, counted, digits
+from fedsus.reporting.pages.words import chance, cleaned, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +23,9 @@ AGAINST: Final = {
     "recipients": "who receives the model",
 }
 _NOISE: Final = {
-    "local": "each device adds its own noise before anything leaves it",
-    "distributed": "each device adds a share of the noise, and only the masked sum holds enough of it",
-    "central": "the server adds the noise to the sum: who operates it sees the sum without",
+    "local": "Each device adds its own noise before anything leaves it.",
+    "distributed": "Each device adds a share of the noise, and only the masked sum holds enough of it.",
+    "central": "The server adds the noise to the sum: who operates it sees the sum without.",
 }
 
 
@@ -33,24 +33,24 @@ def section(source: Source) -> Section:
     """The account, its curve and its assumptions; and the secure sum."""
     spent = source.said.privacy
     goal = next((loss for loss in spent.losses if loss.goal), None)
-    tables = (_account(source), *([_secure(source)]))
+    tables = (_account(source),)
     if goal is None:
         text = (
             "This run had no differential privacy. Nothing limits what its model, or the sums that were released, may "
             "tell about one person: epsilon is infinite for everybody. Whether that is acceptable depends on who sees "
             "the model.",
         )
-        return Section("privacy", "Privacy", text, (), tables)
-    placement = _NOISE.get(spent.placement or "", "")
+        return Section("privacy", "Privacy", text, (), _secure(source), tables)
+    noise = _NOISE[spent.placement] if spent.placement else ""
     text = (
-        f"The run protects {UNITS[goal.unit]} against {AGAINST[goal.adversary]}: epsilon {epsilon(goal)}, of "
-        f"{digits(spent.asked_epsilon or 0)} that were asked for; delta {digits(goal.delta or 0)}, which is "
-        f"{chance(goal.delta or 1)}. {placement[:1].upper()}{placement[1:]}. "
+        f"The run protects {UNITS[goal.unit]} against {AGAINST[goal.adversary]}: epsilon {epsilon(goal)} of "
+        f"{spent.asked_epsilon or 0:g} that were asked for, with delta {chance(goal.delta or 1)}. {noise} "
         f"{counted(spent.attempts, 'attempt')} count, also those that released nothing. These numbers are upper "
         "bounds: computed from the plan, not measured.",
     )
-    points = tuple(f"{UNITS[goal.unit]}: {cleaned(one)}" for one in goal.assumptions)
-    return Section("privacy", "Privacy", text, _charts(source, goal), tables, points)
+    before = f"The epsilon of {UNITS[goal.unit]} against {AGAINST[goal.adversary]} is that on these assumptions:"
+    points = tuple(f"{cleaned(one)}." for one in goal.assumptions)
+    return Section("privacy", "Privacy", text, _charts(source, goal), _secure(source), tables, before, points)
 
 
 def epsilon(loss: Loss) -> str:
@@ -101,8 +101,8 @@ def _charts(source: Source, goal: Loss) -> tuple[Chart, ...]:
         return ()
     asked, used = source.said.privacy.asked_epsilon or 0.0, source.said.participation.attempts
     alt = (
-        f"Epsilon of {UNITS[goal.unit]} over attempts: {epsilon(goal)} after the {counted(used, 'attempt')} of this "
-        f"run; the cap is {digits(asked)}, calibrated for {source.specification.attempts:,} attempts."
+        f"{epsilon(goal)} after the {counted(used, 'attempt')} of this run; the cap is {asked:g}, calibrated for "
+        f"{source.specification.attempts:,} attempts."
     )
     note = "Dots: where the run stands. Beyond them: what further attempts would spend."
     return (
@@ -127,7 +127,7 @@ def _plot(axis: Axes, attempts: list[int], found: dict[Adversary, list[float]], 
         axis.plot(attempts, values, style, color=colour, label=AGAINST[who].replace("the operator of the ", ""))
         if used in attempts:
             axis.plot([used], [values[attempts.index(used)]], "o", color=colour, markersize=5)
-    axis.axhline(asked, color=charts.PINK, linewidth=1.2, linestyle="-.", label=f"cap {digits(asked)}")
+    axis.axhline(asked, color=charts.PINK, linewidth=1.2, linestyle="-.", label=f"cap {asked:g}")
     charts.scalar(axis, "epsilon")
     charts.rounds(axis, attempts[-1], "attempts")
     charts.legend(axis, 2)
@@ -140,6 +140,6 @@ def budget(source: Source) -> tuple[str, str, str, Share | str]:
     if goal is None or asked is None:
         return "Epsilon", "none", "infinite: no differential privacy", "-"
     if isinstance(goal.epsilon, str):
-        return "Epsilon", digits(asked), "infinite", "-"
+        return "Epsilon", f"{asked:g}", "infinite", "-"
     part = goal.epsilon / asked
-    return f"Epsilon of {UNITS[goal.unit]}", digits(asked), epsilon(goal), Share(part, f"{100 * part:.0f}%")
+    return f"Epsilon of {UNITS[goal.unit]}", f"{asked:g}", epsilon(goal), Share(part, f"{100 * part:.0f}%")

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 from fedsus.reporting.figures import Absent, Figure
 from fedsus.reporting.pages.document import Tile
 from fedsus.reporting.pages.parts import evidence, privacy
-from fedsus.reporting.pages.words import amount, chance, cleaned, counted, detail, digits, listed, span, total, value
+from fedsus.reporting.pages.words import (
+    amount,
+    chance,
+    cleaned,
+    counted,
+    detail,
+    digits,
+    listed,
+    scale,
+    span,
+    total,
+    value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +97,7 @@ def _privacy(source: Source) -> Tile:
         privacy.epsilon(goal),
         (
             f"for {privacy.UNITS[goal.unit]}, against {privacy.AGAINST[goal.adversary]}",
-            f"delta {chance(goal.delta or 1)}; cap {source.said.privacy.asked_epsilon or 0:g}; an upper bound, computed",
+            f"delta {chance(goal.delta or 1)}; cap {source.said.privacy.asked_epsilon or 0:g}; a computed upper bound",
         ),
     )
 
@@ -104,23 +116,27 @@ def _summed(label: str, parts: dict[str, Quantity], more: str) -> Tile:
     both = total(list(parts.values()), label)
     if isinstance(both, Absent):
         return Tile(label, "not known", (cleaned(both.absent),))
-    known = [f"{name} {value(part)}" for name, part in parts.items() if isinstance(part, Figure)]
+    return Tile(label, value(both), (detail(both), f"{_parts(parts, both)}; {more}"))
+
+
+def _parts(parts: dict[str, Quantity], both: Figure) -> str:
+    """What a sum is made of, in its unit, and what is not in it."""
+    factor, unit = scale(both.value, both.unit)
+    known = [f"{name} {digits(part.value / factor)}" for name, part in parts.items() if isinstance(part, Figure)]
     missing = [name for name, part in parts.items() if isinstance(part, Absent)]
     gaps = f"; not known: {listed(missing)}" if missing else ""
-    return Tile(label, value(both), (detail(both), f"{listed(known)}{gaps}; {more}"))
+    return f"{listed(known)} {unit}{gaps}"
 
 
 def _carbon(source: Source) -> Tile:
     found = source.said.carbon
     if isinstance(found.total, Absent):
         return Tile("Carbon", "not known", (cleaned(found.total.absent),))
-    known: dict[str, float] = {}
-    for line in found.operational:
-        known[line.machine] = known.get(line.machine, 0.0) + line.grams.value
-    missing = [name for name in ("server", "devices") if name not in known]
-    gaps = f"; not known: {listed(missing)}" if missing else ""
-    parts = listed(f"{name} {amount(grams, 'g CO2e')}" for name, grams in known.items())
-    return Tile("Carbon", value(found.total), (detail(found.total), f"operational: {parts}{gaps}"))
+    parts = {
+        name: total([line.grams for line in found.operational if line.machine == name], name)
+        for name in ("server", "devices")
+    }
+    return Tile("Carbon", value(found.total), (detail(found.total), f"operational: {_parts(parts, found.total)}"))
 
 
 def _bytes(source: Source) -> Tile:

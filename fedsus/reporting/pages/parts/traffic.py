@@ -27,9 +27,10 @@ _PHASES: Final = {
 def section(source: Source) -> Section:
     """Bytes by phase, and beside the size of the model and of the data."""
     found = source.said.traffic
+    kind = "encoded" if isinstance(source.said.secure_sum, Absent) else "masked"
     text = (
         "Bytes of all messages between the server and the clients, both ways. The data themselves never travel: what "
-        "travels is the model, and masked or encoded sums of changes to it.",
+        f"travels is the model, and each client's {kind} change to it.",
     )
     unknown = f"{found.unknown:,} attempts are in no line: nobody noted their bytes." if found.unknown else ""
     rows = [
@@ -44,7 +45,7 @@ def section(source: Source) -> Section:
         tuple(rows),
         f"{cleaned(found.total.sent.source)}. {unknown}".strip(),
     )
-    return Section("bytes", "Bytes", text, _charts(found), (table, _compared(source)))
+    return Section("bytes", "Bytes", text, _charts(found), _compared(source), (table,))
 
 
 def name(phase: str) -> str:
