@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from fedsus.tasks.task import Batch, Task
     from fedsus_simulations.benchmarks.joules_spent import Spent
 
-CLIENTS: Final = 10
 TASK: Final = "fashion-mnist"
 SETTINGS: Final[dict[str, Scalar]] = {"network": "mlp", "width": 64}
 SERVER: Final = "server"
@@ -139,6 +138,7 @@ class Images:
         data: the four IDX files.
         each: training images of a device.
         rounds: of each run.
+        clients: devices.
 
     Attributes:
         held_out: images that accuracy is of.
@@ -148,6 +148,7 @@ class Images:
     data: Path
     each: int
     rounds: int
+    clients: int = 10
     task: Task = field(init=False)
     held_out: Batch = field(init=False)
     shared: Shared = field(init=False)
@@ -156,7 +157,7 @@ class Images:
         self.task = registry.build(registry.resolve(TASK), SETTINGS)
         whole = self.task.load(DataSource(self.data))
         self.held_out = whole.held_out
-        order = np.random.default_rng(1).permutation(whole.size)[: CLIENTS * self.each].reshape(CLIENTS, self.each)
+        order = np.random.default_rng(1).permutation(whole.size)[: self.clients * self.each].reshape(self.clients, -1)
         for name, chosen in zip(self.names, order, strict=True):
             _hand_over(self.folder / "data" / name, [*(part[chosen] for part in whole.train), *whole.held_out])
         self.shared = Shared(make_meter(EnergySettings()))
@@ -202,14 +203,14 @@ class Images:
     @property
     def names(self) -> list[str]:
         """The devices."""
-        return [f"device-{number:02}" for number in range(1, CLIENTS + 1)]
+        return [f"device-{number:02}" for number in range(1, self.clients + 1)]
 
     def config(self, variant: Variant) -> RunConfig:
         """As many steps with DP as without, of as many images on average: Poisson batches."""
         plain: dict[str, Any] = {
             "rounds": self.rounds,
             "deadline": 600.0,
-            "cohort": {"size": CLIENTS, "minimum": CLIENTS // 2},
+            "cohort": {"size": self.clients, "minimum": self.clients // 2 + 1},
             "training": {
                 "local_epochs": 1,
                 "batch_size": _BATCH,
@@ -217,7 +218,12 @@ class Images:
             },
         }
         privacy = {"unit": "example", "placement": "local", "epsilon": EPSILON, "delta": DELTA, "clip": 1.0}
-        private = plain | {"privacy": privacy | {"sampling_rate": _BATCH / self.each, "denominator": float(_BATCH)}}
+        # A larger step, as the demo's: each gradient is clipped.
+        steps = plain["training"] | {"optimizer": {"name": "sgd", "learning_rate": 0.5}}
+        private = plain | {
+            "training": steps,
+            "privacy": privacy | {"sampling_rate": _BATCH / self.each, "denominator": float(_BATCH)},
+        }
         fields = {"task": {"name": TASK, "settings": SETTINGS}, "plan": variant.plan(plain, private)}
         return validate(fields, RunConfig, "benchmark")
 

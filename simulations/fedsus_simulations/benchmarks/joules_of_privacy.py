@@ -41,7 +41,7 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
 
     processes.need_proc()
     before = load()
-    repetitions, rounds, each, image_rounds = (2, 4, 500, 3) if quick else (5, 8, 1000, 5)
+    repetitions, rounds, each, image_rounds = (2, 3, 300, 3) if quick else (5, 8, 1000, 5)
     with tempfile.TemporaryDirectory(prefix="fs-") as name:
         folder = Path(name)
         files, real = simulate_data.images(options.data, folder / "made")
@@ -54,11 +54,14 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
         f"{repetitions} repetitions, each of all variants in another order; {'; '.join(map(': '.join, sizes.items()))}",
         f"load average {before:.1f} before, {load():.1f} after",
     ]
-    return told(found, notes if real else [*notes, simulate_data.MADE])
+    return told(found, core_watts(), notes if real else [*notes, simulate_data.MADE])
 
 
-def told(found: Found, notes: Sequence[str]) -> dict[str, Any]:
+def told(found: Found, watts: float | None, notes: Sequence[str]) -> dict[str, Any]:
     """Comparisons, tables and notes.
+
+    Args:
+        watts: as `processor_table`.
 
     Raises:
         RunFailed: runs were not measured alike.
@@ -74,7 +77,7 @@ def told(found: Found, notes: Sequence[str]) -> dict[str, Any]:
     return {
         **figures.pop(top),
         "figures": figures,
-        "tables": [*tables, phase_table(found), processor_table(found), network_table(found)],
+        "tables": [*tables, phase_table(found), processor_table(found, watts), network_table(found)],
         "notes": [*(_measured(part, variants) for part, variants in found.items()), *_NOTES, *notes],
     }
 
@@ -84,6 +87,8 @@ _NOTES: Final = (
     "first, in which devices load the task and check the run's epsilon",
     "plain / it: plain joules over the variant's, repetition by repetition; 0.5 is twice the energy. Watts a core are "
     "a factor on both sides of a ratio and cancel",
+    "a run's processor seconds hold its start (modules of the round loop; of the first run, of torch) and waiting for "
+    "messages, which are in no round's joules",
     f"DP: unit example, noise on each device, epsilon {EPSILON:g} and delta {DELTA:g} for the run and its spare "
     "attempts; the table has what these rounds spent. Compressed: models as differences of 8 bits, half of an update's "
     "coordinates (projection), which is sound: the noise is in an update before it is reduced",
@@ -133,31 +138,57 @@ def cost_table(part: str, variants: Mapping[str, Sequence[Spent]]) -> dict[str, 
 def phase_table(found: Found) -> dict[str, Any]:
     """A row for devices and one for the server of each variant: joules of a round by phase, means over repetitions."""
     rows = [
-        (part, name, who, *(statistics.mean([one.phases(who).get(phase, 0.0) for one in runs]) for phase in PHASES))
+        (
+            part,
+            name,
+            who,
+            runs[0].both.method,
+            *(statistics.mean([one.phases(who).get(phase, 0.0) for one in runs]) for phase in PHASES),
+        )
         for part, variants in found.items()
         for name, runs in variants.items()
         for who in WHO
     ]
-    return {"title": BY_PHASE, "columns": ("part", "run", "who", *PHASES), "rows": tuple(rows)}
+    return {"title": BY_PHASE, "columns": ("part", "run", "who", "method", *PHASES), "rows": tuple(rows)}
 
 
-def processor_table(found: Found) -> dict[str, Any]:
-    """What is really measured: processor time of whole runs, with the first round and with waiting; medians."""
-    rows = [
-        (
-            part,
-            name,
-            *(statistics.median([one.processor[who] for one in runs]) for who in WHO),
-            statistics.median([one.first for one in runs]),
-            statistics.median([one.first + one.both.total for one in runs]),
-            statistics.median([(one.first + one.both.total) / sum(one.processor.values()) for one in runs]),
-        )
-        for part, variants in found.items()
-        for name, runs in variants.items()
-    ]
-    columns = ("part", "run", "s, devices", "s, server", "J, first round", "J, all rounds", "J a processor second")
-    title = "whole runs: processor seconds by the operating system, and the joules that rounds are given"
+def processor_table(found: Found, watts: float | None) -> dict[str, Any]:
+    """What is really measured: processor time, of a round and of whole runs; medians.
+
+    Args:
+        watts: of a busy core, by which joules were modelled; None where they were counted.
+    """
+    rows = []
+    for part, variants in found.items():
+        for name, runs in variants.items():
+            whole = [statistics.median([one.processor[who] for one in runs]) for who in WHO]
+            rounds: list[float | str] = ["", ""]
+            told: float | str = ""
+            if watts is not None:
+                rounds = [statistics.median([sum(one.phases(who).values()) for one in runs]) / watts for who in WHO]
+                told = round(100 * statistics.median([_all(one) / sum(one.processor.values()) for one in runs]) / watts)
+            rows.append((part, name, *rounds, *whole, statistics.median([one.first for one in runs]), told))
+    columns = (
+        *("part", "run", "s a round, devices", "s a round, server", "s a run, devices", "s a run, server"),
+        *("J, first round", "% of a run's s in its rounds' joules"),
+    )
+    title = "processor seconds: of a round, as in the joules; of a whole run, by the operating system"
     return {"title": title, "columns": columns, "rows": tuple(rows)}
+
+
+def _all(one: Spent) -> float:
+    """J of all rounds."""
+    return one.first + one.both.total
+
+
+def core_watts() -> float | None:
+    """W of a busy core above idle, where this machine's joules are modelled alone."""
+    from fedsus.energy.machine import look
+    from fedsus.energy.model import Model
+    from fedsus.settings.energy import EnergySettings
+
+    parts = look(EnergySettings()).parts
+    return parts[0].core.value if len(parts) == 1 and isinstance(parts[0], Model) else None
 
 
 def network_table(found: Found) -> dict[str, Any]:

@@ -33,12 +33,14 @@ def draw(result: Result, folder: Path) -> tuple[Path, Path]:
 
     mpl.rcParams["svg.hashsalt"] = "fedsus"
     mpl.rcParams["hatch.linewidth"] = 0.5
-    parts = by_part(next(table for table in result.tables if table.title == BY_PHASE))
+    phases = next(table for table in result.tables if table.title == BY_PHASE)
+    parts, methods = by_part(phases), {row[0]: row[3] for row in phases.rows}
     costs = {table.title.removeprefix(COST): table for table in result.tables if table.title.startswith(COST)}
     figure, axes = pyplot.subplots(len(parts), 1, figsize=(9.0, 6.4), layout="constrained", squeeze=False)
     for axis, (part, joules) in zip(axes.flat, parts.items(), strict=True):
         _panel(axis, joules, ratios(costs[part]))
         axis.set_title(part, fontsize=10, loc="left")
+        axis.set_xlabel(f"J a round, {methods[part]}")
     seen = [
         phase
         for phase in PHASES
@@ -61,7 +63,7 @@ def draw(result: Result, folder: Path) -> tuple[Path, Path]:
 def by_part(table: Table) -> dict[str, Joules]:
     """The rows of the table of phases, by part."""
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for part, run, who, *joules in table.rows:
+    for part, run, who, _, *joules in table.rows:
         of_run = found.setdefault(str(part), {}).setdefault(str(run), {})
         of_run[str(who)] = {phase: float(one) for phase, one in zip(PHASES, joules, strict=True)}
     return {part: dict(runs) for part, runs in found.items()}
@@ -89,5 +91,5 @@ def _panel(axis: Any, joules: Joules, ratio: Mapping[str, str]) -> None:
         axis.text(left + 0.01 * widest, place, f"{left:.2g} J   {ratio[run]}", va="center", fontsize=8)
     axis.set_yticks(range(len(joules)), list(joules))
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1.3 * widest), xlabel="J a round")
+    axis.set(xlim=(0, 1.3 * widest))
     axis.spines[["top", "right"]].set_visible(False)

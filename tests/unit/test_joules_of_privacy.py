@@ -1,0 +1,268 @@
+"""What joules-of-privacy makes of runs: sums by hand, ratios, what it refuses; and one tiny run of whole devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedsus.costs import METHODS, Method, Usage
+from fedsus.errors import RunFailed
+from fedsus.journal import Entry, RoundReleased, RunOpened
+from fedsus.owner.consumed import NOTHING, Consumed
+from fedsus.owner.energy_record import Attempt, Interval
+from fedsus_simulations.benchmarks import joules_hospitals, joules_of_privacy, joules_plot, simulate_data, tables
+from fedsus_simulations.benchmarks.joules_images import SERVER, Images, Seat, Shared
+from fedsus_simulations.benchmarks.joules_of_privacy import HOSPITALS, IMAGES, told
+from fedsus_simulations.benchmarks.joules_spent import Spent, of_run, ratios
+from fedsus_simulations.benchmarks.joules_variants import BOTH, PLAIN, VARIANTS, turns
+from fedsus_simulations.benchmarks.result import Result, complete
+
+HASH = "0" * 64
+
+
+def usage(joules: float, method: Method = "modelled", source: str = "a model", boundary: str = "all") -> Usage:
+    return Usage(
+        seconds=1.0,
+        joules={"train": joules},
+        low=joules / 2,
+        high=3 * joules,
+        idle=1.0,
+        method=method,
+        source=source,
+        boundary=boundary,
+    )
+
+
+def used(joules: float, method: Method = "modelled", source: str = "a model") -> Consumed:
+    return Consumed.of(usage(joules, method, source))
+
+
+def spent(joules: float, method: Method = "modelled", source: str = "a model") -> Spent:
+    """Two rounds; a quarter is the server's."""
+    return Spent(
+        devices=used(1.5 * joules, method, source),
+        server=used(0.5 * joules, method, source),
+        first=7.0,
+        seconds=(1.0, 3.0),
+        sent=2000,
+        received=600,
+        processor={"devices": 4.0, "server": 1.0},
+        accuracy=80.0,
+    )
+
+
+def released(number: int, server: Usage | None, survivors: int = 2) -> RoundReleased:
+    return RoundReleased(
+        round=number,
+        attempt=number,
+        survivors=survivors,
+        refused=0,
+        lost=0,
+        weight=2.0,
+        metrics=None,
+        held_out=0,
+        saturated=None,
+        checkpoint=HASH,
+        bytes_sent=100 * number,
+        bytes_received=number,
+        seconds=float(number),
+        server=server,
+    )
+
+
+def journal(*rounds: Entry) -> list[Entry]:
+    return [RunOpened(run="r", config={}, model_hash=HASH, checkpoint=HASH, fedsus_version="0"), *rounds]
+
+
+def record(*joules: float, run: str = "r") -> list[Interval]:
+    """A round each, and what belongs to no run."""
+    rounds = [Interval(float(i), Attempt(run, i, i), used(one)) for i, one in enumerate(joules, 1)]
+    return [*rounds, Interval(9.0, None, used(50.0))]
+
+
+def test_a_run_is_its_own_rounds_alone_and_the_first_is_told_apart() -> None:
+    entries = journal(*(released(number, usage(0.5)) for number in (1, 2, 3)))
+    other = [Interval(5.0, Attempt("another", 2, 2), used(1000.0))]
+    found = of_run(entries, {"a": record(10.0, 1.0, 2.0), "b": [*record(20.0, 3.0, 4.0), *other]}, 3)
+    assert found.first == pytest.approx(10 + 20 + 0.5)
+    assert found.devices.total == pytest.approx(1 + 2 + 3 + 4)
+    assert found.server.total == pytest.approx(1.0)
+    assert found.joules == pytest.approx(11 / 2)
+    assert (found.both.low, found.both.high) == (pytest.approx(11 / 2), pytest.approx(33))
+    assert (found.sent, found.received, found.seconds) == (500, 5, (2.0, 3.0))
+    assert found.octets == pytest.approx(505 / 2)
+    assert found.phases("devices") == {"train": pytest.approx(5.0)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "intervals", "complaint"),
+    [
+        (journal(released(1, usage(1.0)), released(2, None)), record(1.0, 1.0), "no figure of round 2"),
+        (journal(released(1, usage(1.0))), record(1.0, 1.0), "1 of 2 rounds"),
+        (journal(released(1, usage(1.0)), released(2, usage(1.0), 1)), record(1.0, 1.0), "1 of 2 rounds"),
+        (journal(released(1, usage(1.0)), released(2, usage(1.0))), record(1.0), "record of a lacks round 2"),
+        (journal(released(1, usage(1.0)), released(2, usage(1.0))), record(1.0, 1.0, run="s"), "lacks round 1"),
+        (
+            journal(released(1, usage(1.0)), released(2, usage(1.0))),
+            [*record(1.0, 1.0), Interval(9.5, Attempt("r", 2, 2), Consumed(unmeasured=1.0))],
+            "lacks round 2, or a part",
+        ),
+    ],
+)
+def test_what_was_not_measured_is_refused(entries: list[Entry], intervals: list[Interval], complaint: str) -> None:
+    with pytest.raises(RunFailed, match=complaint):
+        of_run(entries, {"a": intervals, "b": record(1.0, 1.0)}, 2)
+
+
+def test_a_ratio_is_plain_over_private_repetition_by_repetition() -> None:
+    assert ratios([spent(1.0), spent(3.0)], [spent(2.0), spent(4.0)]) == [pytest.approx(0.5), pytest.approx(0.75)]
+    with pytest.raises(RunFailed, match="no joules"):
+        ratios([spent(1.0)], [replace(spent(1.0), devices=used(0.0), server=used(0.0))])
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "modelled"])
+def test_methods_are_never_mixed(method: Method) -> None:
+    with pytest.raises(RunFailed, match=f"different methods, .*{method}"):
+        ratios([spent(1.0)], [spent(1.0, method)])
+    # Also where one repetition of many differs, or one side alone.
+    with pytest.raises(RunFailed, match="different methods"):
+        ratios([spent(1.0), spent(1.0, method)], [spent(2.0), spent(2.0, method)])
+    with pytest.raises(RunFailed, match="the server were measured by different methods"):
+        ratios([spent(1.0)], [replace(spent(1.0), server=used(1.0, method))])
+
+
+def test_two_models_and_two_boundaries_are_never_compared() -> None:
+    with pytest.raises(RunFailed, match="different sources"):
+        ratios([spent(1.0)], [spent(1.0, source="another model")])
+    whole = replace(spent(1.0), server=Consumed.of(usage(1.0, boundary="with the SuperLink")))
+    with pytest.raises(RunFailed, match="different boundaries"):
+        ratios([spent(1.0)], [whole])
+
+
+def test_each_variant_has_each_place_once() -> None:
+    orders = [[variant.name for variant in turns(number)] for number in range(len(VARIANTS))]
+    assert all(sorted(places) == sorted(orders[0]) for places in zip(*orders, strict=True))
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+
+
+def test_variants_differ_in_what_they_say_alone() -> None:
+    plans = {variant.name: joules_hospitals.asked(variant, 4, "x")["plan"] for variant in VARIANTS}
+    assert {name for name, plan in plans.items() if plan["exchange"] == "secure_sum"} == {
+        *("secure sum", BOTH, "both, compressed")
+    }
+    assert {name for name, plan in plans.items() if "privacy" in plan} == {"DP", BOTH, "both, compressed"}
+    assert plans[PLAIN] | {"exchange": "secure_sum"} == plans["secure sum"]
+    assert plans["DP"] | {"exchange": "secure_sum"} == plans[BOTH]
+    assert {key for key in plans["both, compressed"] if key not in plans[BOTH]} == {"downlink", "encoding"}
+    assert not any({"metrics", "costs"} & plan.keys() for plan in plans.values())
+
+
+@pytest.fixture
+def result() -> Result:
+    factors = dict(zip((variant.name for variant in VARIANTS), (1.0, 2.0, 4.0, 5.0, 6.0), strict=True))
+    part = {name: [spent(factor), spent(3 * factor)] for name, factor in factors.items()}
+    return complete("joules-of-privacy", True, told({HOSPITALS: part, IMAGES: part}, 2.0, ["a note"]))
+
+
+def test_the_tables_say_what_was_found(result: Result) -> None:
+    assert result.ratio == pytest.approx(1 / 5)
+    assert result.figures[f"{IMAGES}: DP"].ratio == pytest.approx(1 / 2)
+    cost = result.tables[0]
+    both = dict(zip(cost.columns, next(row for row in cost.rows if row[0] == BOTH), strict=True))
+    assert both["J, devices"] == pytest.approx(5 * 1.5)
+    assert both["J, server"] == pytest.approx(5 * 0.5)
+    assert both["plain / it: min / median / max"] == "0.20 / 0.20 / 0.20"
+    assert (both["s"], both["bytes down"], both["bytes up"], both["epsilon"]) == (2.0, 1000, 300, "no DP")
+    processor = next(table for table in result.tables if table.title.startswith("processor"))
+    plain = dict(zip(processor.columns, processor.rows[0], strict=True))
+    assert plain["s a round, devices"] == pytest.approx(1.5 / 2.0)
+    assert plain["% of a run's s in its rounds' joules"] == round(100 * (7 + (2 + 6) / 2) / 5 / 2)
+    network = next(table for table in result.tables if table.title.startswith("networks"))
+    assert network.rows[0][2:5] == (1300, 1.0, pytest.approx(1300 / 1e9 * 0.0065 * 3.6e6))
+    assert "modelled, 0.5 to 3 times" in result.notes[0]
+    assert "0.20 / 0.20 / 0.20" in tables.markdown(result)
+
+
+def test_counted_joules_give_no_processor_seconds() -> None:
+    part = {variant.name: [spent(1.0, "counter")] for variant in VARIANTS}
+    found = joules_of_privacy.processor_table({HOSPITALS: part}, None)
+    assert found["rows"][0][2:4] == ("", "")
+    assert found["rows"][0][-1] == ""
+
+
+def test_mixed_parts_give_no_result() -> None:
+    part = {variant.name: [spent(1.0)] for variant in VARIANTS}
+    with pytest.raises(RunFailed, match="different methods"):
+        told({HOSPITALS: part | {"DP": [spent(1.0, "counter")]}}, None, [])
+
+
+def test_the_picture_holds_the_tables_bars_and_ratios(result: Result, tmp_path: Path) -> None:
+    phases = next(table for table in result.tables if table.title == joules_of_privacy.BY_PHASE)
+    found = joules_plot.by_part(phases)
+    assert found[HOSPITALS]["DP"]["devices"]["train"] == pytest.approx((2 * 1.5 + 6 * 1.5) / 2 / 2)
+    assert joules_plot.ratios(result.tables[0])["DP"] == "0.50 (0.50 to 0.50)"
+    png, svg = joules_of_privacy.draw(result, tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in svg.read_text()
+
+
+class Ticking:
+    """A meter whose takes are 1 J, 2 J, 4 J, ...: each of them can be told in a sum."""
+
+    def __init__(self) -> None:
+        self.next = 1.0
+        self.inside: list[str] = []
+
+    def phase(self, name: str) -> Ticking:
+        self.inside.append(name)
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def take(self) -> Usage:
+        self.next *= 2
+        return usage(self.next / 2)
+
+
+def test_one_meter_is_handed_around_and_nothing_is_counted_twice() -> None:
+    meter = Ticking()
+    shared = Shared(meter)  # type: ignore[arg-type]
+    server, device = Seat(shared, SERVER), Seat(shared, "device")
+    with shared.turn("device"):  # 1 before it is the server's
+        first = device.take()  # 2
+    # 4 at its end is the device's too
+    second, mine = device.take(), server.take()  # 8 and 16 are the server's
+    assert [one.total for one in (first, second, mine) if one is not None] == [2.0, 4.0, 25.0]
+    assert meter.inside == ["wait"]
+    assert device.take() is None
+
+
+def test_a_tiny_run_on_whole_devices(tmp_path: Path) -> None:
+    files = simulate_data.generated(tmp_path / "images", (600, 50))
+    images = Images(tmp_path / "runs", files, 50, 2, clients=4)
+    plain, secure = (images.run(variant, 0) for variant in (VARIANTS[0], VARIANTS[2]))
+    assert [one.rounds for one in (plain, secure)] == [1, 1]
+    assert plain.accuracy == secure.accuracy  # the order of training is the same, and masks change no sum
+    assert plain.devices.joules["train"] > 0
+    assert "crypto" not in plain.phases("devices")
+    assert secure.phases("devices")["crypto"] > secure.phases("server")["crypto"] > 0
+    assert secure.received > plain.received > 4 * 4 * 50_890  # signatures and shares, beside the updates
+    (ratio,) = ratios([plain], [secure])
+    assert 0 < ratio < 1
+    # The joules of all rounds are of the processor time that was really spent, and not of more.
+    watts = joules_of_privacy.core_watts()
+    if watts is not None:
+        for one in (plain, secure):
+            seconds = (one.first + one.both.total) / watts
+            assert 0.7 * sum(one.processor.values()) < seconds < 1.05 * sum(one.processor.values())
+
+
+def test_nothing_at_all_is_no_method() -> None:
+    empty: Sequence[Spent] = [replace(spent(1.0), devices=NOTHING)]
+    with pytest.raises(RunFailed, match="different"):
+        ratios([spent(1.0)], empty)
