@@ -51,12 +51,12 @@ def edited(text: str) -> bool:
 
 
 def _head(source: Source) -> str:
-    """YAML, of which JSON's strings and numbers are a part."""
+    """The card's YAML."""
     fields: list[tuple[str, Any]] = [("library_name", "fedsus"), ("tags", _tags(source))]
     if not isinstance(source.said.metrics, Absent):
         fields.append(("metrics", [cleaned(name) for name in source.said.metrics]))
     lines = ["# license: " + FILL]
-    lines += [f"{name}: {json.dumps(one)}" for name, one in fields]
+    lines += [f"{name}: {_yaml(one)}" for name, one in fields]
     carbon = source.said.carbon
     if isinstance(carbon.total, Absent):
         lines.append(f"# co2_eq_emissions: not known: {cleaned(carbon.total.absent)}")
@@ -69,8 +69,13 @@ def _head(source: Source) -> str:
         "geographical_location": _where(source),
         "hardware_used": _hardware(source),
     }
-    lines += [f"  {name}: {json.dumps(one)}" for name, one in emitted.items()]
+    lines += [f"  {name}: {_yaml(one)}" for name, one in emitted.items()]
     return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    """JSON's strings and numbers are YAML's too; markup is escaped, since not every reader takes a head for one."""
+    return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _tags(source: Source) -> list[str]:

@@ -111,7 +111,8 @@ def hours(source: Source) -> Hours:
 def parts(end: float, seconds: float) -> list[tuple[int, float]]:
     """Hours of the day (UTC) that the interval before ``end`` touches, each with its share of the interval."""
     start = end - seconds
-    if start >= end:
+    seconds = end - start  # as far as a float of the clock tells
+    if seconds <= 0:
         return [(int(end // _HOUR) % 24, 1.0)]
     days = max(seconds // 86_400 - 1, 0) * 86_400  # whole days are even over the hours
     shares = [days / 24 / seconds] * 24 if days else [0.0] * 24

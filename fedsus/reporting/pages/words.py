@@ -44,7 +44,8 @@ def digits(value: float) -> str:
     """Three digits that count; thousands apart; never an exponent where a person would not want one."""
     if value == 0:
         return "0"
-    if abs(value) >= 999.5:
+    value = float(f"{value:.3g}") if abs(value) < 999.5 else value
+    if abs(value) >= 1000:
         return f"{value:,.0f}"
     if abs(value) >= 1e-4:
         return f"{value:.{max(2 - math.floor(math.log10(abs(value))), 0)}f}"

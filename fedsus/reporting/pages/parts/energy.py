@@ -70,13 +70,7 @@ def _phases(phased: dict[str, Energy]) -> Table:
         (PHASE_NAMES[phase], *(_ranged(one.phases.get(phase), factor) for one in phased.values()))
         for phase in _names(phased)
     )
-    note = (
-        ""
-        if len(phased) == 2
-        else "Only the server tells phases."
-        if "server" in phased
-        else "Only the devices tell phases."
-    )
+    note = f"Only the {next(iter(phased))}'s phases are known." if len(phased) == 1 else ""
     return Table("Energy by phase", ("Phase", *(f"{name.capitalize()} ({unit})" for name in phased)), rows, note)
 
 
