@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsus.energy.series import Series, load_series
 from fedsus.energy.series_files import read
 from fedsus.errors import ConfigError, EnvironmentFault, RunFailed
-from fedsus_simulations.benchmarks import carbon_hours, carbon_policies, carbon_traces, cli
+from fedsus_simulations.benchmarks import carbon_hours, carbon_traces
 from fedsus_simulations.benchmarks.carbon_hours import Saved
 from fedsus_simulations.benchmarks.carbon_policies import POLICIES, Asked, Job, immediate
 from fedsus_simulations.benchmarks.carbon_traces import Known, Oracle, Trace
@@ -146,6 +143,8 @@ def test_savings_are_counted_over_all_grams_and_over_starts() -> None:
     assert saved.each.tolist() == pytest.approx([50.0, -10.0, 0.0])  # of nothing, no share is saved
     assert saved.worse == 25.0
     assert saved.grams.tolist() == [50.0, -20.0, 0.0, 0.0]
+    off = np.array([50.0, 220, 0, 50]) - 320 / 350 * np.array([100.0, 200, 0, 50])
+    assert saved.error == pytest.approx(100 * np.sqrt((off**2).sum() / 3 / 4) / 87.5)
 
 
 def test_starts_are_spread_over_hours_and_months_and_leave_room() -> None:
@@ -177,22 +176,6 @@ def test_traces_with_gaps_are_refused() -> None:
 def test_a_folder_without_the_files_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no files"):
         carbon_traces.load(tmp_path)
-
-
-def test_one_command_gives_the_same_json_twice() -> None:
-    def once(*more: str) -> dict[str, Any]:
-        done = CliRunner().invoke(
-            cli.bench, ["carbon-hours", "--quick", "--starts", "3", "--json", *more], catch_exceptions=False
-        )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-    first = once()
-    assert first == once()
-    assert carbon_traces.MADE in first["notes"]
-    table = next(table for table in first["tables"] if table["title"] == carbon_hours.TABLE)
-    assert len(table["rows"]) == len(carbon_hours.SLACKS) * len(carbon_policies.POLICIES)
-    assert first["ours"]["unit"] == "g CO2e"
 
 
 def test_real_files_are_read_as_a_server_reads_them(folder: Path) -> None:

@@ -74,6 +74,15 @@ class Saved:
         return float(100 * (1 - self.put_off.sum() / self.at_once.sum())) if self.at_once.sum() else 0.0
 
     @property
+    def error(self) -> float:
+        """Standard error of `total`, percent: of a ratio of sums over starts that are drawn."""
+        count, ratio = len(self.at_once), 1 - self.total / 100
+        if count < 2 or not self.at_once.sum():
+            return 0.0
+        off = self.put_off - ratio * self.at_once
+        return float(100 * (off @ off / (count - 1) / count) ** 0.5 / self.at_once.mean())
+
+    @property
     def each(self) -> NDArray[np.float64]:
         """Percent of each run that emits anything at once: a share of nothing is none."""
         some = self.at_once > 0
@@ -205,8 +214,9 @@ def _typical(together: dict[tuple[str, float, str], Saved], starts: NDArray[np.f
 NOTES: Final = (
     f"grams: marginal (modelled by who publishes the signal), for an assumed {KILOWATTS:g} kW while a round runs, "
     "above the idle baseline; waiting is not charged. Shares saved do not depend on the power",
-    "all, %: of the grams of all starts together; median, and 5 to 95%: over the starts that emit anything at once; "
-    "worse: starts that emit more than at once; a run that ends after its deadline fails the benchmark",
+    "all, %: of the grams of all starts together, with the standard error over starts; median, and 5 to 95%: over the "
+    "starts that emit anything at once; worse: starts that emit more than at once; a run that ends after its deadline "
+    "fails the benchmark",
     f"starts are put off in steps of {STEP_MINUTES:g} minutes. cleanest: the round loop's own code, with the series' "
     "forecast for 3 hours and the last day's hours after that; oracle: the same with all that is to come; one piece: "
     "the lowest mean of the same forecast, once, without pauses (Wiesner et al. 2021); threshold: while the intensity "
@@ -239,7 +249,7 @@ def _rows(found: Mapping[tuple[Any, ...], Saved]) -> list[tuple[Any, ...]]:
     return [
         (
             *(f"{part:g}" if isinstance(part, float) else part for part in key),
-            f"{saved.total:.1f}",
+            f"{saved.total:.1f} ± {saved.error:.1f}",
             f"{np.median(saved.each):.1f}",
             _range(saved.each),
             f"{saved.grams.mean():.0f}",

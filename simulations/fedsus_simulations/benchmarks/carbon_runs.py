@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fedsus.errors import RunFailed
+from fedsus_simulations.benchmarks import carbon_policies
 from fedsus_simulations.benchmarks import utility_heart as heart
 from fedsus_simulations.benchmarks.carbon_traces import Known
 
@@ -33,7 +34,7 @@ _SEED: Final = 6
 _CLIENTS, _COHORT = 8, 5
 _EXAMPLES_PER_SECOND: Final = 0.05
 """Slow devices, so that a round of some 86 rows takes half an hour."""
-_STEP_MINUTES: Final = 15.0
+_STEP_MINUTES: Final = carbon_policies.STEP_MINUTES
 _LIGHT: Final = 60.0
 """Seconds that sessions of their own may take, of all rounds together."""
 OWN: Final = "advertise"
