@@ -25,6 +25,4 @@ def rounded(epsilon: float) -> float | str:
 
 def alike(said: object, found: float) -> bool:
     """Whether ``said`` may be written for ``found``, which another version computed: give or take `TOLERANCE`."""
-    if type(said) not in (float, str):
-        return False
-    return said in {rounded(found * (1 + shift)) for shift in (-TOLERANCE, 0.0, TOLERANCE)}
+    return repr(said) in {repr(rounded(found * (1 + shift))) for shift in (-TOLERANCE, 0.0, TOLERANCE)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fedsus import envelope
 from fedsus.errors import ConfigError, CorruptionError, ProtocolViolation, ReceiptFault, Refusal
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _SHOWN: Final = 100
 _JOURNAL: Final = Path("journal")
 """In messages."""
-_LOSSES: Final = "predicate.privacy.losses."
+_LOSSES: Final = ("predicate", "privacy", "losses")
+_Path: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +165,10 @@ def _derived(journal: bytes, operator: str) -> _Derived:
 
 def _compare(said: dict[str, Any], derived: _Derived) -> None:
     """Raise at the first difference."""
-    for where, one, other in _differences(said, derived.payload, ""):
-        loss, _, field = where.removeprefix(_LOSSES).partition(".")
-        if where.startswith(_LOSSES) and field == "epsilon" and alike(one, derived.epsilons[int(loss)]):
+    for path, one, other in _differences(said, derived.payload, ()):
+        if path[:3] == _LOSSES and path[4:] == ("epsilon",) and alike(one, derived.epsilons[int(path[3])]):
             continue
+        where = _short(".".join(map(str, path)), 300)
         raise ReceiptFault(f"{where}: the receipt says {_short(one)}, the journal gives {_short(other)}")
 
 
@@ -187,19 +188,19 @@ class _Nothing:
 _NOTHING: Final = _Nothing()
 
 
-def _differences(said: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """What differs, in the receipt's order: 1, 1.0 and true are three things."""
+def _differences(said: Any, found: Any, path: _Path) -> Iterator[tuple[_Path, Any, Any]]:
+    """What differs, in the receipt's order: 1, 1.0 and true are three things, and so are 0.0 and -0.0."""
     if type(said) is not type(found):
         yield path, said, found
     elif isinstance(found, dict):
         for name in [*found, *(name for name in said if name not in found)]:
-            yield from _differences(said.get(name, _NOTHING), found.get(name, _NOTHING), f"{path}.{name}".lstrip("."))
+            yield from _differences(said.get(name, _NOTHING), found.get(name, _NOTHING), (*path, name))
     elif isinstance(found, list):
         if len(said) != len(found):
-            yield f"{path} (how many)", len(said), len(found)
+            yield (*path[:-1], f"{path[-1]} (how many)"), len(said), len(found)
         for at, (one, other) in enumerate(zip(said, found, strict=False)):
-            yield from _differences(one, other, f"{path}.{at}")
-    elif said != found:
+            yield from _differences(one, other, (*path, at))
+    elif repr(said) != repr(found):
         yield path, said, found
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from receipts import (
@@ -173,6 +175,9 @@ def test_a_countersignature_without_any_roster_cannot_be_checked(tmp_path: Path)
         (lambda p: p["participation"].update(refused=3.0), r"participation\.refused"),
         (lambda p: p["participation"].update(better=True), r"participation\.better"),
         (lambda p: p["model"].update(hash="e" * 64), r"model\.hash"),
+        (lambda p: p["asked"]["configuration"]["schedule"].update(slack_hours=-0.0), r"asked.*slack_hours"),
+        (lambda p: p.update({f"privacy.losses.{at}.epsilon": loss["epsilon"] for at, loss in _losses(p)}), "privacy"),
+        (lambda p: p.update({"privacy.losses.x.epsilon": 1.0}), r"privacy\.losses\.x\.epsilon"),
     ],
 )
 def test_a_lie_that_the_operator_signs_is_named(run: Run, evidence: Evidence, change, where: str) -> None:
@@ -180,6 +185,10 @@ def test_a_lie_that_the_operator_signs_is_named(run: Run, evidence: Evidence, ch
     change(payload["predicate"])
     with pytest.raises(ReceiptFault, match=rf"^predicate\.{where}.*: the receipt says .*, the journal gives "):
         verify(signed(payload), evidence)
+
+
+def _losses(predicate: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    return enumerate(predicate["privacy"]["losses"])
 
 
 def test_a_receipt_of_another_version_cannot_be_checked(run: Run, evidence: Evidence) -> None:
@@ -244,6 +253,15 @@ def test_what_is_shown_writes_nothing_into_a_terminal(run: Run) -> None:
     payload["predicate"]["budgets"]["ended_by"] = "\x1b[2J\nholds: run masked-1"
     raw = signed(payload)
     assert all(line.isprintable() for line in lines(decode(raw), payload))
+
+
+def test_the_name_of_a_field_writes_nothing_into_a_terminal(run: Run, evidence: Evidence) -> None:
+    payload = run.payload()
+    payload["predicate"]["energy"] |= {"\x1b[2J\nholds: run" + "x" * 1000: 1}
+    with pytest.raises(ReceiptFault, match=r"^predicate\.energy\.\?\[2J\?holds: run") as found:
+        verify(signed(payload), evidence)
+    assert str(found.value).isprintable()
+    assert len(str(found.value)) < 600
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
