@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ssl
+import threading
+from collections.abc import Iterator
 
 import httpx
 
@@ -14,6 +17,8 @@ from fedsus.errors import EnvironmentFault
 def fetch(request: Request) -> Answer:
     """See `fedsus.energy.fetching.Fetch`. No redirect is followed, no proxy asked, and nothing decoded.
 
+    After the timeout in all the connection is closed, however its bytes drip: it would be there for days else.
+
     Raises:
         EnvironmentFault: not connected, or broken off.
     """
@@ -22,6 +27,7 @@ def fetch(request: Request) -> Answer:
             httpx.Client(
                 timeout=request.timeout, verify=_authorities(), follow_redirects=False, trust_env=False
             ) as client,
+            _closed_after(request.timeout, client),
             client.stream("GET", request.url, headers=dict(request.headers)) as response,
         ):
             body = bytearray()
@@ -33,7 +39,7 @@ def fetch(request: Request) -> Answer:
         raise EnvironmentFault(f"no answer within {request.timeout:g} s") from None
     except httpx.ConnectError as error:
         raise EnvironmentFault(f"cannot be reached: {error}") from None
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, UnicodeError) as error:  # also of one closed
         raise EnvironmentFault(f"broke off: {type(error).__name__}") from None
     return Answer(
         status=response.status_code,
@@ -41,6 +47,17 @@ def fetch(request: Request) -> Answer:
         body=bytes(body),
         location=response.headers.get("location", ""),
     )
+
+
+@contextlib.contextmanager
+def _closed_after(seconds: float, client: httpx.Client) -> Iterator[None]:
+    timer = threading.Timer(seconds, client.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @functools.cache

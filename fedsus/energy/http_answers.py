@@ -63,7 +63,9 @@ def understood(answer: Answer, settings: HttpSettings, kind: Kind, now: float) -
 
 def _json(answer: Answer, settings: HttpSettings) -> Any:
     if 300 <= answer.status < 400:
-        _refuse(f"redirects to {_short(answer.location)}, which is not followed; if you trust it, set url to it")
+        _refuse(
+            f"redirects to {_short(_place(answer.location))}, which is not followed; if you trust it, set url to it"
+        )
     if answer.status != 200:
         hint = "; is the token right?" if answer.status in (401, 403) else ""
         _refuse(f"has status {answer.status} instead of 200{hint}")
@@ -74,6 +76,11 @@ def _json(answer: Answer, settings: HttpSettings) -> Any:
     except (ValueError, RecursionError):
         html = "html" in answer.content.lower() or answer.body.lstrip()[:1] == b"<"
         _refuse("is HTML, not JSON" if html else "is no JSON")
+
+
+def _place(address: str) -> str:
+    """An address without its query, which may hold the key that was asked with."""
+    return address.partition("?")[0].partition("#")[0]
 
 
 def _no_number(text: str) -> NoReturn:

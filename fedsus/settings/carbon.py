@@ -87,7 +87,7 @@ class HttpSettings(Strict):
         fields: where the answer has what.
         token_file: file with a token, readable by its owner alone; its text never stands in the TOML file.
         header: of the request that carries it; for "Authorization", as a bearer token.
-        timeout: seconds that a whole answer may take.
+        timeout: seconds that a whole answer may take; a device that waits tells nobody meanwhile that it is there.
         largest: bytes of an answer at most.
         refresh: seconds between two questions at least.
         oldest: seconds for which a value holds at most.
@@ -100,7 +100,7 @@ class HttpSettings(Strict):
     fields: FieldsSettings = FieldsSettings()
     token_file: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,60}$")] = "Authorization"
-    timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
+    timeout: Annotated[float, Field(gt=0, le=15)] = 5.0
     largest: Annotated[int, Field(ge=1000, le=100_000_000)] = 1_000_000
     refresh: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     oldest: Annotated[float, Field(ge=1, le=7 * 86_400)] = 7200.0

@@ -136,7 +136,10 @@ LIES: list[tuple[Any, str]] = [
     (raw(b"[" * 100_000), "the answer is no JSON"),
     (raw(b'{"values": NaN}'), "the answer is no JSON"),
     (raw(b"\xff\xfe"), "the answer is no JSON"),
-    (raw(b"", 302, Location="http://127.0.0.2/else"), "redirects to 'http://127.0.0.2/else', which is not followed"),
+    (
+        raw(b"", 302, Location="http://127.0.0.2/else?key=secret"),
+        "redirects to 'http://127.0.0.2/else', which is not followed",
+    ),
     (raw(b"no", 403), "has status 403 instead of 200; is the token right?"),
     (raw(b"no", 500), "has status 500 instead of 200"),
     (raw(b" " * 1_000_001), "is longer than largest = 1000000 bytes"),
@@ -218,22 +221,29 @@ def endless(source: Source, *, head: bytes, chunk: bytes, pause: float) -> Reply
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
+@pytest.mark.parametrize("fetch", [fedsus_client.fetching.fetch, fedsus_server.fetching.fetch])
 @pytest.mark.parametrize(
     ("head", "chunk", "pause"),
     [(b"", b"", 60.0), (HEAD, b" ", 0.02), (b"HTTP/1.0 200 OK\r\nX: ", b"y", 0.02)],
     ids=["silent", "dripping body", "dripping header"],
 )
 def test_a_source_that_hangs_costs_its_timeout_and_no_more(
-    source: Source, tmp_path: Path, head: bytes, chunk: bytes, pause: float
+    source: Source, tmp_path: Path, head: bytes, chunk: bytes, pause: float, fetch: Fetch
 ) -> None:
     clock = Clock()
-    intensity = asked(source, clock, tmp_path, timeout=0.15)
+    intensity = asked(source, clock, tmp_path, fetch, timeout=0.15)
     source.reply = endless(source, head=head, chunk=chunk, pause=pause)
     with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1/ci: no (whole )?answer within 0\.15 s"):
         intensity.over(NOW, NOW)
     with pytest.raises(EnvironmentFault):  # remembered: nobody waits again
         intensity.over(NOW, NOW)
     assert len(source.seen) <= 1
+    for asking in [thread for thread in threading.enumerate() if thread.name == "fedsus-carbon"]:
+        asking.join(10)
+        assert not asking.is_alive(), "the connection is closed, though the source goes on"
+    source.reply = says(values((300, 100)))  # it was mended: it is asked again
+    clock.now += 300
+    assert intensity.over(clock.now, clock.now).value == 100
 
 
 def test_while_an_answer_hangs_nothing_more_is_asked(tmp_path: Path) -> None:
