@@ -91,7 +91,7 @@ def _plot(axis: Axes, source: Source, shown: Sequence[Sequence[RoundReleased]], 
     if asked is not None and any(spreads):
         low_end, high_end = axis.get_ylim()
         axis.set_ylim(max(low_end, asked.low), min(high_end, asked.high))
-    axis.set_ylabel(cleaned(name)[:40])
+    axis.set_ylabel(cleaned(name)[:16])
 
 
 def _rounds(source: Source, names: Sequence[str]) -> Table:

@@ -56,7 +56,7 @@ def _totals(source: Source) -> Table:
         )
     ]
     rows += [
-        ("Training rounds released", f"{trained:,}", _share(trained, rounds, f"of {rounds:,} planned")),
+        ("Training rounds released", f"{trained:,}", _share(trained, rounds, f"of {rounds:,}")),
         ("Evaluations of the final model", f"{len(there.rounds) - trained:,}", "-"),
         ("Attempts opened", f"{there.attempts:,}", "-"),
         ("Attempts abandoned, with a reason", f"{there.abandoned:,}", _share(there.abandoned, there.attempts)),
