@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedsus.costs import METHODS, Method, Usage
-from fedsus.errors import RunFailed
+from fedsus.errors import DataError, RunFailed
 from fedsus.journal import Entry, RoundReleased, RunOpened
 from fedsus.owner.consumed import NOTHING, Consumed
 from fedsus.owner.energy_record import Attempt, Interval
@@ -244,6 +244,8 @@ def test_one_meter_is_handed_around_and_nothing_is_counted_twice() -> None:
 
 def test_a_tiny_run_on_whole_devices(tmp_path: Path) -> None:
     files = simulate_data.generated(tmp_path / "images", (600, 50))
+    with pytest.raises(DataError, match="600 images; 7 devices have 100 each"):
+        Images(tmp_path / "runs", files, 100, 2, clients=7)
     images = Images(tmp_path / "runs", files, 50, 2, clients=4)
     plain, secure = (images.run(variant, 0) for variant in (VARIANTS[0], VARIANTS[2]))
     assert [one.rounds for one in (plain, secure)] == [1, 1]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.owner.energy_record import history
-from fedsus.reporting import read, released_model
+from fedsus.reporting import read, released_model, summary
 from fedsus_simulations.benchmarks import joules_spent, processes
 from fedsus_simulations.benchmarks.joules_variants import EPSILON, VARIANTS, Variant, turns
 from fedsus_simulations.benchmarks.processes import say, timed
@@ -116,8 +116,7 @@ class Hospitals:
         say(f"{variant.name}: {after['devices'] - before['devices']:.1f} s of the devices' processor time")
 
     def _spent(self, done: Done, records: dict[str, list[Interval]]) -> Spent:
-        entries = read(done.folder)
-        spent = joules_spent.of_run(entries, records, self.rounds)
+        spent = joules_spent.of_run(read(done.folder), records, self.rounds)
         task = heart()
         shard = pooled([task.load(source) for source in sources(self.folder).values()])
         judged = judge(task, released_model(done.folder), shard.held_out)
@@ -126,22 +125,21 @@ class Hospitals:
             processor=done.processor,
             accuracy=100 * judged.accuracy,
             auc=None if judged.auc is None else 100 * judged.auc,
-            epsilon=max(self._epsilons(done.folder.name, entries)),
+            epsilon=self._epsilon(summary(done.folder).run),
         )
 
-    def _epsilons(self, run: str, entries: Sequence[Any]) -> list[float]:
-        """What the hospitals' own ledgers say."""
+    def _epsilon(self, run: str) -> float:
+        """The largest of what the hospitals' own ledgers say; 0 without DP."""
         from fedsus.owner.ledger import Ledger
 
         found = [0.0]
         for hospital in HOSPITALS:
             ledger = Ledger(self.folder / hospital / "state" / "ledger.sqlite", time.time, read_only=True)
             try:
-                runs = ledger.runs("patients")
-                found += [one.epsilon_so_far for one in runs if one.run == entries[0].run]
+                found += [one.epsilon_so_far for one in ledger.runs("patients") if one.run == run]
             finally:
                 ledger.close()
-        return [epsilon for epsilon in found if epsilon != float("inf")]
+        return max(epsilon for epsilon in found if math.isfinite(epsilon))
 
 
 def asked(variant: Variant, rounds: int, name: str) -> dict[str, Any]:

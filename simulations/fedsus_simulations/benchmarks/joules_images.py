@@ -18,6 +18,7 @@ import numpy as np
 from fedsus.config import RunConfig, validate
 from fedsus.energy.meter import make_meter
 from fedsus.energy.priced import together
+from fedsus.errors import DataError
 from fedsus.owner.consumption import Consumption
 from fedsus.owner.energy_record import history
 from fedsus.owner.ledger import Ledger
@@ -142,6 +143,9 @@ class Images:
 
     Attributes:
         held_out: images that accuracy is of.
+
+    Raises:
+        DataError: no such files, or too few images.
     """
 
     folder: Path
@@ -157,6 +161,8 @@ class Images:
         self.task = registry.build(registry.resolve(TASK), SETTINGS)
         whole = self.task.load(DataSource(self.data))
         self.held_out = whole.held_out
+        if whole.size < self.clients * self.each:
+            raise DataError(f"{self.data}: {whole.size} images; {self.clients} devices have {self.each} each")
         order = np.random.default_rng(1).permutation(whole.size)[: self.clients * self.each].reshape(self.clients, -1)
         for name, chosen in zip(self.names, order, strict=True):
             _hand_over(self.folder / "data" / name, [*(part[chosen] for part in whole.train), *whole.held_out])
