@@ -41,7 +41,7 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
 
     processes.need_proc()
     before = load()
-    repetitions, rounds, each, image_rounds = (2, 3, 300, 3) if quick else (5, 6, 1000, 4)
+    repetitions, rounds, each, image_rounds = (2, 3, 300, 3) if quick else (3, 7, 1000, 4)
     with tempfile.TemporaryDirectory(prefix="fs-") as name:
         folder = Path(name)
         files, real = simulate_data.images(options.data, folder / "made")
