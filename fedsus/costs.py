@@ -25,7 +25,10 @@ Method: TypeAlias = Literal["counter", "modelled", "assumed"]
 model; taken from a declared number. A sum is as good as its worst part."""
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
-Amount = Annotated[float, Field(ge=0)]
+MOST_AMOUNT: Final = 1e18
+"""Beyond it nothing is written down or believed: sums of what is stay finite."""
+
+Amount = Annotated[float, Field(ge=0, le=MOST_AMOUNT)]
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 

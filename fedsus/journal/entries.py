@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from fedsus.costs import Usage
+from fedsus.costs import MOST_AMOUNT, Amount, Usage
 from fedsus.errors import CorruptionError, ProtocolViolation
 from fedsus.plan import Hash, Name, canonical
 
@@ -21,7 +21,11 @@ GENESIS: Final = "0" * 64
 
 Count = Annotated[int, Field(ge=0)]
 Ordinal = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
+Signed = Annotated[float, Field(ge=-MOST_AMOUNT, le=MOST_AMOUNT)]
+"""What noise may have made negative."""
+
+Moment = Annotated[float, Field(ge=0, le=253_402_214_400.0)]
+"""Seconds since the epoch, to the year 9999: later ones have no date."""
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -48,7 +52,7 @@ class RunOpened:
     checkpoint: Hash
     fedsus_version: str
     software: dict[str, str] | None = None
-    time: float = 0.0
+    time: Moment = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ class AttemptOpened:
     attempt: Ordinal
     plan_digest: Hash
     cohort: Ordinal
-    time: float = 0.0
+    time: Moment = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +114,9 @@ class RoundReleased:
     virtual: Amount | None = None
     traffic: dict[str, tuple[Count, Count]] | None = None
     server: Usage | None = None
-    costs: dict[str, float] | None = None
+    costs: dict[str, Signed] | None = None
     waited: Amount = 0.0
-    time: float = 0.0
+    time: Moment = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +134,7 @@ class AttemptAbandoned:
     virtual: Amount | None = None
     traffic: dict[str, tuple[Count, Count]] | None = None
     server: Usage | None = None
-    time: float = 0.0
+    time: Moment = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +153,7 @@ class RunClosed:
     model: Hash | None
     model_hash: Hash | None = None
     because: str | None = None
-    time: float = 0.0
+    time: Moment = 0.0
 
 
 Entry: TypeAlias = RunOpened | AttemptOpened | RoundReleased | AttemptAbandoned | RunClosed

@@ -17,6 +17,7 @@ from fedsus.journal import (
     RunOpened,
     fold,
 )
+from fedsus.journal.entries import decode, encode
 from fedsus.plan import canonical
 
 A, B = "a" * 64, "b" * 64
@@ -139,6 +140,28 @@ def test_entries_that_could_not_be_read_are_not_written(tmp_path, bad):
     with Journal.create(tmp_path, Ticks()) as journal, pytest.raises(ProtocolViolation, match="RunOpened"):
         journal.append(opened(**bad))
     assert (tmp_path / NAME).read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        {"waited": 1e308},
+        {"waited": -1.0},
+        {"seconds": 1e308},
+        {"virtual": 1e308},
+        {"costs": {"joules": 1e308}},
+        {"costs": {"joules": -1e308}},
+        {"time": 1e308},
+    ],
+)
+def test_figures_whose_sums_would_not_be_finite_are_refused(absurd):
+    """Reports and receipts add them up over a run."""
+    line = encode(released(1, 1), 2, "0" * 64)
+    data = json.loads(line)
+    changed = canonical(data | absurd)
+    with pytest.raises(CorruptionError, match=f"RoundReleased.{next(iter(absurd))}"):
+        decode(changed, 2, "0" * 64)
+    assert decode(canonical(data | {"costs": {"joules": -3.0}, "waited": 5.0}), 2, "0" * 64).waited == 5.0
 
 
 def broken_files():
