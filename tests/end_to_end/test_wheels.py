@@ -90,6 +90,8 @@ def test_the_wheels_hold_their_data_and_licence(wheels: Path) -> None:
     names = zipfile.ZipFile(next(wheels.glob("fedsus-*.whl"))).namelist()
     assert "fedsus/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    templates = ("report.html.j2", "report.css", "report.md.j2", "model-card.md.j2")
+    assert {f"fedsus/reporting/pages/templates/{name}" for name in templates} <= set(names)
     client = zipfile.ZipFile(next(wheels.glob("fedsus_client-*.whl"))).namelist()
     assert {"fedsus_client/files/agent.toml", "fedsus_client/files/policy.toml"} <= set(client)
 

@@ -267,8 +267,9 @@ def test_the_card_has_what_the_hub_reads(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_three_files_and_keeps_an_edited_card(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(charts, "drawn", lambda *_: "<svg></svg>")
     folder = made.stopped(tmp_path / "run")
     assert command(["report", str(folder)]) == 0
     assert {path.name for path in folder.iterdir()} == {NAME, "report.html", "report.md", "model-card.md"}

@@ -32,11 +32,13 @@ def section(source: Source) -> Section:
     """Lines, phases and boundaries."""
     spent = source.said.energy
     told = (
-        "What the devices used is known as a sum over all of a round, with noise in it, and not by phase."
+        ""
+        if isinstance(spent.devices, Absent)
+        else " What the devices used is known as a sum over all of a round, with noise in it, and not by phase."
         if source.private
-        else "What the devices used is kept as a sum over all of a round."
+        else " What the devices used is kept as a sum over all of a round."
     )
-    text = (f"Energy above what the machines draw when idle. {told}",)
+    text = (f"Energy above what the machines draw when idle.{told}",)
     rows = [
         row("Server", spent.server if isinstance(spent.server, Absent) else spent.server.total),
         row("Devices, all together", spent.devices if isinstance(spent.devices, Absent) else spent.devices.total),

@@ -8,8 +8,8 @@ TERMS: Final[tuple[tuple[str, str], ...]] = (
     (
         "Epsilon",
         "A limit on what the run can tell anybody about one protected person: whatever is concluded from it, the odds "
-        "change by at most a factor of e to the power of epsilon compared with a run without that person's data. 0 "
-        "tells nothing; around 1 is strong; above 10 the number promises little; infinite means no limit.",
+        "change by at most a factor of e to the power of epsilon compared with a run without that person's data. Up "
+        "to 1 is strong, up to 10 common, above that weak (tiers of Ponomareva et al. 2023); infinite means no limit.",
     ),
     ("Delta", "The small chance with which that limit may not hold."),
     ("Secure sum", "Updates are masked so that the server can read their sum, and no single one."),

@@ -25,8 +25,8 @@ def section(source: Source) -> Section:
     there = source.said.participation
     roster = (
         f"Cohorts are chosen from roster {there.roster.number} of the federation "
-        f"'{cleaned(there.roster.federation)}', which lists {counted(there.roster.members, 'member')} and which its "
-        "owners signed."
+        f"'{cleaned(there.roster.federation)}', which lists {counted(there.roster.members, 'member')}; devices "
+        "check its owners' signatures before they take part."
         if there.roster
         else "The sum was made in clear: no signed roster says who may take part."
     )
