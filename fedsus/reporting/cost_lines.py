@@ -21,7 +21,7 @@ class Energy(Strict):
         phases: the same by phase; empty where phases are not told.
         idle: joules of the idle baseline, not in ``total``.
         boundary: what is inside the figure.
-        covered, of: how many of the journal's intervals (server) or reports (devices) the figure is of.
+        covered, of: how many of the attempts (server) or reports (devices) the figure is of.
     """
 
     total: Figure
@@ -51,7 +51,7 @@ class Operational(Strict):
 
     Attributes:
         kind: of the intensity; "mixed" over devices, which do not tell.
-        covered, of: how many of the intervals or reports with energy know an intensity.
+        covered, of: how many of the attempts (server) or reports (devices) know an intensity.
     """
 
     machine: Literal["server", "devices"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from fedsus.costs import PHASES, worst
-from fedsus.journal import AttemptAbandoned, RoundReleased
-from fedsus.reporting.figures import MOST_SOURCES, Absent, Figure, How, Quantity, joined
+from fedsus.journal import AttemptAbandoned, AttemptOpened, RoundReleased
+from fedsus.reporting.figures import MOST_SOURCES, Absent, Figure, How, joined
 from fedsus.reporting.outside import GRAMS, assumed, embodied_devices, embodied_server, network_grams, network_joules
-from fedsus.reporting.predicate import Carbon, Energy, EnergySpent, Metric, Operational
-from fedsus.reporting.predicate import SoftwareCarbonIntensity as Intensity
+from fedsus.reporting.predicate import Carbon, Energy, EnergySpent, Operational
 from fedsus.reporting.spending import costs_deviation, costs_rounding
 from fedsus.reporting.traffic import traffic
 
@@ -27,8 +27,15 @@ _NO_REPORTS = "no device's costs were asked for: the plan has no [plan.costs]"
 
 
 def lasted(entries: Sequence[Entry]) -> float:
-    """Seconds from the first entry to the last; a clock that was set back makes no time negative."""
-    return max(entries[-1].time - entries[0].time, 0.0)
+    """Seconds from the first entry to the last; where the clock was set back, of the steps forward alone."""
+    if not set_back(entries):
+        return entries[-1].time - entries[0].time
+    return math.fsum(max(later.time - entry.time, 0.0) for entry, later in pairwise(entries))
+
+
+def set_back(entries: Sequence[Entry]) -> bool:
+    """Whether the clock was, so that nobody knows how long the run took."""
+    return any(later.time < entry.time for entry, later in pairwise(entries))
 
 
 def energy(specification: Specification, entries: Sequence[Entry]) -> EnergySpent:
@@ -47,8 +54,7 @@ def _intervals(entries: Sequence[Entry]) -> list[Usage | None]:
 
 
 def _server(entries: Sequence[Entry]) -> Energy | Absent:
-    noted = _intervals(entries)
-    known = [usage for usage in noted if usage is not None]
+    known = [usage for usage in _intervals(entries) if usage is not None]
     if not known:
         return Absent(absent=_NO_METER)
     total, method = math.fsum(usage.total for usage in known), worst(*(usage.method for usage in known))
@@ -75,8 +81,13 @@ def _server(entries: Sequence[Entry]) -> Energy | Absent:
         idle=_idle(math.fsum(usage.idle for usage in known), method),
         boundary=joined(usage.boundary for usage in known),
         covered=len(known),
-        of=len(noted),
+        of=_opened(entries),
     )
+
+
+def _opened(entries: Sequence[Entry]) -> int:
+    """Attempts. What the server used for one that a crash cut off, it could note nowhere."""
+    return sum(isinstance(entry, AttemptOpened) for entry in entries)
 
 
 def _idle(joules: float, method: How) -> Figure:
@@ -197,9 +208,9 @@ def carbon(specification: Specification, entries: Sequence[Entry]) -> Carbon:
     boundary += f"; in part: {', '.join(partial)}" if partial else ""
     return Carbon(
         operational=tuple(lines),
-        total=_sum([line.grams for line in lines], GRAMS, boundary) if lines else Absent(absent="no intensity known"),
+        total=summed([line.grams for line in lines], GRAMS, boundary) if lines else Absent(absent="no intensity known"),
         assumed=assumed(specification, entries, "grams"),
-        embodied_server=embodied_server(specification, lasted(entries)),
+        embodied_server=embodied_server(specification, lasted(entries), set_back(entries)),
         embodied_devices=embodied_devices(),
         network=network_grams(specification, traffic(entries), entries),
         boundary=boundary,
@@ -207,10 +218,9 @@ def carbon(specification: Specification, entries: Sequence[Entry]) -> Carbon:
 
 
 def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
-    noted = [usage for usage in _intervals(entries) if usage is not None]
     groups: dict[tuple[str, str], list[Grams]] = {}
-    for usage in noted:
-        if usage.grams is not None:
+    for usage in _intervals(entries):
+        if usage is not None and usage.grams is not None:
             key = usage.grams.source, usage.grams.kind
             known = key in groups or len(groups) < MOST_SOURCES
             groups.setdefault(key if known else ("further sources", key[1]), []).append(usage.grams)
@@ -227,7 +237,7 @@ def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
                 source=joined([source]),
             ),
             covered=len(parts),
-            of=len(noted),
+            of=_opened(entries),
         )
         for (source, _), parts in groups.items()
     ]
@@ -247,57 +257,7 @@ def _device_grams(specification: Specification, entries: Sequence[Entry]) -> lis
     return [Operational(machine="devices", kind="mixed", grams=grams, covered=priced, of=reporting)]
 
 
-def intensity(
-    specification: Specification,
-    found: Carbon,
-    released: Sequence[RoundReleased],
-    metrics: dict[str, Metric] | Absent,
-) -> Intensity:
-    """Software carbon intensity, (E * I + M) / R. What is not known is left out, and the boundary says so."""
-    parts: dict[str, Quantity] = {"operational": found.total, "assumed (devices)": found.assumed}
-    parts |= {
-        "embodied (server)": found.embodied_server,
-        "embodied (devices)": found.embodied_devices,
-        "network": found.network,
-    }
-    known = {name: part for name, part in parts.items() if isinstance(part, Figure)}
-    left = [name for name in parts if name not in known]
-    boundary = f"in it: {', '.join(known) or 'nothing'}" + (f"; left out, not known: {', '.join(left)}" if left else "")
-    boundary += f"; {found.boundary}"
-    if "operational" not in known:
-        none = Absent(absent="operational carbon is not known")
-        return Intensity(per_round=none, per_accuracy_point=none, boundary=boundary)
-    rounds = sum(entry.round <= specification.config.plan.rounds for entry in released)
-    total = _sum(list(known.values()), GRAMS, boundary)
-    return Intensity(
-        per_round=_per(total, rounds, "round", "no training round was released"),
-        per_accuracy_point=_per_point(total, metrics),
-        boundary=boundary,
-    )
-
-
-def _per_point(total: Figure, metrics: dict[str, Metric] | Absent) -> Quantity:
-    accuracy = None if isinstance(metrics, Absent) else metrics.get("accuracy")
-    if accuracy is None:
-        return Absent(absent="no metric named 'accuracy' left the devices")
-    gained = 100 * (accuracy.last.value.value - accuracy.first.value.value)
-    return _per(total, gained, "accuracy point", "accuracy did not rise from the first measured model to the last")
-
-
-def _per(total: Figure, count: float, what: str, otherwise: str) -> Quantity:
-    if count <= 0:
-        return Absent(absent=otherwise)
-    return Figure(
-        value=total.value / count,
-        low=total.low / count,
-        high=total.high / count,
-        unit=f"g CO2e/{what}",
-        method=total.method,
-        source=f"({total.source}) / {count:.6g} ({what}s)",
-    )
-
-
-def _sum(parts: Sequence[Figure], unit: str, source: str) -> Figure:
+def summed(parts: Sequence[Figure], unit: str, source: str) -> Figure:
     """As good as its worst part; ranges add up, as if all erred alike."""
     methods = [part.method for part in parts]
     certain = [method for method in methods if method in ("counter", "modelled", "assumed")]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedsus.rounds.specification import Specification
 
 GRAMS: Final = "g CO2e"
+AT_LEAST: Final = ", at least: the clock was set back meanwhile"
 _NO_NETWORK: Final = "not counted: run.toml has no [carbon.network]"
 
 
@@ -46,12 +47,12 @@ def network_grams(specification: Specification, traffic: Traffic, entries: Seque
     return _figure(found.grams(_octets(traffic), rate), "")
 
 
-def embodied_server(specification: Specification, seconds: float) -> Quantity:
-    """The server's share of what making it emitted, over the run."""
+def embodied_server(specification: Specification, seconds: float, at_least: bool = False) -> Quantity:
+    """The server's share of what making it emitted, over the run, which took so many seconds, or ``at_least`` so."""
     found = embodied(specification.config.carbon.embodied)
     if found is None:
         return Absent(absent="not counted: run.toml has no [carbon.embodied]")
-    return _figure(found.over(seconds), f"; over {seconds:.6g} s")
+    return _figure(found.over(seconds), f"; over {seconds:.6g} s" + (AT_LEAST if at_least else ""))
 
 
 def embodied_devices() -> Quantity:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened, fold
-from fedsus.reporting import costing, outside, spending
+from fedsus.reporting import costing, outside, sci, spending
 from fedsus.reporting.figures import Absent, Figure, exact
 from fedsus.reporting.predicate import (
     Asked,
@@ -68,6 +68,8 @@ def statement(entries: Sequence[Entry], head: str, operator: str | None = None) 
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise CorruptionError(f"journal: no receipt can say it: {where}: {first['msg']}") from None
+    except OverflowError as error:
+        raise CorruptionError(f"journal: no receipt can say it: a number is too large: {error}") from None
 
 
 def _statement(entries: Sequence[Entry], head: str, operator: str | None) -> Statement:
@@ -91,7 +93,7 @@ def _statement(entries: Sequence[Entry], head: str, operator: str | None) -> Sta
         energy=costing.energy(specification, entries),
         carbon=carbon,
         traffic=traffic(entries),
-        sci=costing.intensity(specification, carbon, released, metrics),
+        sci=sci.intensity(specification, carbon, released, metrics),
         metrics=metrics,
         time=_time(entries, released),
         budgets=_budgets(specification, state.closed, entries, len(released)),
@@ -206,10 +208,10 @@ def _value(plan: Plan, name: str, value: float, entry: RoundReleased) -> Figure:
 
 
 def _time(entries: Sequence[Entry], released: Sequence[RoundReleased]) -> Time:
-    clock = "the server's clock"
+    clock, more = "the server's clock", outside.AT_LEAST if costing.set_back(entries) else ""
     virtual = next((entry.virtual for entry in reversed(released) if entry.virtual is not None), None)
     return Time(
-        run=exact(costing.lasted(entries), "s", f"{clock}, first to last entry"),
+        run=exact(costing.lasted(entries), "s", f"{clock}, first to last entry{more}"),
         rounds=exact(sum(entry.seconds for entry in released), "s", f"{clock}, released rounds"),
         waited=exact(sum(entry.waited for entry in released), "s", f"{clock}, put off for cleaner hours"),
         virtual=Absent(absent="a deployment, no simulation")

@@ -6,25 +6,28 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 import jsonschema
 import pytest
 from receipts import clear_run, costs, exact_run, private_run, usage
 
-from fedsus.errors import ConfigError
+from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed
 from fedsus.privacy import accounting
 from fedsus.privacy.adversaries import spent
 from fedsus.privacy.stated import alike, rounded
-from fedsus.reporting import read
+from fedsus.reporting import read, sci
 from fedsus.reporting.figures import Absent, Figure
-from fedsus.reporting.predicate import Predicate, Statement, schema
+from fedsus.reporting.figures import exact as exactly
+from fedsus.reporting.predicate import Measured, Metric, Predicate, Statement, schema
 from fedsus.reporting.receipt import head_of, make
 from fedsus.reporting.statement import plain, statement
 from fedsus.rounds.specification import specification_of
 
 ROOT = Path(__file__).parents[2]
 SECOND = "b" * 64
+ONE: Final = {"unit": "1", "method": "summed", "source": "a mean"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def test_joules_of_the_server_are_the_sums_of_its_entries(exact: Path) -> None:
     assert server.phases["crypto"].value == pytest.approx(3.5 * 3)
     assert server.phases["crypto"].high == pytest.approx(1.2 * 3.5 * 3)
     assert set(server.phases) == {"crypto", "communicate"}, "a phase that nobody measured is absent, not 0"
-    assert (server.covered, server.of, server.idle.value) == (4, 4, 80.0)
+    assert (server.covered, server.of, server.idle.value) == (4, 5, 80.0), "nobody noted the attempt that was cut off"
 
 
 def test_joules_of_the_devices_without_dp(exact: Path) -> None:
@@ -123,7 +126,8 @@ def test_carbon_and_its_rate(exact: Path) -> None:
     found = said(exact)
     server, devices = found.carbon.operational
     assert server.grams.value == pytest.approx(3 * 4 / 3.6e6 * 300), "the abandoned attempt has no intensity"
-    assert (server.covered, server.of) == (3, 4)
+    assert (server.covered, server.of) == (3, 5)
+    assert "in part: server (3 of 5), devices (12 of 15)" in found.carbon.boundary
     assert devices.grams.value == pytest.approx(0.012)
     assert (devices.covered, devices.of) == (12, 15)
     total = server.grams.value + devices.grams.value
@@ -131,6 +135,41 @@ def test_carbon_and_its_rate(exact: Path) -> None:
     assert found.sci.per_round.value == pytest.approx(total / 3)
     assert found.sci.per_accuracy_point.value == pytest.approx(total / 20), "accuracy rose from 0.6 to 0.8"
     assert "left out" in found.sci.boundary
+
+
+def test_a_rise_of_accuracy_that_may_be_noise_has_no_rate(private: Path) -> None:
+    found = said(private)
+    assert found.metrics["accuracy"].last.value.value > found.metrics["accuracy"].first.value.value
+    assert isinstance(found.sci.per_round, Figure)
+    assert "may be the noise" in found.sci.per_accuracy_point.absent
+
+
+def test_noise_in_the_accuracy_widens_the_rate(exact: Path) -> None:
+    """From 50 to 80 points, each give or take 6, at 30 g: 1 g a point, within 30 / 42 and 30 / 18."""
+    first, last = (Measured(round=1, value=Figure(value=v, low=v - 0.06, high=v + 0.06, **ONE)) for v in (0.5, 0.8))
+    found = sci._per_point(
+        exactly(30.0, "g CO2e", "x"), {"accuracy": Metric(first=first, last=last, best=last, better="higher")}
+    )
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, 30 / 42, 30 / 18))
+
+
+def test_a_clock_that_was_set_back_is_said_and_makes_no_time_zero(exact: Path) -> None:
+    entries = read(exact)
+    straight = said(exact, entries)
+    late = [replace(entry, time=entry.time - 3600.0 * (at > 2)) for at, entry in enumerate(entries)]
+    found = said(exact, late)
+    assert straight.time.run.value == 7.0 * (len(entries) - 1)
+    assert found.time.run.value == 7.0 * (len(entries) - 2), "all steps but the one back"
+    assert "at least: the clock was set back" in found.time.run.source
+    assert "set back" not in straight.time.run.source
+
+
+@pytest.mark.parametrize("change", [{"survivors": 10**400}, {"bytes_sent": 10**400}, {"seconds": 1.7e308}])
+def test_numbers_that_no_sum_can_hold_are_one_line(exact: Path, change: dict[str, Any]) -> None:
+    entries = [replace(entry, **change) if isinstance(entry, RoundReleased) else entry for entry in read(exact)]
+    with pytest.raises(CorruptionError, match="^journal: no receipt can say it: .*") as found:
+        said(exact, entries)
+    assert "\n" not in str(found.value)
 
 
 def test_however_many_sources_there_are_they_are_told_and_add_up(exact: Path) -> None:
