@@ -147,7 +147,7 @@ def rounds(
             "unmask": (cohort * 1_400, cohort * 2_100),
         }
         if not good:
-            reason = f"{draw.randrange(20, 44)} survivors; the plan asks for 45"
+            reason = f"{draw.randrange(cohort // 4, cohort // 2)} survivors; the plan asks for {3 * cohort // 4}"
             used = usage(draw, 0.5 * step, rate_at(now))
             yield AttemptAbandoned(round=round, attempt=attempt, reason=reason, traffic=traffic, server=used, time=now)
             continue
@@ -213,7 +213,7 @@ def waiting(folder: Path) -> Path:
     plan = {
         "rounds": 24,
         "spare_attempts": 3,
-        "cohort": {"size": 10, "minimum": 5},
+        "cohort": {"size": 10, "minimum": 7},
         "costs": {"joules": 400.0, "grams": 0.1},
     }
     first = opened(
@@ -238,7 +238,7 @@ def waiting(folder: Path) -> Path:
 def stopped(folder: Path, **changes: Any) -> Path:
     """Like `waiting`, without waits; the budget of joules ended it after six rounds. ``changes`` are of its end."""
     draw = random.Random(3)
-    plan = {"rounds": 20, "cohort": {"size": 10, "minimum": 5}, "costs": {"joules": 400.0, "grams": 0.1}}
+    plan = {"rounds": 20, "cohort": {"size": 10, "minimum": 7}, "costs": {"joules": 400.0, "grams": 0.1}}
     first = opened("capped", plan, budget={"joules": 11_000.0}, energy={"meter": "model"})
 
     def change(entry: RoundReleased, now: float) -> RoundReleased:
@@ -276,7 +276,7 @@ def old(folder: Path) -> Path:
 
 def simulated(folder: Path) -> Path:
     """A simulation with a clock of its own, still going on."""
-    first = opened("simulated", {"rounds": 9, "cohort": {"size": 10, "minimum": 5}})
+    first = opened("simulated", {"rounds": 9, "cohort": {"size": 10, "minimum": 7}})
 
     def change(entry: RoundReleased, now: float) -> RoundReleased:
         return replace(entry, server=None, virtual=600.0 * entry.round)
@@ -310,7 +310,7 @@ def hostile(folder: Path) -> Path:
 
 def long(folder: Path, count: int) -> Path:
     """So many rounds of ten devices."""
-    plan = {"rounds": count, "cohort": {"size": 10, "minimum": 5}, "costs": {"joules": 400.0, "grams": 0.1}}
+    plan = {"rounds": count, "cohort": {"size": 10, "minimum": 7}, "costs": {"joules": 400.0, "grams": 0.1}}
     draw = random.Random(7)
 
     def change(entry: RoundReleased, now: float) -> RoundReleased:

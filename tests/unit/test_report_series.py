@@ -49,8 +49,12 @@ def test_figures_without_a_range_say_whether_they_are_exact() -> None:
     assert words.span(exact(3.0, "B", "x")) == "exact"
     assert words.span(exact(3.0, "J", "x", "assumed")) == "range not known"
     ranged = Figure(value=7200.0, low=3600.0, high=9000.0, unit="J", method="modelled", source="x")
-    assert words.row("Server", ranged) == ("Server", "2.00 Wh", "1.00 to 2.50 Wh", "modelled", "x")
-    assert words.row("Server", Absent(absent="no meter")) == ("Server", "not known", "-", "-", "no meter")
+    unknown, small = Absent(absent="no meter"), exact(36.0, "J", "y")
+    assert words.rows([("Server", ranged), ("Devices", unknown), ("Small", small)]) == (
+        ("Server", "2.00 Wh", "1.00 to 2.50 Wh", "modelled", "x"),
+        ("Devices", "not known", "-", "-", "no meter"),
+        ("Small", "0.0100 Wh", "exact", "counted exactly", "y"),
+    )
 
 
 def test_a_sum_is_of_what_is_known_and_as_good_as_its_worst_part() -> None:

@@ -11,7 +11,7 @@ from fedsus.reporting.figures import Absent
 from fedsus.reporting.pages.document import Table
 from fedsus.reporting.pages.parts import budgets, privacy, summary
 from fedsus.reporting.pages.render import _environment, _tidy, document
-from fedsus.reporting.pages.words import COLUMNS, cleaned, counted, listed, row
+from fedsus.reporting.pages.words import COLUMNS, cleaned, counted, listed, rows
 
 if TYPE_CHECKING:
     from fedsus.reporting.pages.source import Source
@@ -121,17 +121,17 @@ def _data(source: Source) -> tuple[str, ...]:
 
 def _costs(source: Source) -> Table:
     energy, carbon = source.said.energy, source.said.carbon
-    rows = (
-        row("Energy, server", energy.server if isinstance(energy.server, Absent) else energy.server.total),
-        row("Energy, devices", energy.devices if isinstance(energy.devices, Absent) else energy.devices.total),
-        row("Carbon, operational", carbon.total),
-        row("Carbon, making the server", carbon.embodied_server),
-        row("Carbon, network", carbon.network),
-        row("SCI per round", source.said.sci.per_round),
-        row("Bytes to the clients", source.said.traffic.total.sent),
-        row("Bytes from the clients", source.said.traffic.total.received),
+    lines = (
+        ("Energy, server", energy.server if isinstance(energy.server, Absent) else energy.server.total),
+        ("Energy, devices", energy.devices if isinstance(energy.devices, Absent) else energy.devices.total),
+        ("Carbon, operational", carbon.total),
+        ("Carbon, making the server", carbon.embodied_server),
+        ("Carbon, network", carbon.network),
+        ("SCI per round", source.said.sci.per_round),
+        ("Bytes to the clients", source.said.traffic.total.sent),
+        ("Bytes from the clients", source.said.traffic.total.received),
     )
-    return Table("Costs", COLUMNS, rows)
+    return Table("Costs", COLUMNS, rows(lines))
 
 
 def _limits(source: Source) -> tuple[str, ...]:

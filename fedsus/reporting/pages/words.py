@@ -9,7 +9,7 @@ from fedsus.costs import worst
 from fedsus.reporting.figures import Absent, Figure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fedsus.reporting.figures import How, Quantity
 
@@ -62,19 +62,19 @@ def scale(most: float, unit: str) -> tuple[float, str]:
     return _SMALLEST[unit]
 
 
-def amount(value: float, unit: str) -> str:
-    """A value with its unit: "1.25 kWh", "52 J", "3 clients"."""
+def amount(value: float, unit: str, most: float | None = None) -> str:
+    """A value with its unit: "1.25 kWh", "52 J"; in the unit that suits ``most`` where one is given."""
     base, per, what = unit.partition("/")
-    factor, name = scale(value, base)
+    factor, name = scale(value if most is None else most, base)
     return f"{digits(value / factor)} {name}{f' per {what}' if per else ''}"
 
 
-def span(found: Figure) -> str:
-    """A figure's range in the unit of its value; "exact" where it has none."""
+def span(found: Figure, most: float | None = None) -> str:
+    """A figure's range in the unit of its value, or of ``most``; whether it is exact, where it has none."""
     if found.low == found.high:
         return "exact" if found.method in ("counted", "computed") else "range not known"
     base, per, what = found.unit.partition("/")
-    factor, name = scale(found.value or found.high, base)
+    factor, name = scale((found.value or found.high) if most is None else most, base)
     return f"{digits(found.low / factor)} to {digits(found.high / factor)} {name}{f' per {what}' if per else ''}"
 
 
@@ -83,20 +83,29 @@ def value(found: Quantity) -> str:
     return "not known" if isinstance(found, Absent) else amount(found.value, found.unit)
 
 
-def row(name: str, found: Quantity) -> tuple[str, str, str, str, str]:
-    """Name, value, range, method and source: as `COLUMNS`."""
+def rows(figures: Sequence[tuple[str, Quantity]]) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Name, value, range, method and source of each, as `COLUMNS`; all in the unit that suits the largest value."""
+    largest: dict[str, float] = {}
+    for _, found in figures:
+        if isinstance(found, Figure):
+            largest[found.unit] = max(abs(found.value), largest.get(found.unit, 0.0))
+    return tuple(_row(name, found, largest) for name, found in figures)
+
+
+def _row(name: str, found: Quantity, largest: Mapping[str, float]) -> tuple[str, str, str, str, str]:
     if isinstance(found, Absent):
         return name, "not known", "-", "-", cleaned(found.absent)
-    return name, value(found), span(found), METHODS[found.method], cleaned(found.source)
+    most = largest[found.unit]
+    return (
+        name,
+        amount(found.value, found.unit, most),
+        span(found, most),
+        METHODS[found.method],
+        cleaned(found.source),
+    )
 
 
 COLUMNS: Final = ("", "Value", "Range", "How it was found", "Source")
-
-
-def alike(values: Sequence[float], unit: str) -> tuple[list[str], str]:
-    """Values in one unit, that of the largest, and its name."""
-    factor, name = scale(max(map(abs, values), default=0.0), unit)
-    return [digits(value / factor) for value in values], name
 
 
 def detail(found: Figure) -> str:

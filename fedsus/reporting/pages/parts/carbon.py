@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from fedsus.reporting.pages import charts, series
 from fedsus.reporting.pages.document import Chart, Section, Table
-from fedsus.reporting.pages.words import COLUMNS, amount, cleaned, counted, digits, row, scale, value
+from fedsus.reporting.pages.words import COLUMNS, amount, cleaned, counted, digits, rows, scale, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from fedsus.reporting.figures import Quantity
     from fedsus.reporting.pages.series import Hours
     from fedsus.reporting.pages.source import Source
 
@@ -24,25 +25,25 @@ def section(source: Source) -> Section:
         "stand (location-based). What making the machines emitted and what the network used are lines of their own: "
         "they are shares of what others measured, and less certain.",
     )
-    rows = [
-        row(f"{line.machine.capitalize()}, {line.kind} intensity{_part(line.covered, line.of)}", line.grams)
+    lines: list[tuple[str, Quantity]] = [
+        (f"{line.machine.capitalize()}, {line.kind} intensity{_part(line.covered, line.of)}", line.grams)
         for line in found.operational
     ]
-    rows += [
-        row("Operational, sum", found.total),
-        row("Devices that told nothing, assumed", found.assumed),
-        row("Making the server (its share)", found.embodied_server),
-        row("Making the devices (their share)", found.embodied_devices),
-        row("Network", found.network),
+    lines += [
+        ("Operational, sum", found.total),
+        ("Devices that told nothing, assumed", found.assumed),
+        ("Making the server (its share)", found.embodied_server),
+        ("Making the devices (their share)", found.embodied_devices),
+        ("Network", found.network),
     ]
     sci = (
-        row("Per released round", source.said.sci.per_round),
-        row("Per accuracy point gained", source.said.sci.per_accuracy_point),
+        ("Per released round", source.said.sci.per_round),
+        ("Per accuracy point gained", source.said.sci.per_accuracy_point),
     )
     by_hour = series.hours(source)
     tables = [
-        Table("Carbon", COLUMNS, tuple(rows)),
-        Table("Software carbon intensity (SCI, ISO/IEC 21031): all carbon that is known", COLUMNS, sci),
+        Table("Carbon", COLUMNS, rows(lines)),
+        Table("Software carbon intensity (SCI, ISO/IEC 21031): all carbon that is known", COLUMNS, rows(sci)),
     ]
     if by_hour.used():
         tables.append(_hours(by_hour))
@@ -57,7 +58,7 @@ def _part(covered: int, of: int) -> str:
 
 def _hours(found: Hours) -> Table:
     factor, unit = scale(max(found.tops()), "g CO2e")
-    rows = tuple(
+    told = tuple(
         (
             f"{hour:02d}:00-{(hour + 1) % 24:02d}:00",
             _grams(found, "server", hour, factor),
@@ -73,7 +74,7 @@ def _hours(found: Hours) -> Table:
             "shown as 0."
         )
     head = ("Hour (UTC)", f"Server ({unit})", f"Devices ({unit})")
-    return Table("Carbon by hour of the day", head, rows, note, dense=True)
+    return Table("Carbon by hour of the day", head, told, note, dense=True)
 
 
 def _grams(found: Hours, machine: str, hour: int, factor: float) -> str:
@@ -141,7 +142,7 @@ def _waits(source: Source) -> Table:
         else "rounds may be put off to the hours with the least carbon forecast, by "
         f"{amount(3600 * asked.slack_hours, 's')} in all"
     )
-    rows = (
+    told = (
         ("Schedule", policy),
         ("Rounds that were put off", f"{sum(one > 0 for one in waited):,} of {len(waited):,}"),
         ("Waited in all", value(source.said.time.waited)),
@@ -151,7 +152,7 @@ def _waits(source: Source) -> Table:
         "Only the time of a round moves: who is asked is never chosen by a grid, so that the privacy account stays as "
         "it is."
     )
-    return Table("Waiting for cleaner hours", ("", "Value"), rows, note)
+    return Table("Waiting for cleaner hours", ("", "Value"), told, note)
 
 
 def _waiting(source: Source) -> tuple[Chart, ...]:

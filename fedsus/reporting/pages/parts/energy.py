@@ -8,12 +8,13 @@ from fedsus.costs import PHASES
 from fedsus.reporting.figures import Absent, Figure
 from fedsus.reporting.pages import charts
 from fedsus.reporting.pages.document import Chart, Section, Table
-from fedsus.reporting.pages.words import COLUMNS, cleaned, digits, row, scale, value
+from fedsus.reporting.pages.words import COLUMNS, cleaned, digits, rows, scale, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fedsus.costs import Phase
+    from fedsus.reporting.figures import Quantity
     from fedsus.reporting.pages.source import Source
     from fedsus.reporting.predicate import Energy
 
@@ -39,15 +40,15 @@ def section(source: Source) -> Section:
         else " What the devices used is kept as a sum over all of a round."
     )
     text = (f"Energy above what the machines draw when idle.{told}",)
-    rows = [
-        row("Server", spent.server if isinstance(spent.server, Absent) else spent.server.total),
-        row("Devices, all together", spent.devices if isinstance(spent.devices, Absent) else spent.devices.total),
-        row("Devices that told nothing, assumed", spent.assumed),
-        row("Network between them", spent.network),
+    lines: list[tuple[str, Quantity]] = [
+        ("Server", spent.server if isinstance(spent.server, Absent) else spent.server.total),
+        ("Devices, all together", spent.devices if isinstance(spent.devices, Absent) else spent.devices.total),
+        ("Devices that told nothing, assumed", spent.assumed),
+        ("Network between them", spent.network),
     ]
     if not isinstance(spent.server, Absent):
-        rows.append(row("Server's idle draw, not counted above", spent.server.idle))
-    tables = [Table("Energy", COLUMNS, tuple(rows))]
+        lines.append(("Server's idle draw, not counted above", spent.server.idle))
+    tables = [Table("Energy", COLUMNS, rows(lines))]
     machines = {"server": spent.server, "devices": spent.devices}
     known = {name: one for name, one in machines.items() if not isinstance(one, Absent)}
     phased = {name: one for name, one in known.items() if one.phases}
@@ -68,12 +69,12 @@ def _names(phased: dict[str, Energy]) -> list[Phase]:
 
 def _phases(phased: dict[str, Energy]) -> Table:
     factor, unit = scale(max(part.value for one in phased.values() for part in one.phases.values()), "J")
-    rows = tuple(
+    told = tuple(
         (PHASE_NAMES[phase], *(_ranged(one.phases.get(phase), factor) for one in phased.values()))
         for phase in _names(phased)
     )
     note = f"Only the {next(iter(phased))}'s phases are known." if len(phased) == 1 else ""
-    return Table("Energy by phase", ("Phase", *(f"{name.capitalize()} ({unit})" for name in phased)), rows, note)
+    return Table("Energy by phase", ("Phase", *(f"{name.capitalize()} ({unit})" for name in phased)), told, note)
 
 
 def _ranged(found: Figure | None, factor: float) -> str:

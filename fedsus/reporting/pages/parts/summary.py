@@ -186,4 +186,7 @@ def _receipt(source: Source) -> tuple[str, tuple[str, ...]]:
     if found.status != "holds":
         return words[found.status], (evidence.sentence(source),)
     many = counted(len(found.countersigners), "countersignature")
-    return words["holds"], (f"signed by the key {found.operator}", f"{many}; recomputed from the journal just now")
+    return words["holds"], (
+        f"signed by the key {found.operator}: compare it with the operator's",
+        f"{many}; all figures recomputed from the journal",
+    )
