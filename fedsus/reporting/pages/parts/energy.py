@@ -142,12 +142,3 @@ def _totals(axis: Axes, known: dict[str, Energy]) -> None:
     values = [one.total.value / factor for one in known.values()]
     ranges = [(one.total.low / factor, one.total.high / factor) for one in known.values()]
     charts.bars(axis, list(known), [("energy", charts.BLUE, values)], unit, [ranges])
-
-
-def sentence(source: Source) -> str:
-    """How sure the devices' part is, in words; empty where nothing is to be said."""
-    found = source.said.energy.devices
-    if isinstance(found, Absent) or not source.private:
-        return ""
-    spread = found.total.high - found.total.value
-    return f"noise moves the devices' sum by up to {digits(spread)} J either way"
