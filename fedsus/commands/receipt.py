@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _HOME: Final = ".fedsus/server"
 _VARIABLE: Final = "FEDSUS_SERVER_HOME"
+_MOST_POLICY: Final = 2**20
 
 _file = click.Path(path_type=Path)
 
@@ -136,6 +137,7 @@ def _evidence(
         from fedsus.config import load
         from fedsus.owner.policy import Policy
 
+        receipts.read_file(policy, _MOST_POLICY)  # which `load` takes whatever it is
         given = load(policy, Policy).federation
         if given is None:
             raise ConfigError(f"{policy}: no [federation]: it pins no signers of rosters")
@@ -166,6 +168,8 @@ def _hashes(model: Path) -> frozenset[str]:
     from fedsus.model_file import read_model
     from fedsus.rounds.messages import model_hash
 
+    if model.exists() and not model.is_file():
+        raise ConfigError(f"{model}: not a file")
     try:
         with model.open("rb") as file:
             found = {hashlib.file_digest(file, "sha256").hexdigest()}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 FILE: Final = "receipt.json"
 """Beside the journal."""
 
-MOST_JOURNAL: Final = 2**30
+MOST_JOURNAL: Final = 2**28
+"""Bytes: of some 200,000 rounds."""
 
 
 def entries_of(raw: bytes, path: Path) -> tuple[list[Entry], str]:

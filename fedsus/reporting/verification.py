@@ -232,9 +232,10 @@ def _countersigned(sealed: Envelope, roster: Roster | None) -> tuple[str, ...]:
         raise ConfigError(
             "signatures: the run has no roster of its own; whose countersignatures these are, say --roster"
         )
+    members = {} if roster is None else {member.key: member.name for member in roster.members}
     names = []
     for at, key in enumerate(sealed.others, start=1):
-        name = roster.name_of(key) if roster is not None else None
+        name = members.get(key)
         if name is None:
             raise ReceiptFault(f"signatures.{at}: the key {key[:16]}... is of no member of the roster")
         names.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -92,6 +93,16 @@ def test_exit_codes_say_whether_it_holds_or_cannot_be_checked(run: Run, capsys: 
         found = told(capsys, "verify", *arguments)
         assert (found[0], why in found[2], found[1]) == (code, True, ""), (arguments, found)
         assert found[2].count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["journal", "roster", "policy", "operator", "model"])
+def test_what_is_no_file_is_not_waited_for(run: Run, capsys: Captured, option: str) -> None:
+    told(capsys, "make", "run")
+    os.mkfifo("pipe")
+    more = ("--roster", "roster.json") if option == "policy" else ()
+    code, out, err = told(capsys, "verify", "run", *more, f"--{option}", "pipe")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: pipe: not ")
 
 
 def test_the_signers_that_a_policy_pins_count(run: Run, capsys: Captured) -> None:
