@@ -183,8 +183,8 @@ def told(
     for (job, slack, policy), ours in together.items():
         if policy == "cleanest":
             label, peer = f"{job}, {slack:g} h of slack", together[job, slack, "one piece"]
-            figures[label] = _against(ours.put_off, ours.at_once, "at once")
-            figures[f"{label}: in one piece"] = _against(ours.put_off, peer.put_off, "in one piece")
+            figures[f"{label}: at once"] = _against(ours.put_off, ours.at_once, f"{label}: at once")
+            figures[f"{label}: in one piece"] = _against(ours.put_off, peer.put_off, f"{label}: in one piece")
     top = next(iter(figures))
     shown = [{"title": TABLE, "columns": _COLUMNS, "rows": tuple(_rows(together))}]
     if alone:
@@ -267,7 +267,7 @@ def _range(values: NDArray[np.float64]) -> str:
 
 def _against(ours: NDArray[np.float64], peer: NDArray[np.float64], what: str) -> dict[str, Any]:
     """Grams of ours and of another: medians over the starts decide."""
-    return comparison(figure(ours.tolist(), "g CO2e", "cleanest hours"), figure(peer.tolist(), "g CO2e", what))
+    return comparison(figure(ours.tolist(), "g CO2e", "fedsus"), figure(peer.tolist(), "g CO2e", what))
 
 
 def draw(result: Result, folder: Path) -> Sequence[Path]:

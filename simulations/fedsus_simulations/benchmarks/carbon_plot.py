@@ -86,7 +86,7 @@ def _savings(axis: Any, table: Table, job: str) -> None:
         axis.errorbar(at, medians, spread, fmt="o", label=policy, color=_COLOURS[policy], capsize=3, markersize=4)
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set_xticks(range(len(slacks)), slacks)
-    axis.set(title=f"rounds: {job}", xlabel="hours of slack", ylabel="saved, %: median, 5 to 95%", ylim=(-60, 105))
+    axis.set(title=f"rounds: {job}", xlabel="hours of slack", ylabel="saved, %: median, 5 to 95%", ylim=(-110, 105))
     axis.grid(axis="y", alpha=0.3)
     axis.legend(fontsize=8, loc="lower right", ncols=2)
 
