@@ -107,6 +107,9 @@ class HttpSource:
         except (EnvironmentFault, ConfigError) as error:
             self._fault = f"{self.name}: {error}"
             return
+        except Exception as error:  # what no answer should cause: neither a round nor a run ends by it
+            self._fault = f"{self.name}: cannot be read: {type(error).__name__}"
+            return
         self._fault = ""
         newer = {point.time: point for point in (*self._points, *values)}
         oldest = values[-1].time - _REMEMBERED

@@ -268,6 +268,16 @@ def test_while_an_answer_hangs_nothing_more_is_asked(tmp_path: Path) -> None:
     assert intensity.over(NOW, NOW).value == 100
 
 
+def test_whatever_a_connection_raises_is_one_line_and_no_forecast(tmp_path: Path) -> None:
+    def breaks(_: Request) -> Answer:
+        raise ValueError("of nobody's\nmaking")
+
+    intensity = HttpSource(HttpSettings(url="https://grid.example/ci"), "average", 0.1, tmp_path, breaks, Clock())
+    assert intensity.forecast(NOW, NOW + 3600) == ()
+    with pytest.raises(EnvironmentFault, match=r"^grid\.example/ci: cannot be read: ValueError$"):
+        intensity.over(NOW, NOW)
+
+
 def test_an_endless_body_is_cut(source: Source, tmp_path: Path) -> None:
     source.reply = endless(source, head=HEAD, chunk=b" " * 65_536, pause=0.0)
     with pytest.raises(EnvironmentFault, match="is longer than largest = 2000 bytes"):
