@@ -50,7 +50,7 @@ def draw(result: Result, folder: Path) -> tuple[Path, Path]:
     handles += [Patch(facecolor="white", edgecolor="black", hatch=hatch, label=who) for who, hatch in _WHO.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     figure.suptitle(
-        "Joules of a round above idle, by phase; beside each bar: plain / it, median (min to max)", fontsize=10
+        "Joules of a round above idle by phase, means; beside each bar: plain / it, median (min to max)", fontsize=10
     )
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
