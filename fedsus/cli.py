@@ -177,8 +177,8 @@ def _leading_options(arguments: Sequence[str]) -> list[str]:
 
 
 def _line(text: str) -> str:
-    """``text`` on one line."""
-    return " ".join(text.split())
+    """``text`` on one line; what a file says must not write into a terminal."""
+    return "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))
 
 
 def _silence_stdout() -> None:

@@ -54,6 +54,7 @@ def countersign(agent: AgentConfig, file: Path, output: Path | None) -> Iterator
         yield from compared(said["predicate"], _entries(agent.ledger), identity.public.hex() == sealed.author)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{file}: not a receipt: {type(error).__name__}: {str(error)[:80]}") from None
+    yield "not compared, since no device knows it: what others answered, was measured, configured and released"
     target = output or file
     pinning.write(target, sealed.signed(identity).encode(), 0o644)
     yield f"countersigned: {target}; it says, for all who read it, that this device took part"
@@ -67,6 +68,7 @@ def same_roster(predicate: dict[str, Any], installed: Path) -> Iterator[str]:
     """
     said = predicate["participation"]["roster"]
     if said is None or not installed.exists():
+        yield "the receipt names no roster" if said is None else f"{installed}: no roster is here: not compared"
         return
     roster = pinning.read_roster(installed).roster
     if said["federation"] != roster.federation:
@@ -158,7 +160,10 @@ def _same_epsilon(predicate: dict[str, Any], run: Run, attempts: int) -> None:
     """No account says less than what this device's events amount to."""
     if run.old:
         raise Refusal(f"run '{run.name}': its ledger entries are of a version that holds no events to compare with")
-    losses = {f"{loss['unit']}/{loss['adversary']}": loss for loss in predicate["privacy"]["losses"]}
+    told = predicate["privacy"]["losses"]
+    losses = {f"{loss['unit']}/{loss['adversary']}": loss for loss in told}
+    if len(losses) < len(told) or losses.keys() != run.variants[0].keys():
+        raise Refusal(f"run '{run.name}': the receipt does not say one epsilon of each unit against each adversary")
     for key, event in run.variants[0].items():
         loss = losses[key]
         found = epsilon_of({event: 1 if run.once else attempts}, run.delta) if attempts else 0.0

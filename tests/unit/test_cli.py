@@ -50,6 +50,7 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
         ),
         (errors.EnvironmentFault("port 9092 is taken"), 2, "error: port 9092 is taken"),
         (errors.CorruptionError("journal.jsonl: entry 3"), 1, "error: journal.jsonl: entry 3"),
+        (errors.CorruptionError("journal: \x1b[2J\u202e"), 1, "error: journal: ?[2J?"),
         (errors.RunFailed("no attempts left"), 1, "error: no attempts left"),
         (OSError(errno.ENOSPC, "No space left on device", "j"), 2, "error: No space left on device: 'j'"),
         (PermissionError(errno.EACCES, "Permission denied", "k"), 2, "error: Permission denied: 'k'"),

@@ -203,6 +203,12 @@ def test_a_device_finds_its_own_attempts_in_a_receipt(run: Run) -> None:
         (lambda p: p["privacy"].update(attempts=4), "counts 4 attempts, and names 5"),
         (lambda p: p["privacy"]["losses"][2].update(epsilon=7.9), "client/server: the receipt says epsilon 7.9, "),
         (lambda p: p["privacy"]["losses"][2].update(epsilon="none"), "the receipt says epsilon none"),
+        (
+            lambda p: p["privacy"]["losses"].insert(0, {**p["privacy"]["losses"][2], "epsilon": 0.1}),
+            "one epsilon of each",
+        ),
+        (lambda p: p["privacy"]["losses"].append({**p["privacy"]["losses"][2], "unit": "soul"}), "one epsilon of each"),
+        (lambda p: p["privacy"]["losses"].pop(), "one epsilon of each"),
         (lambda p: p["privacy"]["losses"][8].update(delta=1e-9), "delta 1e-09, this device admitted 1e-05"),
     ],
 )
@@ -244,7 +250,10 @@ def test_a_device_refuses_a_run_of_another_roster(run: Run, made: SignedRoster, 
         list(same_roster(predicate, Path("other.json")))
     Path("later.json").write_bytes(encode(roster(number=2)))
     assert "not compared" in next(same_roster(predicate, Path("later.json")))
-    assert list(same_roster(predicate, Path("none.json"))) == []
+    assert "not compared" in next(same_roster(predicate, Path("none.json")))
+    assert list(same_roster({"participation": {"roster": None}}, Path("roster.json"))) == [
+        "the receipt names no roster"
+    ]
 
 
 @pytest.fixture
