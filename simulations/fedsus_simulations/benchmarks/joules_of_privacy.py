@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fedsus.costs import PHASES
 from fedsus.energy.network import PUBLISHED
 from fedsus_simulations.benchmarks import joules_spent, processes, simulate_data
-from fedsus_simulations.benchmarks.joules_variants import BOTH, DELTA, EPSILON, PLAIN
+from fedsus_simulations.benchmarks.joules_variants import BOTH, BY_PHASE, COST, DELTA, EPSILON, PLAIN
 from fedsus_simulations.benchmarks.result import comparison, figure, load
 from fedsus_simulations.benchmarks.utility_kept import Options
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 HOSPITALS: Final = "four hospitals, deployed"
 IMAGES: Final = "Fashion-MNIST, ten devices in memory"
-COST: Final = "the cost of privacy, a round: "
-BY_PHASE: Final = "joules of a round by phase, means"
 WHO: Final = ("devices", "server")
 
 

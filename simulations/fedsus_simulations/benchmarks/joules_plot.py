@@ -29,7 +29,7 @@ def draw(result: Result, folder: Path) -> tuple[Path, Path]:
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    from fedsus_simulations.benchmarks.joules_of_privacy import BY_PHASE, COST
+    from fedsus_simulations.benchmarks.joules_variants import BY_PHASE, COST
 
     mpl.rcParams["svg.hashsalt"] = "fedsus"
     mpl.rcParams["hatch.linewidth"] = 0.5

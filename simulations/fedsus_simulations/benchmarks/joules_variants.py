@@ -34,6 +34,10 @@ class Variant:
         return asked
 
 
+COST: Final = "the cost of privacy, a round: "
+BY_PHASE: Final = "joules of a round by phase, means"
+"""Titles of the tables that the picture is drawn from."""
+
 PLAIN: Final = "plain"
 BOTH: Final = "both"
 VARIANTS: Final = (
