@@ -14,7 +14,8 @@ from fedsus_client.energy_views import Book
 from fedsus_client.findings import Finding, fail, fine, warn
 from fedsus_client.metering import intensity_of
 
-_WATTS = "give [energy] watts of agent.toml, or a counter; 'fedsus energy show' says what this machine has"
+_WATTS = "set [energy] watts in agent.toml, or let a counter be read; 'fedsus energy show' says what this machine has"
+_DECLARED = "watts that are declared stay assumed; 'fedsus energy show' says why no counter is read"
 
 
 def energy(agent: AgentConfig, budget: DayBudget, clock: Clock) -> Iterator[Finding]:
@@ -48,7 +49,8 @@ def _meter(agent: AgentConfig) -> Generator[Finding, None, Usage | None]:
     if usage is None:
         yield warn("energy", "[energy] meter = 'off': nothing is measured")
     elif usage.method == "assumed":
-        yield warn("energy", f"assumed: {usage.source} ({usage.boundary})", _WATTS)
+        way = _WATTS if agent.energy.watts is None else _DECLARED
+        yield warn("energy", f"assumed: {usage.source} ({usage.boundary})", way)
     else:
         yield fine("energy", f"{usage.method}: {usage.source} ({usage.boundary})")
     return usage
@@ -57,15 +59,21 @@ def _meter(agent: AgentConfig) -> Generator[Finding, None, Usage | None]:
 def _carbon(agent: AgentConfig, usage: Usage, clock: Clock) -> Generator[Finding, None, Usage]:
     """Yields one finding; returns ``usage`` with its carbon, where that is known."""
     from fedsus.energy.carbon import priced
+    from fedsus.energy.intensity import STANDS_IN
 
     try:
-        now = clock()
-        found = priced(usage, intensity_of(agent, clock), now, now)
+        now, intensity = clock(), intensity_of(agent, clock)
+        found = priced(usage, intensity, now, now)
+        rate = None if intensity is None else intensity.over(now, now)
     except FedsusError as error:
         yield fail("carbon", str(error), "mend [carbon] of agent.toml")
         return usage
-    if found.grams is not None:
-        yield fine("carbon", f"{found.grams.kind}, {found.grams.method}: {found.grams.source}")
+    if rate is not None:
+        text = f"{rate.kind}, {rate.method}: {rate.source}"
+        stands_in = STANDS_IN in rate.source
+        yield (
+            warn("carbon", text, "mend the source, or go on with what stands in") if stands_in else fine("carbon", text)
+        )
     return found
 
 

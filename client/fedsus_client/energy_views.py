@@ -175,7 +175,7 @@ def _remarks(used: Consumed) -> Iterator[str]:
     for one in used.grams.values():
         yield f"carbon:   {one.kind}, {one.method}: {one.source}"
     if used.unpriced:
-        yield f"carbon of {quantity(used.unpriced, 'J')} is not known: see [carbon] of agent.toml"
+        yield f"carbon of {quantity(used.unpriced, 'J')} is not known: [carbon] of agent.toml gave none at the time"
     if used.unmeasured:
         yield f"not measured: {used.unmeasured:.0f} s; the agent's log says why"
 

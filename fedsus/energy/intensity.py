@@ -19,6 +19,8 @@ Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch."""
 
 JOULES_PER_KWH: Final = 3.6e6
+STANDS_IN: Final = "instead of a source that failed"
+"""In the source of a rate that was put in the place of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ class Backed:
             if self._instead is None:
                 raise
             self._say(f"{fault}; going on with an assumed carbon intensity")
-            return self._instead.over(start, end).assumed(f"instead of a source that failed: {fault}")
+            return self._instead.over(start, end).assumed(f"{STANDS_IN}: {fault}")
         self._say("")
         return rate
 

@@ -132,7 +132,7 @@ def intensity(value: Any, unit: Unit, kind: Kind, place: str) -> float:
     if isinstance(value, bool) or not math.isfinite(number):
         raise ConfigError(f"{place}: {_short(value)} is no number; an intensity in {unit} is expected")
     if not 0 <= number <= ABSURD:
-        hint = "a negative intensity" if number < 0 else "is the unit right?"
+        hint = "an intensity is not negative;" if number < 0 else "is the unit right?"
         raise ConfigError(
             f"{place}: {_short(value)} {unit} = {number:g} g/kWh: {hint} 0 to {ABSURD:,.0f} g/kWh are read"
         )

@@ -127,7 +127,10 @@ class Standing:
             if not sample.measured:
                 return "[budget]: energy is not measured here, so that no cap can be kept: see [energy] of agent.toml"
             if sample.method == "assumed":
-                return "[budget]: joules are only assumed here: give [energy] of agent.toml a processor or a counter"
+                return (
+                    "[budget]: joules are only assumed here, for lack of a counter and of a processor whose power is "
+                    "known: see fedsus energy show"
+                )
         if self.budget.grams is not None and not sample.priced:
             return "[budget] grams: no carbon intensity is known: give [carbon] of agent.toml a source"
         return None

@@ -154,7 +154,7 @@ LIES: list[tuple[Any, str]] = [
     (says({"values": [{"time": iso(0), "value": True}]}), "its 'value': True is no number"),
     (says({"values": [{"time": iso(0), "value": 5, "low": 6, "high": 7}]}), "outside its own range"),
     (says({"values": [{"time": iso(0), "value": 5, "low": 4}]}), "outside its own range"),
-    (says(values((0, -1))), "a negative intensity"),
+    (says(values((0, -1))), "an intensity is not negative"),
     (says(values((0, 3001))), "is the unit right?"),
     (says(values((0, 0))), "no grid's average is 0"),
     (says(values((0, 5), (0, 6))), "has two values of 2026-03-01 12:00:00+00:00"),

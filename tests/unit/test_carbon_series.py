@@ -108,7 +108,7 @@ def test_outside_is_a_fault_that_names_what_is_covered(tmp_path: Path) -> None:
         (f"{at(5)},", "line 3: '' is no number; an intensity in g/kWh is expected"),
         (f"{at(5)},NaN", "line 3: 'NaN' is no number"),
         (f"{at(5)},inf", "line 3: 'inf' is no number"),
-        (f"{at(5)},-1", "line 3: '-1' g/kWh = -1 g/kWh: a negative intensity"),
+        (f"{at(5)},-1", "line 3: '-1' g/kWh = -1 g/kWh: an intensity is not negative; 0 to 3,000 g/kWh are read"),
         (f"{at(5)},3000.1", "line 3: '3000.1' g/kWh = 3000.1 g/kWh: is the unit right?"),
         (f"{at(0)},1", "line 3: 2021-03-01 00:00:00+00:00 is there twice"),
         (f"{at(-5)},1", "line 3: 2021-02-28 23:55:00+00:00 comes after a later time"),

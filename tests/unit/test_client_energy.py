@@ -6,6 +6,7 @@ import csv
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from fedsus_client.cli import client
 from fedsus_client.config import load_agent
 from fedsus_client.energy_findings import energy as findings
 from fedsus_client.energy_views import COLUMNS, Book
+from fedsus_client.findings import Finding
 from fedsus_client.metering import Metering
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click:DeprecationWarning")
@@ -79,7 +81,7 @@ def test_the_budget_is_shown_and_why_rounds_are_sat_out(run: Run) -> None:
     Path("policy.toml").write_text("[budget]\njoules = 240\ngrams = 1\n")
     text = run("energy").output
     assert "joules [######..................] 60 J of 240 J today (25%), largest round 60 J" in text
-    assert "carbon of 60 J is not known: see [carbon] of agent.toml" in text
+    assert "carbon of 60 J is not known: [carbon] of agent.toml gave none at the time" in text
     assert "sits rounds out" not in text
     assert "energy:       60 J of 240 J (25%); " in run("status").output
     Path("policy.toml").write_text('[budget]\njoules = 100\nzone = "Asia/Tokyo"\n')
@@ -166,6 +168,25 @@ def test_check_says_what_the_meter_can_do_and_whether_the_budget_works(run: Run)
     assert found[3].startswith("fail budget: [budget] joules: 50 J a day are less than one round, for the largest")
     assert graded("[budget]\njoules = 100\n")[3].startswith("warn budget: [budget] joules: 60 J of 100 J of today")
     assert graded("[budget]\ngrams = 1e6\n")[3].startswith("fine budget: grams: 60 g CO2e of 1e+06 g CO2e today")
+
+
+def test_check_tells_declared_watts_and_carbon_that_stands_in_from_what_is_known(run: Run, tmp_path: Path) -> None:
+    del run
+    rows = "".join(f"2026-01-01T{hour:02}:00:00Z,300\n" for hour in range(24))
+    (tmp_path / "grid.csv").write_text("time,g\n" + rows)
+    series = '[carbon.series]\nfiles = "grid.csv"\nvalue = "g"\nunit = "g/kWh"\n'
+    Path("agent.toml").write_text(AGENT + '[energy]\nmeter = "model"\nwatts = 60\n' + series)
+    agent = load_agent(Path("agent.toml"))
+
+    def told(day: str) -> list[Finding]:
+        moment = datetime.fromisoformat(f"{day}T12:00:00+00:00").timestamp()
+        return list(findings(agent, DayBudget(), lambda: moment))
+
+    energy, carbon = told("2026-01-01")
+    assert "watts that are declared stay assumed" in energy.fix
+    assert (carbon.grade, carbon.text) == ("fine", "average, modelled: series grid.csv, ±20%")
+    late = told("2026-01-05")[1]
+    assert late.grade == "warn" and "instead of a source that failed" in late.text
 
 
 def test_an_agents_meter_writes_its_record(run: Run) -> None:
