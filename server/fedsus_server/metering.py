@@ -91,7 +91,9 @@ def lines(config: RunConfig) -> list[str]:
     if schedule.policy == "cleanest":
         later = f"up to {schedule.slack_hours:g} h later than at once"
         found.append(f"schedule: rounds move to cleaner hours, {later}")
-        if config.carbon.source not in ("series", "http"):
+        if schedule.slack_hours == 0:
+            found.append("! no round is put off: [schedule] slack_hours is 0; say how much later the run may end")
+        elif config.carbon.source not in ("series", "http"):
             found.append("! no source of [carbon] tells hours apart (series and http do): all rounds start at once")
         elif schedule.duration is None:
             found.append("! the first round starts at once: [schedule] duration says how long one takes")

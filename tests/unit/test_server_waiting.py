@@ -184,5 +184,7 @@ def test_the_operator_is_told_what_counts_and_what_will_not_wait() -> None:
     assert yearly[0] == "schedule: rounds move to cleaner hours, up to 6 h later than at once"
     assert "all rounds start at once" in yearly[1]
     series = {"series": {"files": "x.csv", "value": "v", "unit": "g/kWh"}}
-    assert "the first round starts at once" in told(schedule={"policy": "cleanest"}, carbon=series)[1]
-    assert len(told(schedule={"policy": "cleanest", "duration": 5.0}, carbon=series)) == 1
+    late = {"policy": "cleanest", "slack_hours": 6.0}
+    assert "the first round starts at once" in told(schedule=late, carbon=series)[1]
+    assert len(told(schedule=late | {"duration": 5.0}, carbon=series)) == 1
+    assert "slack_hours is 0" in told(schedule={"policy": "cleanest", "duration": 5.0}, carbon=series)[1]
