@@ -220,10 +220,11 @@ class Forms:
         return Ask(requests, deadline, common=bytes(self.common), instead=instead, others=self.others, phase=phase)
 
     def again(self, requests: Mapping[str, bytes], deadline: float, phase: str = "contribute") -> Ask | None:
-        """The same for clients that could not read it, who get the whole; None for nobody, or if it was the whole."""
-        if self.whole is None or not requests:
+        """The same for clients that could not read it, who get the whole, once; None for nobody, or if it was that."""
+        unread = {client: own for client, own in requests.items() if client not in self.others}
+        if self.whole is None or not unread:
             return None
-        return Ask(requests, deadline, common=bytes(self.whole()), phase=phase)
+        return Ask(unread, deadline, common=bytes(self.whole()), phase=phase)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ Column = Annotated[str, Field(min_length=1, max_length=100)]
 Place = Annotated[str, Field(max_length=200)]
 Rate = Annotated[float, Field(gt=0, le=3000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]*)?")
 _SOURCES: Final = ("country", "grams_per_kwh", "series", "http")
 Unit = Literal["g/kWh", "kg/kWh", "kg/MWh", "lb/MWh"]
 
@@ -111,7 +113,8 @@ class HttpSettings(Strict):
     def _an_address(cls, value: str) -> str:
         try:
             parts = urlsplit(value)
-            host, _ = parts.hostname, parts.port
+            # Beside a host in brackets anything may stand, which another reader may take for the host.
+            host = parts.hostname if _HOST.fullmatch(parts.netloc.rpartition("@")[2]) and parts.port != 0 else None
         except ValueError:
             host = None
         if not host or parts.scheme not in ("https", "http") or not value.isascii() or not value.isprintable():

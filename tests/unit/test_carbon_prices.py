@@ -241,6 +241,7 @@ def test_a_series_that_has_ended_is_said_once_and_has_one_source_for_all_hours(
         ("http = { url = 'file:///etc/passwd' }", "an address such as 'https://HOST/PATH' is expected"),
         ("http = { url = 'https://' }", "an address such as"),
         ("http = { url = 'https://x:99999/' }", "an address such as"),
+        ("http = { url = 'http://[::1]grid.example/' }", "an address such as"),
         ("http = { url = 'https://x/', timeout = 0.0 }", "greater than 0"),
         ("http = { url = 'https://x/', timeout = 15.1 }", "less than or equal to 15"),
         ("http = { url = 'https://x/', token = 'abc' }", "unknown field 'http.token'; did you mean 'token_file'?"),

@@ -33,7 +33,7 @@ from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
-from fedsus.types import Answered, Ask, Member, Reply, Vector
+from fedsus.types import Answered, Ask, Forms, Member, Reply, Vector
 from fedsus_simulations.whole.memory import Members, devices
 
 START = np.linspace(-1, 1, 34, dtype=np.float32)
@@ -387,6 +387,19 @@ def test_who_says_twice_that_it_lacks_the_base_is_lost(tmp_path: Path) -> None:
         1,
         1,
     ]
+
+
+def test_nobody_makes_the_server_send_a_whole_model_twice() -> None:
+    """A client that got the whole one and says that it lacks the base lies."""
+    forms = Forms(b"difference", frozenset({"new"}), lambda: b"whole")
+    requests = dict.fromkeys(("old", "new"), b"")
+    first = forms.ask(requests, 1.0)
+    assert (first.request("old"), first.request("new")) == (b"difference", b"whole")
+    again = forms.again(requests, 1.0)
+    assert again is not None
+    assert (dict(again.requests), again.request("old")) == ({"old": b""}, b"whole")
+    assert forms.again({"new": b""}, 1.0) is None
+    assert forms.again({}, 1.0) is None
 
 
 def test_a_model_that_is_not_finite_ends_the_run_with_its_reason() -> None:
