@@ -22,6 +22,7 @@ from fedsus.plan import canonical
 from fedsus.reporting import pages, read, receipt
 from fedsus.reporting.figures import Absent
 from fedsus.reporting.pages import charts, series
+from fedsus.reporting.pages.card import _yaml
 from fedsus.reporting.pages.document import Document, Share
 from fedsus.reporting.pages.render import POLICY, document, escaped
 from fedsus.secagg.keys import Identity, fingerprint
@@ -264,6 +265,20 @@ def test_the_card_has_what_the_hub_reads(tmp_path: Path) -> None:
     private = pages.card(pages.load(made.private(tmp_path / "private")))
     assert {"differential-privacy", "secure-aggregation"} <= set(yaml.safe_load(private.split("---\n")[1])["tags"])
     assert "no such number leaves a device" in private
+
+
+@pytest.mark.parametrize("value", [1e-05, 1e16, 6.2e-05, 0.0, 0.1, 5e-324, "\U0001f600 Zürich: '\"", ["a", "<b>"]])
+def test_the_head_of_a_card_means_what_was_put_into_it(value: object) -> None:
+    found = yaml.safe_load(f"x: {_yaml(value)}")["x"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_clock_that_was_set_back_is_told(tmp_path: Path) -> None:
+    source = pages.load(made.waiting(tmp_path))
+    assert "set back" not in pages.markdown(source)
+    entries = [replace(entry, time=entry.time - 1e5 * (at > 9)) for at, entry in enumerate(source.entries)]
+    text = pages.markdown(pages.load(made.written(tmp_path / "late", entries)))
+    assert re.search(r"First to last entry \| .*at least: the clock was set back", text)
 
 
 def test_the_command_writes_three_files_and_keeps_an_edited_card(

@@ -74,8 +74,14 @@ def _head(source: Source) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """JSON's strings and numbers are YAML's too; markup is escaped, since not every reader takes a head for one."""
-    return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    """JSON's strings are YAML's too, but for its pairs of surrogates; markup is escaped, since not every reader takes a
+    head for one. YAML 1.1 takes 1e-05, which has no point, for a string.
+    """
+    if isinstance(value, float):
+        digits, power, exponent = repr(value).partition("e")
+        return digits + (".0" if power and "." not in digits else "") + power + exponent
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _tags(source: Source) -> list[str]:

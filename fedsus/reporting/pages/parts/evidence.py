@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fedsus.reporting.figures import Absent
+from fedsus.reporting.outside import AT_LEAST
 from fedsus.reporting.pages.document import Section, Table
 from fedsus.reporting.pages.words import cleaned, value
 
@@ -21,6 +22,9 @@ def section(source: Source) -> Section:
         "Every figure of this page is computed from the run's journal, in which each line holds the hash of the line "
         "before. A receipt is the operator's signature under the same figures; who holds journal and receipt can "
         "check them without any network: fedsus receipt verify RUN.",
+        "The journal is the operator's own. Nobody else saw what the server measured, when, how many answered, refused "
+        "or were lost, and which model came out; what devices report is hidden in sums. Who countersigns vouches for "
+        "the plans that it was sent, epsilon and the roster alone.",
     )
     return Section(
         "evidence", "What this rests on", text, (), None, (_receipt(source), _identity(source), _time(source))
@@ -80,7 +84,7 @@ def _time(source: Source) -> Table:
     rows = [
         ("Opened", moment(run.opened)),
         ("Closed", "not yet" if run.closed is None else moment(run.closed)),
-        ("First to last entry", value(found.run)),
+        ("First to last entry", value(found.run) + (AT_LEAST if AT_LEAST in found.run.source else "")),
         ("Released rounds", value(found.rounds)),
         ("Waited for cleaner hours", value(found.waited)),
         (
