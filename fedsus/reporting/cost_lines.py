@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from fedsus.costs import Phase
-from fedsus.reporting.figures import Absent, Figure, Quantity, Text
+from fedsus.reporting.figures import Absent, Count, Figure, Quantity, Text
 from fedsus.strict import Strict
-
-Count = Annotated[int, Field(ge=0)]
 
 
 class Energy(Strict):

@@ -17,6 +17,8 @@ How: TypeAlias = Method | Literal["counted", "computed", "summed"]
 of the journal by a stated formula; "summed" over the devices by the exchange, which shows no device's own."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""As far as every reader of JSON counts in ones."""
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
 
 

@@ -18,7 +18,7 @@ from fedsus.reporting.cost_lines import EnergySpent as EnergySpent
 from fedsus.reporting.cost_lines import Operational as Operational
 from fedsus.reporting.cost_lines import SoftwareCarbonIntensity as SoftwareCarbonIntensity
 from fedsus.reporting.cost_lines import Traffic as Traffic
-from fedsus.reporting.figures import Absent, Figure, Quantity, Text
+from fedsus.reporting.figures import Absent, Count, Figure, Quantity, Text
 from fedsus.reporting.privacy_lines import Loss as Loss
 from fedsus.reporting.privacy_lines import PrivacySpent as PrivacySpent
 from fedsus.reporting.privacy_lines import SecureSum as SecureSum
@@ -26,8 +26,6 @@ from fedsus.strict import Strict
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:fedsus:receipt:1"
-
-Count = Annotated[int, Field(ge=0)]
 
 
 class Digest(Strict):

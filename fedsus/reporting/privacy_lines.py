@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedsus.reporting.figures import Text
+from fedsus.reporting.figures import Count, Text
 from fedsus.strict import Strict
 
-Count = Annotated[int, Field(ge=0)]
 Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["infinite"]
 
 

@@ -209,7 +209,7 @@ def specification_of(opened: RunOpened) -> Specification:
         dimension = int(opened.config.get("dimension", 0))
         members = opened.config.get("roster")
         roster = None if members is None else Roster.model_validate_json(json.dumps(members), strict=True)
-    except (KeyError, ConfigError, ValueError) as error:
+    except (KeyError, ConfigError, ValueError, TypeError) as error:
         raise CorruptionError(f"journal: the run's configuration cannot be read: {error}") from None
     return Specification(opened.run, config, privacy, roster, opened.config.get("server", NO_SERVER), dimension)
 

@@ -13,7 +13,7 @@ import pytest
 from receipts import clear_run, costs, exact_run, private_run, usage
 
 from fedsus.errors import ConfigError, CorruptionError
-from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed
+from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed, RunOpened
 from fedsus.privacy import accounting
 from fedsus.privacy.adversaries import spent
 from fedsus.privacy.stated import alike, rounded
@@ -164,12 +164,22 @@ def test_a_clock_that_was_set_back_is_said_and_makes_no_time_zero(exact: Path) -
     assert "set back" not in straight.time.run.source
 
 
-@pytest.mark.parametrize("change", [{"survivors": 10**400}, {"bytes_sent": 10**400}, {"seconds": 1.7e308}])
+@pytest.mark.parametrize(
+    "change", [{"survivors": 10**400}, {"lost": 10**400}, {"bytes_sent": 10**400}, {"seconds": 1.7e308}]
+)
 def test_numbers_that_no_sum_can_hold_are_one_line(exact: Path, change: dict[str, Any]) -> None:
     entries = [replace(entry, **change) if isinstance(entry, RoundReleased) else entry for entry in read(exact)]
     with pytest.raises(CorruptionError, match="^journal: no receipt can say it: .*") as found:
         said(exact, entries)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("part", ["dimension", "run", "privacy", "roster"])
+def test_a_first_entry_that_holds_something_else_is_one_line(exact: Path, part: str) -> None:
+    opened, *others = read(exact)
+    assert isinstance(opened, RunOpened)
+    with pytest.raises(CorruptionError, match="configuration cannot be read"):
+        said(exact, [replace(opened, config=opened.config | {part: [None]}), *others])
 
 
 def test_however_many_sources_there_are_they_are_told_and_add_up(exact: Path) -> None:
