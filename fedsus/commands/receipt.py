@@ -77,7 +77,7 @@ def verify(
 
     if policy is not None and roster is None:
         raise ConfigError("--policy pins who signs rosters: name the roster too, with --roster")
-    file = receipt / receipts.FILE if receipt.is_dir() else receipt
+    file = _file_of(receipt)
     raw = receipts.read_file(file, MAX_BYTES)
     found = check(raw, _evidence(journal or file.parent / NAME, roster, policy, operator, model))
     for line in verified_lines(found):
@@ -97,7 +97,7 @@ def show(receipt: Path, as_json: bool) -> None:
     from fedsus.reporting import receipt as receipts
     from fedsus.reporting.told import lines
 
-    file = receipt / receipts.FILE if receipt.is_dir() else receipt
+    file = _file_of(receipt)
     try:
         sealed = envelope.decode(receipts.read_file(file, envelope.MAX_BYTES))
         payload = sealed.statement()
@@ -116,6 +116,21 @@ def schema() -> None:
     from fedsus.reporting.predicate import schema as made
 
     click.echo(json.dumps(made(), indent=1))
+
+
+def _file_of(given: Path) -> Path:
+    """The receipt itself, where its run's folder may be given."""
+    from fedsus.journal import NAME
+    from fedsus.reporting.receipt import FILE
+
+    if not given.is_dir():
+        return given
+    path = given / FILE
+    if path.exists():
+        return path
+    if not (given / NAME).exists():
+        raise ConfigError(f"{path}: no such file; is {given} the folder of a run?")
+    raise ConfigError(f"{path}: no such file; once the run is over, its operator makes it: fedsus receipt make {given}")
 
 
 def _evidence(

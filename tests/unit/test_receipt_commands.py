@@ -79,8 +79,15 @@ def test_exit_codes_say_whether_it_holds_or_cannot_be_checked(run: Run, capsys: 
     shutil.copytree("run", "cut")
     Path("cut", NAME).write_bytes(run.journal[:-1])
     clear_run(tmp_path / "clear")
+    Path("empty").mkdir()
     for arguments, code, why in (
         (("run", "--operator", "other.key.pub"), 1, "and not by the operator's"),
+        (
+            ("clear",),
+            2,
+            "clear/receipt.json: no such file; once the run is over, its operator makes it: fedsus receipt",
+        ),
+        (("empty",), 2, "empty/receipt.json: no such file; is empty the folder of a run?"),
         (("run", "--journal", "clear/journal.jsonl"), 1, "predicate.journal.head"),
         (("cut",), 1, "it has no end: the file was cut off or changed"),
         (("nowhere",), 2, "nowhere: no such file"),
@@ -283,7 +290,10 @@ def _pem(raw: bytes) -> bytes:
 def test_a_countersigned_receipt_verifies_with_the_members_name(run: Run, device: Path, capsys: Captured) -> None:
     told(capsys, "make", "run")
     assert command(["client", "countersign", "run/receipt.json", "--agent", str(device)]) == 0
-    assert "this device took part" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "this device took part" in shown
+    assert f"signed by the key {fingerprint(key_files.load(Path('home', receipts.KEY), 'operator').public)}: " in shown
+    assert "not compared, since no device knows it" in shown
     code, out, _ = told(capsys, "verify", "run", "--roster", "roster.json")
     assert (code, out.splitlines()[2]) == (0, "countersigned ada")
 
