@@ -18,6 +18,7 @@ from fedsus.owner.charges import epsilon_of
 from fedsus.owner.history import History
 from fedsus.owner.ledger import Ledger
 from fedsus.privacy.stated import INFINITE, TOLERANCE, alike
+from fedsus.secagg.keys import fingerprint
 from fedsus.secagg.roster import digest
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def countersign(agent: AgentConfig, file: Path, output: Path | None) -> Iterator
         raise Refusal(f"{file}: a signature does not fit: the receipt was changed after it was signed")
     if not isinstance(said, dict) or said.get("predicateType") != _PREDICATE:
         raise ConfigError(f"{file}: not a receipt of this version ({_PREDICATE})")
+    yield f"signed by the key {fingerprint(bytes.fromhex(sealed.author))}: compare it with the operator's"
     try:
         yield from same_roster(said["predicate"], agent.federation.roster)
         yield from compared(said["predicate"], _entries(agent.ledger), identity.public.hex() == sealed.author)
