@@ -19,24 +19,27 @@ log = logging.getLogger("fedsus.device")
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A report that was encoded and is not known to be summed."""
+    """A report that was encoded and is not known to be summed; ``again``: some of it was in one before."""
 
     round: int
     attempt: int
     told: Consumed
+    again: bool = False
 
 
 @dataclass(slots=True)
 class Reports:
-    """By run, what was used for it and not told yet, and the one report under way.
+    """By run, what was used for it and not told yet, and the one report under way; ``repeated``: whose untold was told.
 
     A report whose sum was certified is told. If its round is asked again, its attempt was abandoned, and what it held
     is in the next report. If the run went on to another round and this device did not see how the attempt ended, the
-    report may be in a sum: it counts as told, for nothing is ever told twice.
+    report may be in a sum: it counts as told. That a round is asked again is the server's word alone, so nothing is
+    told a third time: a server that goes on asking would see this device's sums grow, and nobody else's.
     """
 
     untold: dict[str, Consumed] = field(default_factory=dict)
     flights: dict[str, Flight] = field(default_factory=dict)
+    repeated: set[str] = field(default_factory=set)
 
     def used(self, run: str, more: Consumed) -> None:
         """Something was used for a run."""
@@ -45,10 +48,12 @@ class Reports:
     def begin(self, run: str, round: int, attempt: int) -> Consumed:
         """A report of all that is not told yet."""
         before = self.flights.pop(run, None)
-        if before is not None and before.round == round:
+        again = before is not None and before.round == round and not before.again
+        if before is not None and again:
             self.used(run, before.told)
         told = self.untold.pop(run, NOTHING)
-        self.flights[run] = Flight(round, attempt, told)
+        self.flights[run] = Flight(round, attempt, told, again or run in self.repeated)
+        self.repeated.discard(run)
         return told
 
     def withdrawn(self, run: str, attempt: int) -> bool:
@@ -56,6 +61,8 @@ class Reports:
         flight = self._landed(run, attempt)
         if flight is not None:
             self.used(run, flight.told)
+            if flight.again:
+                self.repeated.add(run)
         return flight is not None
 
     def certified(self, run: str, attempt: int) -> bool:

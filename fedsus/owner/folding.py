@@ -49,7 +49,8 @@ def replay(entry: Mapping[str, Any], recent: Recent, reports: Reports) -> float:
             reports.used(_text(entry["run"]), consumed.read(entry["used"]))
         case "flying":
             told = consumed.read(entry["used"])
-            reports.flights[_text(entry["run"])] = Flight(int(entry["round"]), int(entry["attempt"]), told)
+            again = entry["again"] is True
+            reports.flights[_text(entry["run"])] = Flight(int(entry["round"]), int(entry["attempt"]), told, again)
         case _:
             raise ValueError("a line of another kind")
     return 0.0
@@ -85,7 +86,8 @@ def folded(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
         ),
         *({"type": "owed", "run": run, "used": used.written()} for run, used in reports.untold.items()),
         *(
-            {"type": "flying", "run": run, "round": one.round, "attempt": one.attempt, "used": one.told.written()}
+            {"type": "flying", "run": run, "round": one.round, "attempt": one.attempt, "again": one.again}
+            | {"used": one.told.written()}
             for run, one in reports.flights.items()
         ),
         *({key: value for key, value in entry.items() if key not in ("v", "seq", "prev")} for entry in entries[cut:]),

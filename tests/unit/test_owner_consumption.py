@@ -137,6 +137,17 @@ def test_a_certified_report_is_not_told_again_and_an_abandoned_one_is() -> None:
     assert hands.report(round=4, attempt=5)["joules"] == 8.0, "it had not left"
 
 
+def test_a_server_that_asks_a_round_again_and_again_does_not_see_one_devices_sums_grow() -> None:
+    """Each attempt uses 4 J; of which the server may have opened the sum, without this device."""
+    hands, found = Hands(None), []
+    for attempt in range(1, 7):
+        hands.work(4.0, attempt=attempt)
+        found.append(hands.report(attempt=attempt)["joules"])
+        if attempt == 4:
+            hands.consumption.withdrawn("r", attempt)  # as by a deadline while it trains
+    assert found == [4.0, 8.0, 4.0, 8.0, 12.0, 4.0]
+
+
 def test_two_runs_and_none() -> None:
     hands = Hands(None)
     hands.meter.use("wait", 64.0)
@@ -168,7 +179,8 @@ def test_no_joule_is_told_twice_and_none_is_lost_but_for_an_end_that_was_not_see
     """Whatever is certified or abandoned, in whatever order, also over restarts: told + under way + untold = used."""
     hands = Hands(tmp_path_factory.mktemp("energy"))
     used, told, unseen = dict.fromkeys("ab", 0.0), dict.fromkeys("ab", 0.0), dict.fromkeys("ab", 0.0)
-    flying: dict[str, tuple[int, float]] = {}
+    flying: dict[str, tuple[int, float, bool]] = {}
+    repeated: set[str] = set()
     at = {run: [1, 0] for run in "ab"}
     for step, run, number in steps:
         round, attempt = at[run]
@@ -179,23 +191,25 @@ def test_no_joule_is_told_twice_and_none_is_lost_but_for_an_end_that_was_not_see
             case "report":
                 at[run][1] += 1
                 before = flying.pop(run, None)
-                if before is not None and before[0] != round:
+                again = before is not None and before[0] == round and not before[2]
+                if before is not None and not again:
                     unseen[run] += before[1]
-                flying[run] = round, hands.report(run, round, attempt + 1)["joules"]
+                flying[run] = round, hands.report(run, round, attempt + 1)["joules"], again or run in repeated
+                repeated.discard(run)
             case "next":
                 at[run][0] += 1
             case "certified":
                 hands.consumption.certified(run, attempt)
-                told[run] += flying.pop(run, (0, 0.0))[1]
+                told[run] += flying.pop(run, (0, 0.0, False))[1]
             case "withdrawn":
                 hands.consumption.withdrawn(run, attempt)
-                flying.pop(run, None)
+                repeated.update({run} if flying.pop(run, (0, 0.0, False))[2] else ())
             case "killed":
                 hands.consumption.write()
                 hands.again()
     hands.consumption.take()
     for run in "ab":
-        under_way = flying.get(run, (0, 0.0))[1]
+        under_way = flying.get(run, (0, 0.0, False))[1]
         left = hands.consumption._reports.untold.get(run)
         assert told[run] + unseen[run] + under_way + (left.total if left else 0.0) == used[run]
     hands.killed()
