@@ -120,7 +120,7 @@ def _attempt(
     costs = entry.costs if isinstance(entry, RoundReleased) else None
     quiet = _quiet(entry, cohort, kind)
     assumed = budget.assumed(quiet, seconds)[kind]
-    # What devices used for an abandoned attempt is in what they report next.
+    # What devices used for an abandoned attempt is in what they report next; where that is abandoned too, in nothing.
     if quiet and assumed is None and isinstance(entry, RoundReleased):
         silent.add("the devices" if costs is None else "devices that report nothing")
     return Counted(
@@ -137,7 +137,7 @@ def _quiet(entry: RoundReleased | AttemptAbandoned, cohort: int, kind: Kind) -> 
         return cohort
     if entry.costs is None:
         return entry.survivors + entry.lost
-    # Under DP nobody counts who reports: all who are in the sum are taken to. Who was lost reports next time.
+    # Under DP nobody counts who reports: all who are in the sum are taken to. Who was lost reports next time, mostly.
     reports = entry.costs.get("devices" if kind == "joules" else "priced", float(entry.survivors))
     return max(entry.survivors - round(reports), 0)
 
