@@ -97,7 +97,7 @@ def print_runs(home: Home, folder: Path) -> None:
         click.echo(f"no runs in {folder}; start one: fedsus server run run.toml{home_option(home)}")
         return
     active = {run.run: run for run in home.active()}
-    table = Table(box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run", no_wrap=True, overflow="fold")  # a name that is cut cannot be used in a command
     for title in ("state", "rounds", "attempts", "bytes", "seconds"):
         table.add_column(title)
