@@ -59,7 +59,7 @@ def section(source: Source) -> Section:
 
 
 def _boundary(name: str, one: Energy) -> str:
-    covered = "" if one.covered == one.of else f" Known for {one.covered:,} of {one.of:,} intervals or reports."
+    covered = "" if one.covered == one.of else f" Known for {one.covered:,} of {one.of:,} attempts or reports."
     return f"What counts for the {name}: {cleaned(one.boundary)}.{covered}"
 
 
