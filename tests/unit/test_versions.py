@@ -94,7 +94,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported(package: 
     below = [own for own in PROJECTS if canonicalize_name(own) in declared]
     inherited = {canonicalize_name(r.name) for own in below for r in requirements(own)}
     extras = project(package).get("optional-dependencies", {})
-    offered = [text for name in ("parquet", "plots", "ray") for text in extras.get(name, [])]
+    offered = [text for name in ("energy", "parquet", "plots", "ray") for text in extras.get(name, [])]
     optional = {canonicalize_name(Requirement(text).name) for text in offered}
     modules = third_party(ROOT / PROJECTS[package] / package)
     imported = {canonicalize_name(name) for module in modules for name in brought_by.get(module, [module])}
