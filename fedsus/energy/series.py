@@ -168,11 +168,12 @@ def _between(before: _Point, after: _Point, row: Row, settings: SeriesSettings, 
     """
     gap = after[0] - before[0]
     if settings.gaps == "refuse" or gap > settings.longest_gap:
-        rule = (
-            "set series.gaps = 'previous' or 'linear' to fill it"
-            if settings.gaps == "refuse"
-            else f"series.longest_gap = {settings.longest_gap:g} s"
-        )
+        ways = []
+        if settings.gaps == "refuse":
+            ways.append("set series.gaps = 'previous' or 'linear' to fill it")
+        if gap > settings.longest_gap:
+            ways.append(f"series.longest_gap = {settings.longest_gap:g} s is less")
+        rule = ", but ".join(ways)
         raise ConfigError(
             f"{row.place}: a gap of {gap:g} s before {moment(row.time)}, where rows are {step:g} s apart; {rule}"
         )

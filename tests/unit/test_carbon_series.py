@@ -150,6 +150,8 @@ def test_gaps(tmp_path: Path) -> None:
     text = table(*rows)
     assert "line 5: a gap of 900 s before 2021-03-01 00:25:00+00:00" in refused(tmp_path, text)
     assert "longest_gap = 600 s" in refused(tmp_path, text, gaps="linear", longest_gap=600.0)
+    both = refused(tmp_path, text, longest_gap=600.0)
+    assert both.endswith("set series.gaps = 'previous' or 'linear' to fill it, but series.longest_gap = 600 s is less")
     held = loaded(tmp_path, text, gaps="previous").over(T0 + 900, T0 + 1500)
     assert held.value == pytest.approx(100) and held.method == "assumed" and "gap" in held.source
     line = loaded(tmp_path, text, gaps="linear")
