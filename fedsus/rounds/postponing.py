@@ -88,7 +88,7 @@ class Postponing:
         return max(self._now() - self._began - sum(self._took), self._noted, self._waited)
 
     def _until(self, slack: float, work: Work) -> float:
-        began, waited = self._now(), 0.0
+        began, waited, put_off = self._now(), 0.0, False
         while True:
             now = self._now()
             waited = max(waited, now - began)  # a clock that stands still, or was set back, adds no slack
@@ -98,9 +98,10 @@ class Postponing:
             self._tell(start)
             pause = min(start.at - now, self._settings.step_minutes * 60)
             self._sleep(pause)
-            waited += pause
-        if waited:
-            self._waits(None)
+            waited, put_off = waited + pause, True
+        if not put_off:
+            return 0.0  # what it took to look at the forecast is no wait
+        self._waits(None)
         return waited
 
     def _start(self, now: float, slack: float, work: Work) -> Start:

@@ -44,6 +44,12 @@ def test_it_waits_for_the_cleanest_hour_and_tells_until_when() -> None:
     assert told == [BEGAN + 2 * HOUR] * 4 + [None]
 
 
+def test_looking_at_the_forecast_is_no_wait() -> None:
+    time, told = Time(tick=0.25), list[float | None]()
+    assert postponing(time, Hours(1, 9, 9), 3, waits=told.append).wait(1) == 0.0
+    assert (time.slept, told) == (0.0, [])
+
+
 def test_immediate_is_immediate() -> None:
     time = Time()
     asked = ScheduleSettings(slack_hours=9, duration=HOUR)
