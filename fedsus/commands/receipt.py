@@ -172,6 +172,8 @@ def _operator(given: str) -> str:
 
     if len(given) == 64 and set(given) <= set("0123456789abcdef"):
         return given
+    if not Path(given).exists():
+        raise ConfigError(f"--operator {given}: no such file, nor 64 hex digits")
     return read_public(Path(given), "operator")
 
 

@@ -92,6 +92,7 @@ def test_exit_codes_say_whether_it_holds_or_cannot_be_checked(run: Run, capsys: 
         (("cut",), 1, "it has no end: the file was cut off or changed"),
         (("nowhere",), 2, "nowhere: no such file"),
         (("run", "--journal", "nowhere"), 2, "nowhere: no such file"),
+        (("run", "--operator", "344b"), 2, "--operator 344b: no such file, nor 64 hex digits"),
         (("run", "--operator", "roster.json"), 2, "not one line 'fedsus-operator <64 hex digits>'"),
         (("run", "--roster", "run/journal.jsonl"), 2, "not a roster"),
         (("run", "--policy", "policy.toml"), 2, "name the roster too"),
