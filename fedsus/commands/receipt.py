@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from fedsus.errors import ConfigError
+from fedsus.errors import ConfigError, ReceiptFault
 
 if TYPE_CHECKING:
     from fedsus.reporting.verification import Evidence
@@ -79,7 +79,11 @@ def verify(
         raise ConfigError("--policy pins who signs rosters: name the roster too, with --roster")
     file = _file_of(receipt)
     raw = receipts.read_file(file, MAX_BYTES)
-    found = check(raw, _evidence(journal or file.parent / NAME, roster, policy, operator, model))
+    evidence = _evidence(journal or file.parent / NAME, roster, policy, operator, model)
+    try:
+        found = check(raw, evidence)
+    except ReceiptFault as fault:
+        raise ReceiptFault(f"{file}: does not hold: {fault}") from None
     for line in verified_lines(found):
         click.echo(line)
 

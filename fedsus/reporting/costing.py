@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NO_METER = "the server noted no energy: it had no meter, or it was switched off"
 _NO_REPORTS = "no device's costs were asked for: the plan has no [plan.costs]"
+_NO_SHARE = "no device's costs left it: no part of the privacy budget was set aside for them, or no round was released"
 
 
 def lasted(entries: Sequence[Entry]) -> float:
@@ -111,7 +112,7 @@ def _devices(specification: Specification, entries: Sequence[Entry]) -> Energy |
     """Sums of the devices' reports. A device reports what it used since its last report that was summed."""
     told = _reports(entries)
     if not told:
-        return Absent(absent=_NO_REPORTS)
+        return Absent(absent=_NO_REPORTS if specification.config.plan.costs is None else _NO_SHARE)
     asked = sum(entry.survivors for entry, _ in told)
     reporting = _reporting(told)
     if reporting == 0:

@@ -26,6 +26,7 @@ from fedsus.strict import Strict
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:fedsus:receipt:1"
+SIMULATED: Final = "a simulation: no device took part, and its noise may come from a seed that somebody knows"
 
 
 class Digest(Strict):
@@ -242,6 +243,11 @@ class Statement(Strict):
     subject: Annotated[tuple[Subject, ...], Field(min_length=1)]
     predicate_type: Literal["urn:fedsus:receipt:1"] = Field(default=PREDICATE_TYPE, alias="predicateType")
     predicate: Predicate
+
+
+def simulated(payload: Any) -> bool:
+    """Whether a receipt's plain data are of a simulation, which alone has a clock of its own."""
+    return "value" in payload["predicate"]["time"]["virtual"]
 
 
 def schema() -> dict[str, Any]:

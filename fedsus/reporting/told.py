@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from fedsus.errors import ConfigError
 from fedsus.plan import canonical
 from fedsus.reporting.figures import Absent
-from fedsus.reporting.predicate import PREDICATE_TYPE, Statement
+from fedsus.reporting.predicate import PREDICATE_TYPE, SIMULATED, Statement
 from fedsus.secagg.keys import fingerprint
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def lines(sealed: Envelope, payload: Any) -> Iterator[str]:
         raise ConfigError(f"not a receipt of this version ({PREDICATE_TYPE}): {str(kind)[:80]}") from None
     ended = f"{said.run.status}; ended by: {said.budgets.ended_by}"
     yield _line("run", f"{said.run.name}, {ended}")
+    if not isinstance(said.time.virtual, Absent):
+        yield f"! {SIMULATED}"
     yield _line("model", said.model.absent if isinstance(said.model, Absent) else said.model.hash or "hash not noted")
     yield _line("journal", f"{said.journal.entries} entries, {said.journal.head}")
     yield _line(

@@ -17,7 +17,7 @@ from fedsus.errors import ConfigError, CorruptionError, ProtocolViolation, Recei
 from fedsus.journal import RunClosed, RunOpened, fold
 from fedsus.plan import canonical
 from fedsus.privacy.stated import alike
-from fedsus.reporting.predicate import PREDICATE_TYPE, STATEMENT_TYPE
+from fedsus.reporting.predicate import PREDICATE_TYPE, SIMULATED, STATEMENT_TYPE, simulated
 from fedsus.reporting.receipt import check_end, entries_of, head_of, payload_of
 from fedsus.secagg import roster as rosters
 from fedsus.secagg.keys import fingerprint
@@ -140,7 +140,8 @@ def _recomputed(payload: dict[str, Any], journal: bytes, operator: str) -> _Deri
             said = _at(payload, ("predicate", "journal", name))
             if said != found or type(said) is not type(found):
                 raise ReceiptFault(
-                    f"predicate.journal.{name}: the receipt says {_short(said)}, the journal gives {_short(found)}"
+                    f"predicate.journal.{name}: the receipt says {_short(said)}, the journal gives {_short(found)}: "
+                    "another run's journal, or one that was cut off or changed"
                 )
         return _derived(journal, operator)
     except CorruptionError as error:
@@ -252,6 +253,8 @@ def _same_model(payload: dict[str, Any], model: frozenset[str] | None) -> None:
 
 
 def _notes(payload: dict[str, Any], evidence: Evidence) -> Iterator[str]:
+    if simulated(payload):
+        yield SIMULATED
     if evidence.operator is None:
         yield "the operator's key is not pinned: compare its fingerprint with one from the operator, or name --operator"
     if payload["predicate"]["participation"]["roster"] is not None:

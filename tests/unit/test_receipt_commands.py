@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from charges import policy
 from receipts import IDENTITIES, SIGNER, STRANGER, Run, clear_run, private_run, roster, signed
+from reported_runs import written
 
 from fedsus.cli import run as command
 from fedsus.envelope import decode
 from fedsus.errors import ConfigError, Refusal
-from fedsus.journal import NAME, RunOpened
+from fedsus.journal import NAME, RoundReleased, RunOpened
 from fedsus.model_file import write_model
 from fedsus.owner import key_files
 from fedsus.owner.charges import Charge, events_of, goal_of
@@ -65,6 +66,22 @@ def test_make_verify_show(run: Run, capsys: Captured) -> None:
     assert "epsilon       8 at delta 1e-05: each client, against server  <- the run's own" in out
     code, out, _ = told(capsys, "show", "run", "--json")
     assert json.loads(out)["predicate"]["run"]["name"] == "masked-1"
+
+
+def test_a_simulation_says_that_it_is_one(run: Run, capsys: Captured) -> None:
+    entries = [replace(e, virtual=60.0 * e.round) if isinstance(e, RoundReleased) else e for e in read(run.folder)]
+    written(Path("simulated"), entries)
+    for folder, wanted in ((Path("simulated"), True), (run.folder, False)):
+        assert told(capsys, "make", str(folder))[0] == 0
+        for what in ("verify", "show"):
+            code, out, _ = told(capsys, what, str(folder))
+            assert (code, "a simulation: no device took part" in out) == (0, wanted)
+
+
+def test_what_does_not_hold_says_so_with_its_file(run: Run, capsys: Captured) -> None:
+    assert told(capsys, "make", "run")[0] == 0
+    code, _, err = told(capsys, "verify", "run", "--operator", STRANGER.public.hex())
+    assert (code, err.startswith("error: run/receipt.json: does not hold: signatures.0: ")) == (1, True)
 
 
 def test_a_second_make_does_not_take_countersignatures_away(run: Run, capsys: Captured) -> None:

@@ -160,5 +160,6 @@ def _limits(source: Source) -> tuple[str, ...]:
     ]
     if missing:
         found.append(f"Not counted: {listed(missing)}.")
-    found.append("Quality was measured on the participants' own examples; elsewhere it may be worse.")
+    if not isinstance(source.said.metrics, Absent):
+        found.append("Quality was measured on the participants' own examples; elsewhere it may be worse.")
     return tuple(found)
