@@ -88,7 +88,7 @@ def roster(agent_file: Path, policy_file: Path | None, file: Path | None) -> Non
 @click.argument("receipt", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it.  [default: RECEIPT itself]")
 def countersign(agent_file: Path, receipt: Path, output: Path | None) -> None:
-    """Compare a run's receipt with this device's ledger, and add the device's signature.
+    """Compare a receipt with this device's ledger, and sign it too.
 
     RECEIPT is the operator's receipt.json. Plans, attempts and epsilon must be those that this device knows of.
     """

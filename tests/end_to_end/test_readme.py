@@ -213,6 +213,10 @@ def test_a_server_and_clients_as_the_readme_says(machine: Machine) -> None:
     said = machine.run(run)
     assert f"round {ROUNDS}/{ROUNDS}" in said, said
     assert (machine.example / "scored.csv").read_text().splitlines()[0].endswith(",score")
+    (costs,) = of("2.", "operator costs")
+    said = machine.run(costs)
+    assert "holds: run heart-" in said
+    assert all(name in said for name in ("report.html", "report.md", "model-card.md"))
     (leave,) = of("2.", "owner after")
     said = machine.run(leave)
     assert f"{ROUNDS} answered, 0 refused" in said
@@ -253,7 +257,7 @@ def test_no_block_of_the_journeys_is_left_out() -> None:
     titles = {(block.section[:2], block.title) for block in blocks() if re.match(r"\d\.", block.section)}
     run = {("1.", "server"), ("1.", "operator"), ("3.", "researcher")}
     run |= {("2.", title) for title in ("owner", "operator", "signer", "owner pinned", "agent", "operator run")}
-    run |= {("2.", "owner after"), ("2.", "operator left")}
+    run |= {("2.", "operator costs"), ("2.", "owner after"), ("2.", "operator left")}
     assert titles == run | {("2.", "install")}
 
 

@@ -274,7 +274,8 @@ def test_without_privilege_it_is_skipped_aloud_and_never_where_it_is_required(re
 
 def test_continuous_integration_requires_them() -> None:
     commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if not line.startswith("#")]
-    assert commands[-3:] == [f"export {namespaces.REQUIRE}=1", "make check", "make test"]
+    assert f"export {namespaces.REQUIRE}=1" in commands
+    assert commands[-2:] == ["make check", "make test"]
 
 
 @pytest.mark.namespaces

@@ -69,6 +69,10 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield path
 
 
+TABLES = [{"joules": 1.0, "grams": 1.0}, {"bits": 4, "block": 64}, {"name": "rand_k", "share": 0.5}]
+"""What fields may hold that are None elsewhere: costs, downlink, uplink."""
+
+
 def options(annotation: Any) -> list[Any]:
     """The values of a Literal within an annotation."""
     if get_origin(annotation) in (UnionType, None):
@@ -94,7 +98,7 @@ def others(value: Any, annotation: Any) -> list[Any]:
                 [(*value[:-1], value[-1] + 1), value[:-1]] if value else [({"name": "loss", "low": 0.0, "high": 1.0},)]
             )
         case NoneType():
-            return [1.0, HASH]
+            return [1.0, HASH, *TABLES]
     raise AssertionError(f"no other value for {value!r}: say here how such a field is mutated")
 
 
@@ -187,8 +191,8 @@ def test_every_field_of_a_plan_changes_its_hash(kind: str, path: tuple[Any, ...]
             continue
         valid += 1
         assert plans.digest(raw) != plans.digest(plans.encode(plan))
-    # An exchange goes with its session, a unit with its numbers, and a private run trains.
-    bound = {"exchange", "purpose"} if plan.private else {"exchange"}
+    # An exchange goes with its session, a unit with its numbers, costs with their noise, and a private run trains.
+    bound = {"exchange", "purpose", "costs"} if plan.private else {"exchange"}
     if plan.clip is None:  # a round has a bound of its own where clipping is adaptive
         bound.add("clip")
     assert valid or path in ONE_VALUE or path[0] in bound or path == ("privacy", "unit")
