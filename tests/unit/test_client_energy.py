@@ -27,7 +27,7 @@ from fedsus_client.metering import Metering
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click:DeprecationWarning")
 
 NOON = time.time() - time.time() % 86_400 + 43_200
-"""Of today: the commands read the machine's own clock. A record ahead of it counts as now."""
+"""Of today, UTC. The commands read the machine's clock, which stands there: in Tokyo it is the same day."""
 
 Run = Callable[..., Result]
 AGENT = '[server]\naddress = "localhost:1"\n[tasks]\n[data]\n'
@@ -37,6 +37,7 @@ AGENT = '[server]\naddress = "localhost:1"\n[tasks]\n[data]\n'
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(time, "time", lambda: NOON)
     (tmp_path / "agent.toml").write_text(AGENT)
     (tmp_path / "policy.toml").write_text("")
 
