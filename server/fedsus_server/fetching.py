@@ -22,12 +22,13 @@ def fetch(request: Request) -> Answer:
     Raises:
         EnvironmentFault: not connected, or broken off.
     """
+    late = threading.Event()
     try:
         with (
             httpx.Client(
                 timeout=request.timeout, verify=_authorities(), follow_redirects=False, trust_env=False
             ) as client,
-            _closed_after(request.timeout, client),
+            _closed_after(request.timeout, client, late),
             client.stream("GET", request.url, headers=dict(request.headers)) as response,
         ):
             body = bytearray()
@@ -39,7 +40,9 @@ def fetch(request: Request) -> Answer:
         raise EnvironmentFault(f"no answer within {request.timeout:g} s") from None
     except httpx.ConnectError as error:
         raise EnvironmentFault(f"cannot be reached: {error}") from None
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, UnicodeError) as error:  # also of one closed
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, UnicodeError) as error:
+        if late.is_set():  # whatever a connection says that was closed under it
+            raise EnvironmentFault(f"no whole answer within {request.timeout:g} s") from None
         raise EnvironmentFault(f"broke off: {type(error).__name__}") from None
     return Answer(
         status=response.status_code,
@@ -50,8 +53,14 @@ def fetch(request: Request) -> Answer:
 
 
 @contextlib.contextmanager
-def _closed_after(seconds: float, client: httpx.Client) -> Iterator[None]:
-    timer = threading.Timer(seconds, client.close)
+def _closed_after(seconds: float, client: httpx.Client, late: threading.Event) -> Iterator[None]:
+    """``late`` says that the time was over."""
+
+    def close() -> None:
+        late.set()
+        client.close()
+
+    timer = threading.Timer(seconds, close)
     timer.daemon = True
     timer.start()
     try:

@@ -231,9 +231,9 @@ def test_a_source_that_hangs_costs_its_timeout_and_no_more(
     source: Source, tmp_path: Path, head: bytes, chunk: bytes, pause: float, fetch: Fetch
 ) -> None:
     clock = Clock()
-    intensity = asked(source, clock, tmp_path, fetch, timeout=0.15)
+    intensity = asked(source, clock, tmp_path, fetch, timeout=0.5)
     source.reply = endless(source, head=head, chunk=chunk, pause=pause)
-    with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1/ci: no (whole )?answer within 0\.15 s"):
+    with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1/ci: no (whole )?answer within 0\.5 s"):
         intensity.over(NOW, NOW)
     with pytest.raises(EnvironmentFault):  # remembered: nobody waits again
         intensity.over(NOW, NOW)
