@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,6 +46,24 @@ class Fetch(Protocol):
         EnvironmentFault: not connected, or broken off; one line without the address's query and the headers.
         """
         ...
+
+
+@contextlib.contextmanager
+def closed_after(seconds: float, close: Callable[[], object]) -> Iterator[threading.Event]:
+    """Calls ``close`` when the time is over; the event says that it was, whatever the connection says then."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        close()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 class Patience:

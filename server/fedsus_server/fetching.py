@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import ssl
 import threading
-from collections.abc import Iterator
 
 import httpx
 
-from fedsus.energy.fetching import Answer, Request
+from fedsus.energy.fetching import Answer, Request, closed_after
 from fedsus.errors import EnvironmentFault
 
 
@@ -22,13 +20,13 @@ def fetch(request: Request) -> Answer:
     Raises:
         EnvironmentFault: not connected, or broken off.
     """
-    late = threading.Event()
+    late: threading.Event | None = None
     try:
         with (
             httpx.Client(
                 timeout=request.timeout, verify=_authorities(), follow_redirects=False, trust_env=False
             ) as client,
-            _closed_after(request.timeout, client, late),
+            closed_after(request.timeout, client.close) as late,
             client.stream("GET", request.url, headers=dict(request.headers)) as response,
         ):
             body = bytearray()
@@ -41,7 +39,7 @@ def fetch(request: Request) -> Answer:
     except httpx.ConnectError as error:
         raise EnvironmentFault(f"cannot be reached: {error}") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, UnicodeError) as error:
-        if late.is_set():  # whatever a connection says that was closed under it
+        if late is not None and late.is_set():  # whatever a connection says that was closed under it
             raise EnvironmentFault(f"no whole answer within {request.timeout:g} s") from None
         raise EnvironmentFault(f"broke off: {type(error).__name__}") from None
     return Answer(
@@ -50,23 +48,6 @@ def fetch(request: Request) -> Answer:
         body=bytes(body),
         location=response.headers.get("location", ""),
     )
-
-
-@contextlib.contextmanager
-def _closed_after(seconds: float, client: httpx.Client, late: threading.Event) -> Iterator[None]:
-    """``late`` says that the time was over."""
-
-    def close() -> None:
-        late.set()
-        client.close()
-
-    timer = threading.Timer(seconds, close)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @functools.cache

@@ -181,8 +181,8 @@ class _Steps:
 
 
 @dataclass(slots=True)
-class Known:
-    """What a run knows: the trace's own forecast, then the same hour of the last day; see `Intensity`."""
+class _Traced:
+    """A trace's means, and its steps."""
 
     trace: Trace
     _steps: _Steps = field(init=False)
@@ -193,6 +193,11 @@ class Known:
     def over(self, start: float, end: float) -> Rate:
         """The mean."""
         return _rate(float(self.trace.means(np.array([start]), end - start)[0]))
+
+
+@dataclass(slots=True)
+class Known(_Traced):
+    """What a run knows: the trace's own forecast, then the same hour of the last day; see `Intensity`."""
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:
         """As `fedsus.energy.series.Series.forecast`, with ``beyond = "yesterday"``."""
@@ -214,18 +219,8 @@ class Known:
 
 
 @dataclass(slots=True)
-class Oracle:
+class Oracle(_Traced):
     """What no run knows: all that is to come; see `Intensity`."""
-
-    trace: Trace
-    _steps: _Steps = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._steps = _Steps(self.trace)
-
-    def over(self, start: float, end: float) -> Rate:
-        """The mean."""
-        return _rate(float(self.trace.means(np.array([start]), end - start)[0]))
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:
         """The trace itself."""
