@@ -279,7 +279,11 @@ def test_no_secret_is_on_a_devices_disk_and_each_step_is_noted_once(
         state = [path for path in hospitals.clients[name].state.rglob("*") if path.is_file()]
         assert {"sessions.jsonl", "agent.log"} <= {path.name for path in state}
         for path in state:
-            shown = forms_in(path.read_bytes(), everyone | {identity})
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # a device that is still at work ends its database's journal meanwhile
+                continue
+            shown = forms_in(content, everyone | {identity})
             assert not shown, f"{path.name} holds {len(shown)} secrets"
 
 
