@@ -51,7 +51,7 @@ def started(node: dict[str, Any], attempts: int = 3) -> Any:
     from ray.cluster_utils import Cluster
 
     while True:
-        made = Cluster()
+        made: Any = Cluster()
         try:
             made.add_node(**node)
             made.add_node(**node)
