@@ -39,7 +39,7 @@ from fedsus_simulations.benchmarks import (
     stock_simulation,
 )
 from fedsus_simulations.benchmarks.result import Result, complete
-from fedsus_simulations.benchmarks.secure_ours import Case, Cell, Spent
+from fedsus_simulations.benchmarks.secure_cases import Case, Cell, Spent
 from fedsus_simulations.benchmarks.stock_secure import Work
 from fedsus_simulations.benchmarks.stock_simulation import Simulated
 

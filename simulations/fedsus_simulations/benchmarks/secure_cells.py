@@ -36,8 +36,8 @@ from fedsus.secagg.session import Phase
 from fedsus.secagg.shares import SHARE_BYTES
 from fedsus.types import Ring
 from fedsus_simulations.benchmarks import processes
+from fedsus_simulations.benchmarks.secure_cases import Case, Cell
 from fedsus_simulations.benchmarks.secure_memory import BITS, CountingClient, Vectors, federated
-from fedsus_simulations.benchmarks.secure_ours import Case, Cell
 from fedsus_simulations.whole.secure_clients import Federation, Give, MemoryFleet, MemoryMarks
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from fedsus.secagg.thresholds import Thresholds, colluders
 from fedsus.secagg.wire import Kind
 from fedsus.types import Ring
 from fedsus_simulations.benchmarks import processes
-from fedsus_simulations.benchmarks.secure_ours import Case, Spent
+from fedsus_simulations.benchmarks.secure_cases import Case, Spent
 from fedsus_simulations.whole.forked_clients import ForkedFleet
 from fedsus_simulations.whole.secure_clients import Federation, MemoryClient, federation
 

@@ -13,7 +13,7 @@ from fedsus.errors import RunFailed
 from fedsus_simulations.benchmarks import processes, secure_ours, stock_client
 from fedsus_simulations.benchmarks.processes import say
 from fedsus_simulations.benchmarks.result import comparison, figure, load
-from fedsus_simulations.benchmarks.secure_ours import Cell
+from fedsus_simulations.benchmarks.secure_cases import Cell
 from fedsus_simulations.benchmarks.stock_client import FlowerClient
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from fedsus.errors import RunFailed
 from fedsus_simulations.benchmarks import processes, secure_ours, stock_simulation
 from fedsus_simulations.benchmarks.processes import Children, say, timed
 from fedsus_simulations.benchmarks.result import comparison, figure, load
-from fedsus_simulations.benchmarks.secure_ours import Case, Spent
+from fedsus_simulations.benchmarks.secure_cases import Case, Spent
 from fedsus_simulations.benchmarks.stock_secure import Work
 from fedsus_simulations.benchmarks.stock_simulation import Simulated
 
