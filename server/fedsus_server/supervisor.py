@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +23,7 @@ from fedsus_server import __version__, certificates, processes
 from fedsus_server.certificates import Certificates
 from fedsus_server.health import HealthServer, Probe
 from fedsus_server.home import VARIABLE, Home, Running
+from fedsus_server.ports import held
 from fedsus_server.resume import Resumer
 
 _START_SECONDS: Final = 60.0
@@ -173,10 +172,12 @@ class Supervisor:
         """
         _check_disk(self._home.folder)
         files = self._options.certificates(self._home, self._clock)
-        port = claim_port(self._options.host, self._options.port)
-        loopback_port = claim_port("127.0.0.1", 0)
-        ca = str(files.ca) if files.ca else None
-        probe = Probe(self._options.host, port, ca)
+        # Until this process ends: the child takes seconds to listen, and may have to start again.
+        with held(self._options.host, self._options.port) as port, held("127.0.0.1", 0) as loopback_port:
+            self._serve(ready, files, port, loopback_port)
+
+    def _serve(self, ready: Callable[[Running], None], files: Certificates, port: int, loopback_port: int) -> None:
+        probe = Probe(self._options.host, port, str(files.ca) if files.ca else None)
         child = SuperLink(self._home, self._options, port, files, loopback_port)
         with HealthServer(self._options.health_host, self._options.health_port) as health:
             running = self._describe(port, loopback_port, health.port, files)
@@ -261,28 +262,6 @@ class Supervisor:
         finally:
             self._stop.set()
             thread.join(1.0)
-
-
-def claim_port(host: str, port: int) -> int:
-    """A port that can be bound now; ``port`` 0 chooses a free one.
-
-    Raises:
-        EnvironmentFault: it is taken, or may not be used.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except PermissionError:
-            raise EnvironmentFault(f"port {port} needs more rights; choose one above 1023 with --port") from None
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise EnvironmentFault(
-                    f"port {port} on {host} is taken by another process; stop that one, or choose another with --port"
-                ) from None
-            raise EnvironmentFault(f"cannot listen on {host}: {error.strerror or error}; see --host") from None
-        return int(probe.getsockname()[1])
 
 
 def _check_disk(folder: Path) -> None:

@@ -26,7 +26,7 @@ from fedsus.config import load
 from fedsus.owner.policy import Policy
 from fedsus_client import identity
 from fedsus_client.config import load_agent
-from fedsus_server.supervisor import claim_port
+from fedsus_server.ports import held
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer, which flwr imports, under a newer click
@@ -163,11 +163,12 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     assert "\nrounds = 10\n" in asked
     asked = asked.replace("\nrounds = 10\n", f"\nrounds = {ROUNDS}\n")
     (tmp_path / "examples" / "heart" / "run.toml").write_text(asked, encoding="utf-8")
-    one = Machine(tmp_path, claim_port("127.0.0.1", 0))
-    try:
-        yield one
-    finally:
-        one.stop()
+    with held("127.0.0.1", 0) as port:
+        one = Machine(tmp_path, port)
+        try:
+            yield one
+        finally:
+            one.stop()
 
 
 def known(machine: Machine, clinic: str) -> bool:

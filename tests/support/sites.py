@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import re
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 from recorder import Recorder
 
 from fedsus.config import RunConfig, load
-from fedsus.errors import EnvironmentFault
 from fedsus.journal import AttemptOpened, RoundReleased
 from fedsus.learning.parameters import flatten
 from fedsus.model_file import metadata, read_model, write_model
@@ -26,7 +24,7 @@ from fedsus.types import Vector
 from fedsus_client import identity
 from fedsus_client.status import PAUSED, Status, read_status, running
 from fedsus_server import devices, runs
-from fedsus_server.supervisor import claim_port
+from fedsus_server.ports import held
 from fedsus_simulations.whole.federation import ClientFiles, LocalFederation
 
 SUPPORT = Path(__file__).resolve().parent
@@ -82,16 +80,6 @@ def until(condition: Callable[[], object], what: str, patience: float = PATIENCE
         time.sleep(0.05)
 
 
-def steady_port() -> int:
-    """A free port below those that the system hands out by itself: nobody gets it while the server is down."""
-    handed_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    first = int(handed_out.read_text(encoding="ascii").split()[0]) if handed_out.exists() else 0
-    for port in random.SystemRandom().sample(range(10_000, first), 100) if first > 11_000 else ():
-        with contextlib.suppress(EnvironmentFault):
-            return claim_port("127.0.0.1", port)
-    return claim_port("127.0.0.1", 0)
-
-
 class Sites(LocalFederation):
     """A `LocalFederation` on one port, so that its agents find the server again after a restart."""
 
@@ -103,7 +91,8 @@ class Sites(LocalFederation):
             environment={"OMP_NUM_THREADS": "1"},
             agent_command=(sys.executable, "-W", "ignore", str(SUPPORT / "seeded_agent.py")),
         )
-        self.port = steady_port()
+        self._held = contextlib.ExitStack()
+        self.port = self._held.enter_context(held("127.0.0.1", 0))  # also while the server is down
         self._recorder: Recorder | None = None
         self._before: dict[str, int] = {}
 
@@ -119,6 +108,7 @@ class Sites(LocalFederation):
         super().close()
         if self._recorder is not None:
             self._recorder.close()
+        self._held.close()
 
     def start(self) -> None:
         """Server, keys, agents."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from fedsus_server.certificates import Certificates
 from fedsus_server.flower.superlink import SuperLinkSettings
 from fedsus_server.health import HealthServer, Probe
 from fedsus_server.home import ActiveRun, Home, Running
+from fedsus_server.ports import held
 
 
 @pytest.fixture
@@ -105,13 +107,33 @@ def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_named_with_the_way_out(taken: int) -> None:
-    with pytest.raises(EnvironmentFault, match=f"port {taken} on 127.0.0.1 is taken.*--port"):
-        supervisor.claim_port("127.0.0.1", taken)
+    for host, port, message in (
+        ("127.0.0.1", taken, f"port {taken} on 127.0.0.1 is taken.*--port"),
+        ("192.0.2.1", 0, "cannot listen on 192.0.2.1"),
+    ):
+        with pytest.raises(EnvironmentFault, match=message), held(host, port):
+            pass
     with pytest.raises(EnvironmentFault, match=f"health port {taken} .* taken.*--health-port"):
         HealthServer("127.0.0.1", taken)
-    with pytest.raises(EnvironmentFault, match="cannot listen on 192.0.2.1"):
-        supervisor.claim_port("192.0.2.1", 0)
-    assert supervisor.claim_port("127.0.0.1", 0) > 1023
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port can only be looked at")
+def test_a_held_port_is_given_to_nobody_and_can_be_listened_on_again_and_again() -> None:
+    with held("127.0.0.1", 0) as port:
+        with contextlib.closing(socket.socket()) as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind(("127.0.0.1", port))
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            with (
+                socket.create_server(("127.0.0.1", port)) as child,  # with SO_REUSEADDR, as a SuperLink's doors
+                socket.create_connection(("127.0.0.1", port)) as device,
+                child.accept()[0] as answered,
+            ):
+                device.sendall(b"x")
+                assert answered.recv(1) == b"x"
+            with held("127.0.0.1", port) as same:
+                assert same == port
 
 
 def test_a_full_disk_is_told_before_anything_starts(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
