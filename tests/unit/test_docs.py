@@ -25,8 +25,8 @@ from fedsus.config import RunConfig, loads
 from fedsus.owner.policy import Policy
 from fedsus.plan import Cohort, Encoding, Metric, Optimizer
 from fedsus_client.config import AgentConfig
-from fedsus_simulations.clients.availability import CURVES
 from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.traces import CURVES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

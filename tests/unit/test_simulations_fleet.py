@@ -13,7 +13,7 @@ from fedsus_simulations.clients.asked import Available
 from fedsus_simulations.clients.attempts import Attempt
 from fedsus_simulations.clients.availability import HOUR
 from fedsus_simulations.clients.population import Numbered
-from fedsus_simulations.clients.traces import TracesConfig
+from fedsus_simulations.scenario.traces import TracesConfig
 
 
 def behaviour(**asked: object) -> TracesConfig:

@@ -17,8 +17,9 @@ from fedsus.plan import Plan
 from fedsus.types import Partial, Refused
 from fedsus_simulations.clients import owners as module
 from fedsus_simulations.clients.fleet import fleet_of
-from fedsus_simulations.clients.owners import Owners, OwnersConfig, with_policies
+from fedsus_simulations.clients.owners import Owners
 from fedsus_simulations.scenario.config import Scenario
+from fedsus_simulations.scenario.owners import OwnersConfig
 from fedsus_simulations.scenario.sums import chosen, without_masks
 
 TASKS = {"heart": "heart"}
@@ -130,11 +131,11 @@ def test_policies_are_found_beside_the_scenario_and_kept_in_it(tmp_path: Path) -
 
     (tmp_path / "strict.toml").write_text(STRICT, encoding="utf-8")
     given = scenario(owners=[{"share": 0.5, "policy": "strict.toml"}, {"share": 0.1, "policy": {"cohort": {}}}])
-    found = with_policies(given, tmp_path)
+    found = given.with_policies(tmp_path)
     assert [one.policy for one in found.owners] == [policy(STRICT), Policy()]
     assert loads(canonical(found), Scenario) == found
-    assert with_policies(found, tmp_path / "elsewhere") == found
-    assert with_policies(scenario(), tmp_path) == scenario()
+    assert found.with_policies(tmp_path / "elsewhere") == found
+    assert scenario().with_policies(tmp_path) == scenario()
 
 
 def test_masks_make_no_difference_to_the_terms_of_a_scenario() -> None:
@@ -174,6 +175,6 @@ def test_mistakes_in_the_table_are_one_line(entries: list[dict[str, Any]], messa
 def test_a_policy_that_is_not_there_or_shares_of_too_many_are_named(tmp_path: Path) -> None:
     given = scenario(owners=[{"share": 0.7, "policy": "strict.toml"}])
     with pytest.raises(ConfigError, match=r"strict\.toml: no such file"):
-        with_policies(given, tmp_path)
+        given.with_policies(tmp_path)
     with pytest.raises(ConfigError, match="their shares add up to 1.4; at most 1 is all clients"):
         owners(STRICT, CLEAR, share=0.7)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from fedsus.config import loads
 from fedsus.errors import ConfigError
-from fedsus_simulations.clients.availability import CURVES, HOUR, Availability
-from fedsus_simulations.clients.device_classes import DEFAULTS
-from fedsus_simulations.clients.traces import Instant, SeededTraces, TracesConfig, traces_of
+from fedsus_simulations.clients.availability import HOUR, Availability
+from fedsus_simulations.clients.traces import Instant, SeededTraces, traces_of
 from fedsus_simulations.scenario.draws import divided, uniforms
 from fedsus_simulations.scenario.seeding import number
+from fedsus_simulations.scenario.traces import CURVES, DEFAULTS, TracesConfig
 
 EVERYONE = np.arange(20_000)
 TEN = np.full(len(EVERYONE), 10)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from pydantic import BeforeValidator
 
 from fedsus_simulations.scenario.draws import uniforms
+from fedsus_simulations.scenario.traces import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,32 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HOUR: Final = 3600.0
-_DAY: Final = 24
-
-CURVES: Final[dict[str, tuple[float, ...]]] = {
-    "always": (1.0,) * _DAY,
-    "night": (0.8,) * 6 + (0.4, 0.2) + (0.1,) * 12 + (0.2, 0.3, 0.5, 0.7),
-    "office": (0.05,) * 7 + (0.3, 0.8) + (0.95,) * 8 + (0.6, 0.2) + (0.05,) * 5,
-}
-"""Shares of clients that are there from 0:00, 1:00, ... on their own clocks.
-
-"night": phones that are idle, charging and on a free network, mostly at night, as Bonawitz et al. (MLSys 2019) describe
-theirs; "office": machines that are switched on for work. The numbers are made up to have these shapes.
-"""
-
-
-def _checked(asked: Any) -> tuple[float, ...]:
-    """The shares of a curve's name or of 24 numbers."""
-    if isinstance(asked, str) and asked in CURVES:
-        return CURVES[asked]
-    fits = isinstance(asked, list | tuple) and len(asked) == _DAY
-    if not fits or not all(type(one) in (int, float) and 0 <= one <= 1 for one in asked):
-        raise ValueError(f"expected one of {', '.join(map(repr, CURVES))}, or {_DAY} numbers from 0 to 1, one an hour")
-    return tuple(map(float, asked))
-
-
-Curve = Annotated[tuple[float, ...], BeforeValidator(_checked)]
-"""A named curve, or 24 shares."""
 
 
 @dataclass(slots=True)
@@ -82,13 +56,13 @@ class Availability:
         if self._zone is None:
             zone = uniforms(self.seed, np.arange(self.clients), "time zone") * self.zones
             self._zone = zone.astype(np.int64)
-        today, hour = divmod(at, _DAY)
+        today, hour = divmod(at, DAY)
         days = [self._drawn(today)]
-        if hour + self.zones > _DAY:  # in the last zones it is tomorrow
+        if hour + self.zones > DAY:  # in the last zones it is tomorrow
             days.append(self._drawn(today + 1))
         own = hour + self._zone
-        chosen = days[0] if len(days) == 1 else np.where(own < _DAY, *days)
-        result: NDArray[np.bool_] = chosen < np.asarray(self.curve)[own % _DAY]
+        chosen = days[0] if len(days) == 1 else np.where(own < DAY, *days)
+        result: NDArray[np.bool_] = chosen < np.asarray(self.curve)[own % DAY]
         return result
 
     def _drawn(self, day: int) -> NDArray[np.float64]:

@@ -5,20 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from pydantic import Field
 
-from fedsus.config import load
 from fedsus.errors import ConfigError, Refusal
 from fedsus.owner.admission import admit
 from fedsus.owner.cohorts import check_numbers
-from fedsus.owner.policy import Policy
-from fedsus.plan import Strict
 from fedsus.rounds.specification import NO_SESSION
 from fedsus.secagg import thresholds
-from fedsus_simulations.clients.device_classes import Share
 from fedsus_simulations.scenario.draws import divided
 from fedsus_simulations.scenario.sums import session_of
 from fedsus_simulations.whole.memory import granting
@@ -29,41 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedsus.config import RunConfig
+    from fedsus.owner.policy import Policy
     from fedsus.plan import Plan
     from fedsus.secagg.session import Session
-    from fedsus_simulations.scenario.config import Scenario
+    from fedsus_simulations.scenario.owners import OwnersConfig
 
 log = logging.getLogger("fedsus.simulation")
 
 _OFF = 1e-6
-S = TypeVar("S", bound="Scenario")
-
-
-class OwnersConfig(Strict):
-    """``[[owners]]``: a share of the clients whose owners have a policy of their own. The rest grant what is asked.
-
-    Attributes:
-        share: of the clients; which ones, the seed says.
-        policy: a policy.toml, as a data owner writes it, by its path beside the scenario's file; or its tables. In a
-            run with secure_sum each client counts as one that its owner names, for cohorts are the simulation's draw.
-    """
-
-    share: Share
-    policy: Annotated[str, Field(min_length=1)] | Policy
-
-
-def with_policies(scenario: S, folder: Path) -> S:
-    """The scenario with the tables of its owners' policies in place of their paths, which start at ``folder``.
-
-    Raises:
-        ConfigError: a policy that cannot be read.
-    """
-    found = [one.model_copy(update={"policy": _policy(one, folder)}) for one in scenario.owners]
-    return scenario.model_copy(update={"owners": found}) if found else scenario
-
-
-def _policy(one: OwnersConfig, folder: Path) -> Policy:
-    return one.policy if isinstance(one.policy, Policy) else load(folder / one.policy, Policy)
 
 
 @dataclass(slots=True)
@@ -98,7 +66,7 @@ class Owners:
         shares = [one.share for one in asked]
         if sum(shares) > 1.0 + _OFF:
             raise ConfigError(f"owners: their shares add up to {sum(shares):g}; at most 1 is all clients")
-        policies = [*(_policy(one, Path()) for one in asked), granting(config)]
+        policies = [*(one.read(Path()) for one in asked), granting(config)]
         secure = config.plan.exchange == "secure_sum" and bool(asked)
         session = session_of(config, clients) if secure else None
         found = cls(policies, divided(seed, shares, clients, "owners"), tasks, config, session)

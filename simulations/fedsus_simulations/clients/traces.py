@@ -7,21 +7,19 @@ falls out of training alone, and never once its update is masked: the same clien
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
 
-from fedsus.plan import NonNegative, Strict
-from fedsus_simulations.clients.availability import CURVES, Availability, Curve
-from fedsus_simulations.clients.device_classes import EVERYBODY, DeviceClass, Lines
+from fedsus_simulations.clients.availability import Availability
+from fedsus_simulations.clients.lines import Lines
 from fedsus_simulations.scenario.draws import divided, uniforms
+from fedsus_simulations.scenario.traces import EVERYBODY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_OFF = 1e-6
-_MOST_CLASSES = 32
+    from fedsus_simulations.scenario.traces import TracesConfig
 
 
 @dataclass(slots=True)
@@ -36,45 +34,6 @@ class VirtualClock:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-class TracesConfig(Strict):
-    """``[traces]``: how devices behave. Without it everybody is there, and nothing takes time.
-
-    The phases that masks need take no virtual time where masks are left out. With masks, a round's cohort is drawn as
-    the round before begins, as in a deployment; so near an hour at which others become available it may be another.
-
-    Attributes:
-        dropout: chance that a client falls out while it trains; the server waits for it until the plan's deadline.
-        spread: of the clients' speeds, which differ for the whole run: standard deviation of their logarithm.
-        stragglers: chance that an answer takes ``slowdown`` times as long.
-        availability: "always", "night", "office", or 24 shares of clients that are there from 0:00, 1:00, ...
-        time_zones: that the clients live in, an hour apart, equally many in each.
-        hour: of the day at which the run starts.
-        classes: kinds of devices; all are of the class "edge-cpu" where none is named.
-    """
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    spread: Annotated[float, Field(ge=0, le=3)] = 0.0
-    stragglers: Annotated[float, Field(ge=0, le=1)] = 0.0
-    slowdown: Annotated[float, Field(ge=1, le=1000)] = 5.0
-    availability: Curve = CURVES["always"]
-    time_zones: Annotated[int, Field(ge=1, le=24)] = 1
-    hour: Annotated[NonNegative, Field(lt=24)] = 0.0
-    classes: Annotated[tuple[DeviceClass, ...], BeforeValidator(_as_tuple), Field(max_length=_MOST_CLASSES)] = ()
-
-    @model_validator(mode="after")
-    def _whole(self) -> TracesConfig:
-        total = sum(one.share for one in self.classes)
-        if self.classes and abs(total - 1.0) > _OFF:
-            raise ValueError(f"the shares of classes add up to {total:g}; they must to 1")
-        if len({one.name for one in self.classes}) < len(self.classes):
-            raise ValueError("classes: each name once")
-        return self
 
 
 Bytes: TypeAlias = "int | NDArray[np.int64]"

@@ -12,7 +12,6 @@ from pydantic import RootModel
 from fedsus.config import load, validate
 from fedsus.errors import ConfigError
 from fedsus_simulations.clients import datasets
-from fedsus_simulations.clients.owners import with_policies
 from fedsus_simulations.running.saved import Origin
 from fedsus_simulations.scenario import catalogue
 from fedsus_simulations.scenario.config import Scenario
@@ -97,7 +96,7 @@ def scenario_of(options: Options) -> tuple[Scenario, Origin]:
     data = _swept(with_changes(data, options.assignments()), options)
     if "seed" not in data:
         data["seed"] = secrets.randbelow(2**31)
-    scenario = with_policies(_absolute(validate(data, Scenario, where)), path.resolve().parent)
+    scenario = _absolute(validate(data, Scenario, where)).with_policies(path.resolve().parent)
     model = path.resolve().parent / scenario.server.model
     begins = lent and model.exists()  # beside a scenario it is there by chance: its own model is the seed's
     return scenario, Origin(run="", data=str(options.root), task=options.task or "", model=str(model) if begins else "")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fedsus.config import RunConfig
 from fedsus.errors import ConfigError
 from fedsus.plan import Name, Positive, Scalar, Strict
-from fedsus_simulations.clients.owners import OwnersConfig
-from fedsus_simulations.clients.traces import TracesConfig
+from fedsus_simulations.scenario.owners import OwnersConfig
+from fedsus_simulations.scenario.traces import TracesConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 MOST_RUNS: Final = 10_000
 """Of one sweep."""
@@ -155,3 +156,12 @@ class Scenario(RunConfig):
         config = RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
         config = chosen(config, registered)
         return without_masks(config, registered) if self.simulation.masks == "none" else config
+
+    def with_policies(self, folder: Path) -> Self:
+        """The scenario with the tables of its owners' policies in place of their paths, which start at ``folder``.
+
+        Raises:
+            ConfigError: a policy that cannot be read.
+        """
+        found = [one.model_copy(update={"policy": one.read(folder)}) for one in self.owners]
+        return self.model_copy(update={"owners": found}) if found else self
