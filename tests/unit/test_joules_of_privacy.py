@@ -13,11 +13,19 @@ from fedsus.errors import DataError, RunFailed
 from fedsus.journal import Entry, RoundReleased, RunOpened
 from fedsus.owner.consumed import NOTHING, Consumed
 from fedsus.owner.energy_record import Attempt, Interval
-from fedsus_simulations.benchmarks import joules_hospitals, joules_of_privacy, joules_plot, simulate_data, tables
-from fedsus_simulations.benchmarks.joules_images import SERVER, Images, Seat, Shared
+from fedsus_simulations.benchmarks import (
+    joules_hospitals,
+    joules_of_privacy,
+    joules_plot,
+    joules_tables,
+    simulate_data,
+    tables,
+)
+from fedsus_simulations.benchmarks.joules_images import Images
+from fedsus_simulations.benchmarks.joules_memory import SERVER, Seat, Shared
 from fedsus_simulations.benchmarks.joules_of_privacy import HOSPITALS, IMAGES, told
 from fedsus_simulations.benchmarks.joules_spent import Spent, of_run, ratios
-from fedsus_simulations.benchmarks.joules_variants import BOTH, PLAIN, VARIANTS, turns
+from fedsus_simulations.benchmarks.joules_variants import AGAIN, BOTH, BY_PHASE, PLAIN, VARIANTS
 from fedsus_simulations.benchmarks.result import Result, complete
 
 HASH = "0" * 64
@@ -142,55 +150,94 @@ def test_two_models_and_two_boundaries_are_never_compared() -> None:
         ratios([spent(1.0)], [whole])
 
 
-def test_each_variant_has_each_place_once() -> None:
-    orders = [[variant.name for variant in turns(number)] for number in range(len(VARIANTS))]
-    assert all(sorted(places) == sorted(orders[0]) for places in zip(*orders, strict=True))
-    assert all(sorted(order) == sorted(orders[0]) for order in orders)
-
-
 def test_variants_differ_in_what_they_say_alone() -> None:
     plans = {variant.name: joules_hospitals.asked(variant, 4, "x")["plan"] for variant in VARIANTS}
-    assert {name for name, plan in plans.items() if plan["exchange"] == "secure_sum"} == {
-        *("secure sum", BOTH, "both, compressed")
-    }
-    assert {name for name, plan in plans.items() if "privacy" in plan} == {"DP", BOTH, "both, compressed"}
+    for name, plan in plans.items():
+        assert (plan["exchange"] == "secure_sum") == ("secure sum" in name or BOTH in name)
+        assert ("privacy" in plan) == ("DP" in name or BOTH in name)
+        assert ({"downlink", "encoding"} <= plan.keys()) == ("compressed" in name)
+        assert not {"metrics", "costs"} & plan.keys()
+    for name in (PLAIN, "DP", "secure sum", BOTH):
+        smaller = plans[f"{name}, compressed"]
+        assert {key: smaller[key] for key in smaller if key not in ("downlink", "encoding")} == plans[name]
     assert plans[PLAIN] | {"exchange": "secure_sum"} == plans["secure sum"]
     assert plans["DP"] | {"exchange": "secure_sum"} == plans[BOTH]
-    assert {key for key in plans["both, compressed"] if key not in plans[BOTH]} == {"downlink", "encoding"}
-    assert not any({"metrics", "costs"} & plan.keys() for plan in plans.values())
+    assert plans[AGAIN] == plans[PLAIN]
+    assert len({str(sorted(plan.items())) for plan in plans.values()}) == len(VARIANTS) - 1 == 8
+
+
+FACTORS = dict(zip((variant.name for variant in VARIANTS), (1.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0), strict=True))
 
 
 @pytest.fixture
 def result() -> Result:
-    factors = dict(zip((variant.name for variant in VARIANTS), (1.0, 2.0, 4.0, 5.0, 6.0), strict=True))
-    part = {name: [spent(factor), spent(3 * factor)] for name, factor in factors.items()}
+    part = {name: [spent(factor), spent(3 * factor)] for name, factor in FACTORS.items()}
     return complete("joules-of-privacy", True, told({HOSPITALS: part, IMAGES: part}, 2.0, ["a note"]))
+
+
+def cells(result: Result, title: str, **wanted: str) -> dict[str, str | int | float]:
+    """The first row of a table whose cells are as wanted."""
+    table = next(table for table in result.tables if title in table.title)
+    rows = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    return next(row for row in rows if all(row[name] == value for name, value in wanted.items()))
 
 
 def test_the_tables_say_what_was_found(result: Result) -> None:
     assert result.ratio == pytest.approx(1 / 5)
     assert result.figures[f"{IMAGES}: DP"].ratio == pytest.approx(1 / 2)
-    cost = result.tables[0]
-    both = dict(zip(cost.columns, next(row for row in cost.rows if row[0] == BOTH), strict=True))
-    assert both["J, devices"] == pytest.approx(5 * 1.5)
-    assert both["J, server"] == pytest.approx(5 * 0.5)
-    assert both["plain / it: min / median / max"] == "0.20 / 0.20 / 0.20"
+    both = cells(result, HOSPITALS, run=BOTH)
+    assert (both["J, devices"], both["J, server"]) == (pytest.approx(5 * 1.5), pytest.approx(5 * 0.5))
+    assert both["plain / it: median (95 %)"] == "0.2 (0.2 to 0.2)"
     assert (both["s"], both["bytes down"], both["bytes up"], both["epsilon"]) == (2.0, 1000, 300, "no DP")
-    processor = next(table for table in result.tables if table.title.startswith("processor"))
-    plain = dict(zip(processor.columns, processor.rows[0], strict=True))
+    assert cells(result, HOSPITALS, run=AGAIN)["plain / it: median (95 %)"] == "1 (1 to 1)"
+    plain = cells(result, "processor", run=PLAIN)
     assert plain["s a round, devices"] == pytest.approx(1.5 / 2.0)
     assert plain["% of a run's s in its rounds' joules"] == round(100 * (7 + (2 + 6) / 2) / 5 / 2)
-    network = next(table for table in result.tables if table.title.startswith("networks"))
-    assert network.rows[0][2:5] == (1300, 1.0, pytest.approx(1300 / 1e9 * 0.0065 * 3.6e6))
-    assert "modelled, 0.5 to 3 times" in result.notes[0]
-    assert "0.20 / 0.20 / 0.20" in tables.markdown(result)
+    network = cells(result, "networks", run=PLAIN)
+    assert (network["bytes a round"], network["plain / it"]) == (1300, 1.0)
+    assert network["J, networks"] == pytest.approx(1300 / 1e9 * 0.0065 * 3.6e6)
+    assert "modelled, 0.5 to 3 times" in result.notes[0] and "boundary: all" in result.notes[0]
+    assert any("do not depend on the watts" in note for note in result.notes)
+    assert "0.2 (0.2 to 0.2)" in tables.markdown(result)
+
+
+def test_where_the_joules_go_and_what_is_paid_more(result: Result) -> None:
+    train = cells(result, BY_PHASE, run="DP", who="devices")
+    assert (train["train"], train["% of the round"]) == (pytest.approx(2 * 2 * 1.5 / 2), "75")
+    more = cells(result, joules_tables.MORE, run="DP", who="devices")
+    assert (more["train"], more["crypto"]) == ("+1.500", "0")  # 0.75 in one block, 2.25 in the other
+    assert more["all: median (95 %)"] == "1.5 (0.75 to 2.25)"
+
+
+def test_sides_are_told_apart_and_differ_where_one_pays_alone() -> None:
+    part = {name: [spent(1.0)] for name in FACTORS}
+    part[BOTH] = [replace(spent(1.0), server=used(5.0))]
+    row = next(row for row in joules_tables.side_table({HOSPITALS: part})["rows"] if row[1] == BOTH)
+    assert row[2:5] == (f"{2 / 6.5:.3g}", "1", "0.1")
+
+
+@pytest.mark.parametrize("watts", [0.01, 3.1, 700.0])
+def test_ratios_do_not_depend_on_the_watts(watts: float) -> None:
+    """The processor seconds of two runs, by any watts a core: the same ratio, of all and of each side."""
+
+    def by(watts: float) -> tuple[list[Spent], list[Spent]]:
+        plain, private = ((0.3, 0.1), (0.4, 0.9)), ((0.7, 0.2), (0.8, 1.1))
+        return tuple(  # type: ignore[return-value]
+            [replace(spent(1.0), devices=used(d * watts), server=used(s * watts)) for d, s in run]
+            for run in (plain, private)
+        )
+
+    for who in ("both", "devices", "server"):
+        assert ratios(*by(watts), who) == pytest.approx(ratios(*by(1.0), who))  # type: ignore[arg-type]
 
 
 def test_counted_joules_give_no_processor_seconds() -> None:
     part = {variant.name: [spent(1.0, "counter")] for variant in VARIANTS}
-    found = joules_of_privacy.processor_table({HOSPITALS: part}, None)
+    found = joules_tables.processor_table({HOSPITALS: part}, None)
     assert found["rows"][0][2:4] == ("", "")
     assert found["rows"][0][-1] == ""
+    notes = told({HOSPITALS: part}, None, [])["notes"]
+    assert not any("do not depend on the watts" in note for note in notes), "several parts draw differently"
 
 
 def test_mixed_parts_give_no_result() -> None:
@@ -200,10 +247,10 @@ def test_mixed_parts_give_no_result() -> None:
 
 
 def test_the_picture_holds_the_tables_bars_and_ratios(result: Result, tmp_path: Path) -> None:
-    phases = next(table for table in result.tables if table.title == joules_of_privacy.BY_PHASE)
+    phases = next(table for table in result.tables if table.title == BY_PHASE)
     found = joules_plot.by_part(phases)
     assert found[HOSPITALS]["DP"]["devices"]["train"] == pytest.approx((2 * 1.5 + 6 * 1.5) / 2 / 2)
-    assert joules_plot.ratios(result.tables[0])["DP"] == "0.50 (0.50 to 0.50)"
+    assert joules_plot.ratios(result.tables[0])["DP"] == "0.5 (0.5 to 0.5)"
     png, svg = joules_of_privacy.draw(result, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "<svg" in svg.read_text()
@@ -244,10 +291,10 @@ def test_one_meter_is_handed_around_and_nothing_is_counted_twice() -> None:
 
 def test_a_tiny_run_on_whole_devices(tmp_path: Path) -> None:
     files = simulate_data.generated(tmp_path / "images", (600, 50))
-    with pytest.raises(DataError, match="600 images; 7 devices have 100 each"):
+    with pytest.raises(DataError, match="600 images are too few: 7 devices have 100 each"):
         Images(tmp_path / "runs", files, 100, 2, clients=7)
     images = Images(tmp_path / "runs", files, 50, 2, clients=4)
-    plain, secure = (images.run(variant, 0) for variant in (VARIANTS[0], VARIANTS[2]))
+    plain, secure = (images.run(variant, 0) for variant in (VARIANTS[0], VARIANTS[3]))
     assert [one.rounds for one in (plain, secure)] == [1, 1]
     assert plain.accuracy == secure.accuracy  # the order of training is the same, and masks change no sum
     assert plain.devices.joules["train"] > 0

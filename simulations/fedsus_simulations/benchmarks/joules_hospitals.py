@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.owner.energy_record import history
 from fedsus.reporting import read, released_model, summary
-from fedsus_simulations.benchmarks import joules_spent, processes
-from fedsus_simulations.benchmarks.joules_variants import EPSILON, VARIANTS, Variant, turns
+from fedsus_simulations.benchmarks import joules_blocks, joules_spent, processes
+from fedsus_simulations.benchmarks.joules_variants import EPSILON, VARIANTS, Variant
 from fedsus_simulations.benchmarks.processes import say, timed
 from fedsus_simulations.demo import run as demo
 from fedsus_simulations.demo.study import HOSPITALS, Federated, heart, judge, packaged, pooled, sources
@@ -53,7 +53,7 @@ class Done:
 
 @dataclass(slots=True)
 class Hospitals:
-    """Runs of all variants in turns, on one server and the same four agents.
+    """Runs of all variants, block by block, on one server and the same four agents.
 
     Args:
         folder: does not exist yet.
@@ -64,18 +64,18 @@ class Hospitals:
     rounds: int
     done: list[Done] = field(default_factory=list)
 
-    def measure(self, repetitions: int) -> dict[str, list[Spent]]:
-        """Variant -> what each of its runs used.
+    def measure(self, blocks: int) -> dict[str, list[Spent]]:
+        """Variant -> what its run of each block used.
 
         Raises:
             RunFailed: a round lost a device, or a figure is missing.
         """
         with LocalFederation(self.folder, processes.environment(OMP_NUM_THREADS="1")) as federation:
             self._start(federation)
-            for repetition in range(repetitions):
-                with timed(f"hospitals {repetition + 1}/{repetitions}"):
-                    for variant in turns(repetition):
-                        self._run(federation, variant, repetition)
+            for block, order in enumerate(joules_blocks.orders(VARIANTS, blocks)):
+                with timed(f"hospitals {block + 1}/{blocks}"):
+                    for variant in order:
+                        self._run(federation, variant, block)
             for name in federation.clients:  # they write their records when they end
                 federation.stop(name)
             records = {name: history(client.state / "energy.jsonl") for name, client in federation.clients.items()}
@@ -103,10 +103,10 @@ class Hospitals:
         write_model(self.folder / "model.safetensors", flatten(heart().model(0)), metadata(TaskPart(name="heart")))
         federation.wait_for_agents()
 
-    def _run(self, federation: LocalFederation, variant: Variant, repetition: int) -> None:
+    def _run(self, federation: LocalFederation, variant: Variant, block: int) -> None:
         import tomli_w
 
-        run_toml = self.folder / f"{variant.name.replace(', ', '-').replace(' ', '-').lower()}-{repetition}.toml"
+        run_toml = self.folder / f"{variant.file}-{block}.toml"
         run_toml.write_text(tomli_w.dumps(asked(variant, self.rounds, run_toml.stem)), encoding="utf-8")
         before = _processor(federation)
         folder = federation.submit(run_toml, self.folder / "runs")

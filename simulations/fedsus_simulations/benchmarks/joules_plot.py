@@ -36,7 +36,7 @@ def draw(result: Result, folder: Path) -> tuple[Path, Path]:
     phases = next(table for table in result.tables if table.title == BY_PHASE)
     parts, methods = by_part(phases), {row[0]: row[3] for row in phases.rows}
     costs = {table.title.removeprefix(COST): table for table in result.tables if table.title.startswith(COST)}
-    figure, axes = pyplot.subplots(len(parts), 1, figsize=(9.0, 6.4), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(len(parts), 1, figsize=(9.0, 8.4), layout="constrained", squeeze=False)
     for axis, (part, joules) in zip(axes.flat, parts.items(), strict=True):
         _panel(axis, joules, ratios(costs[part]))
         axis.set_title(part, fontsize=10, loc="left")
@@ -50,7 +50,8 @@ def draw(result: Result, folder: Path) -> tuple[Path, Path]:
     handles += [Patch(facecolor="white", edgecolor="black", hatch=hatch, label=who) for who, hatch in _WHO.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     figure.suptitle(
-        "Joules of a round above idle by phase, means; beside each bar: plain / it, median (min to max)", fontsize=10
+        "Joules of a round above idle by phase, medians; beside each bar: plain / it, median (95 % over blocks)",
+        fontsize=10,
     )
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
@@ -63,20 +64,16 @@ def draw(result: Result, folder: Path) -> tuple[Path, Path]:
 def by_part(table: Table) -> dict[str, Joules]:
     """The rows of the table of phases, by part."""
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for part, run, who, _, *joules in table.rows:
-        of_run = found.setdefault(str(part), {}).setdefault(str(run), {})
-        of_run[str(who)] = {phase: float(one) for phase, one in zip(PHASES, joules, strict=True)}
+    for row in table.rows:
+        cells = dict(zip(table.columns, row, strict=True))
+        of_run = found.setdefault(str(cells["part"]), {}).setdefault(str(cells["run"]), {})
+        of_run[str(cells["who"])] = {phase: float(cells[phase]) for phase in PHASES}
     return {part: dict(runs) for part, runs in found.items()}
 
 
 def ratios(table: Table) -> dict[str, str]:
     """Variant -> its ratio in words."""
-    found = {}
-    for run, _, _, ratio, *_ in table.rows:
-        low, _, rest = str(ratio).partition(" / ")
-        median, _, high = rest.partition(" / ")
-        found[str(run)] = f"{median} ({low} to {high})" if rest else "1"
-    return found
+    return {str(run): str(ratio) for run, _, _, ratio, *_ in table.rows}
 
 
 def _panel(axis: Any, joules: Joules, ratio: Mapping[str, str]) -> None:

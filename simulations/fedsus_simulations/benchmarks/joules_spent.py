@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from fedsus.errors import RunFailed
 from fedsus.journal import RoundReleased, RunOpened
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fedsus.costs import Phase
     from fedsus.journal import Entry
     from fedsus.owner.energy_record import Interval
+
+Side = Literal["devices", "server"]
+SIDES: Final[tuple[Side, ...]] = get_args(Side)
+Who = Literal["devices", "server", "both"]
 
 FIRST: Final = 1
 """The round that is told apart: devices load the task and check the whole run's epsilon in it."""
@@ -71,8 +75,8 @@ class Spent:
         """Median of the rounds' seconds."""
         return statistics.median(self.seconds)
 
-    def phases(self, who: str) -> dict[Phase, float]:
-        """J of one round by phase, of "devices" or "server"."""
+    def phases(self, who: Side) -> dict[Phase, float]:
+        """J of one round by phase."""
         used = self.devices if who == "devices" else self.server
         return {phase: joules / self.rounds for phase, joules in used.joules.items()}
 
@@ -131,17 +135,36 @@ def _sum(parts: Iterable[Consumed]) -> Consumed:
     return sum(parts, NOTHING)
 
 
-def ratios(plain: Sequence[Spent], private: Sequence[Spent]) -> list[float]:
-    """Joules of plain rounds over those of private ones, repetition by repetition: 1 where privacy costs nothing.
+def ratios(plain: Sequence[Spent], private: Sequence[Spent], who: Who = "both") -> list[float]:
+    """Joules of plain rounds over those of private ones, block by block: 1 where privacy costs nothing.
+
+    Args:
+        who: whose joules, on both sides.
 
     Raises:
         RunFailed: both were not measured alike, or one measured nothing.
     """
     check_alike([*plain, *private])
-    pairs = list(zip(plain, private, strict=True))
-    if any(not one.joules for pair in pairs for one in pair):
+    pairs = [(joules(one, who), joules(other, who)) for one, other in zip(plain, private, strict=True)]
+    if not all(one and other for one, other in pairs):
         raise RunFailed("benchmark: a run of no joules has no ratio")
-    return [one.joules / other.joules for one, other in pairs]
+    return [one / other for one, other in pairs]
+
+
+def joules(one: Spent, who: Who = "both") -> float:
+    """J of one round, of devices, server, or both."""
+    return one.joules if who == "both" else sum(one.phases(who).values())
+
+
+def measured(runs: Sequence[Spent]) -> str:
+    """How runs that were measured alike were: method, range, source and boundary, in words."""
+    used = runs[0].both
+    low, high = used.low / used.total, used.high / used.total
+    sources, boundaries = ("; ".join(dict.fromkeys(found)) for found in (used.sources, used.boundaries))
+    return (
+        f"joules are {used.method}, {low:.2g} to {high:.2g} times as many are possible; source: {sources}; boundary: "
+        f"{boundaries}"
+    )
 
 
 def check_alike(spent: Sequence[Spent]) -> None:
@@ -150,7 +173,7 @@ def check_alike(spent: Sequence[Spent]) -> None:
     Raises:
         RunFailed: methods or sources of the runs differ; on either side.
     """
-    for who in ("devices", "server"):
+    for who in SIDES:
         used = [one.devices if who == "devices" else one.server for one in spent]
         for what, found in (
             ("methods", {one.method for one in used}),

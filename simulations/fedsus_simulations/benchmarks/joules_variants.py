@@ -1,10 +1,14 @@
-"""The same run in five ways: what differs is how updates are summed, noise, and bytes."""
+"""The same run in all ways: what differs is how updates are summed, noise, and bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final, Literal
+
+BITS: Final = 8
+SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +17,7 @@ class Variant:
 
     Attributes:
         private: whether devices train with DP-SGD, with noise of their own.
-        compressed: whether models travel as differences of 8 bits, and half of an update's coordinates.
+        compressed: whether models travel as differences of `BITS`, and `SHARE` of an update's coordinates.
     """
 
     name: str
@@ -29,29 +33,39 @@ class Variant:
         """
         asked = {**(private if self.private else plain), "exchange": self.exchange}
         if self.compressed:
-            asked["downlink"] = {"bits": 8}
-            asked["encoding"] = {"uplink": {"name": "projection", "share": 0.5}}
+            asked["downlink"] = {"bits": BITS}
+            asked["encoding"] = {"uplink": {"name": "projection", "share": SHARE}}
         return asked
+
+    @property
+    def file(self) -> str:
+        """Its name in a file's."""
+        return self.name.replace(", ", "-").replace(" ", "-").lower()
 
 
 COST: Final = "the cost of privacy, a round: "
-BY_PHASE: Final = "joules of a round by phase, means"
+BY_PHASE: Final = "where the joules of a round go, medians"
 """Titles of the tables that the picture is drawn from."""
 
 PLAIN: Final = "plain"
+AGAIN: Final = "plain, again"
+"""The very same once more in each block: its ratio is 1 but for what the measurement cannot tell apart."""
+
 BOTH: Final = "both"
-VARIANTS: Final = (
-    Variant(name=PLAIN, exchange="clear_sum"),
-    Variant(name="DP", exchange="clear_sum", private=True),
-    Variant(name="secure sum", exchange="secure_sum"),
-    Variant(name=BOTH, exchange="secure_sum", private=True),
-    Variant(name="both, compressed", exchange="secure_sum", private=True, compressed=True),
-)
+_NAMES: Final = {(False, False): PLAIN, (True, False): "DP", (False, True): "secure sum", (True, True): BOTH}
+
+
+def _variants() -> tuple[Variant, ...]:
+    made = [Variant(name=AGAIN, exchange="clear_sum")]
+    for compressed, secure, private in product((False, True), repeat=3):
+        name = _NAMES[private, secure] + (", compressed" if compressed else "")
+        exchange: Literal["clear_sum", "secure_sum"] = "secure_sum" if secure else "clear_sum"
+        made.append(Variant(name=name, exchange=exchange, private=private, compressed=compressed))
+    return (made[1], made[0], *made[2:])
+
+
+VARIANTS: Final = _variants()
+"""Plain first, and once more; then noise, masks and fewer bytes, each with and without each other."""
+
 EPSILON: Final = 3.0
 DELTA: Final = 1e-5
-
-
-def turns(repetition: int, variants: Sequence[Variant] = VARIANTS) -> list[Variant]:
-    """The order of one repetition: each variant is first in one, second in the next to last, and so on."""
-    start = repetition % len(variants)
-    return [*variants[start:], *variants[:start]]
