@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from fedsus.config import load
 from fedsus.errors import ConfigError
@@ -129,6 +129,12 @@ class AgentConfig(Strict):
     energy: EnergySettings = EnergySettings()
     carbon: CarbonSettings = CarbonSettings()
     agent: AgentPart = AgentPart()
+    _file: Path = PrivateAttr(Path("agent.toml"))
+
+    @property
+    def file(self) -> Path:
+        """Where it was read."""
+        return self._file
 
     @property
     def ledger(self) -> Path:
@@ -165,6 +171,7 @@ def load_agent(path: Path) -> AgentConfig:
     def absolute(file: Path) -> Path:
         return folder / file.expanduser()
 
+    config._file = path
     return config.model_copy(
         update={
             "server": config.server.model_copy(update={"ca": config.server.ca and absolute(config.server.ca)}),
@@ -182,6 +189,7 @@ def _absolute(carbon: CarbonSettings, folder: Path) -> CarbonSettings:
     series, http = carbon.series, carbon.http
     if series is not None:
         series = series.model_copy(update={"files": str(folder / series.files)})
-    if http is not None and http.token_file is not None:
-        http = http.model_copy(update={"token_file": str(folder / http.token_file)})
+    if http is not None:
+        files = {"token_file": http.token_file, "ca": http.ca}
+        http = http.model_copy(update={name: str(folder / file) for name, file in files.items() if file is not None})
     return carbon.model_copy(update={"series": series, "http": http})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import ssl
 import threading
 
 import httpx
 
+from fedsus.energy.certificates import authorities, mistrusted
 from fedsus.energy.fetching import Answer, Request, closed_after
 from fedsus.errors import EnvironmentFault
 
@@ -18,14 +17,14 @@ def fetch(request: Request) -> Answer:
     After the timeout in all the connection is closed, however its bytes drip: it would be there for days else.
 
     Raises:
+        ConfigError: the authorities' file cannot be used.
         EnvironmentFault: not connected, or broken off.
     """
     late: threading.Event | None = None
+    verified = authorities(request.ca)
     try:
         with (
-            httpx.Client(
-                timeout=request.timeout, verify=_authorities(), follow_redirects=False, trust_env=False
-            ) as client,
+            httpx.Client(timeout=request.timeout, verify=verified, follow_redirects=False, trust_env=False) as client,
             closed_after(request.timeout, client.close) as late,
             client.stream("GET", request.url, headers=dict(request.headers)) as response,
         ):
@@ -37,7 +36,7 @@ def fetch(request: Request) -> Answer:
     except httpx.TimeoutException:
         raise EnvironmentFault(f"no answer within {request.timeout:g} s") from None
     except httpx.ConnectError as error:
-        raise EnvironmentFault(f"cannot be reached: {error}") from None
+        raise EnvironmentFault(mistrusted(error) or f"cannot be reached: {error}") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, UnicodeError) as error:
         if late is not None and late.is_set():  # whatever a connection says that was closed under it
             raise EnvironmentFault(f"no whole answer within {request.timeout:g} s") from None
@@ -48,9 +47,3 @@ def fetch(request: Request) -> Answer:
         body=bytes(body),
         location=response.headers.get("location", ""),
     )
-
-
-@functools.cache
-def _authorities() -> ssl.SSLContext:
-    """The system's."""
-    return ssl.create_default_context()

@@ -10,6 +10,7 @@ from fedsus.owner.consumption import Consumption, Fault
 
 if TYPE_CHECKING:
     from fedsus.costs import Meter, Phase, Usage
+    from fedsus.energy.fetching import Fetch
     from fedsus.energy.intensity import Intensity
     from fedsus.types import Clock
     from fedsus_client.config import AgentConfig
@@ -86,6 +87,10 @@ def intensity_of(config: AgentConfig, clock: Clock) -> Intensity | None:
         UserError: as `fedsus.energy.carbon.make_intensity`.
     """
     from fedsus.energy.carbon import make_intensity
-    from fedsus_client.fetching import fetch
 
-    return make_intensity(config.carbon, config.state.folder, fetch, clock)
+    fetch: Fetch | None = None
+    if config.carbon.http is not None:  # importing it takes longer than all else here
+        from fedsus_client.fetching import fetch as opened
+
+        fetch = opened
+    return make_intensity(config.carbon, config.state.folder, fetch, clock, str(config.file))

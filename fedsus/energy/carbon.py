@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,39 +17,57 @@ from fedsus.errors import ConfigError
 from fedsus.settings.carbon import CarbonSettings
 
 
-def make_intensity(settings: CarbonSettings, folder: Path, fetch: Fetch | None, clock: Clock) -> Intensity | None:
+def make_intensity(
+    settings: CarbonSettings, folder: Path, fetch: Fetch | None, clock: Clock, where: str
+) -> Intensity | None:
     """The source that ``settings`` names; None where none is named, and grams are not computed.
 
     Args:
         folder: of the TOML file: relative paths start here.
         fetch: opens connections; None where the caller has none.
         clock: seconds since the epoch.
+        where: the TOML file, for whoever is to mend it.
 
     Raises:
-        ConfigError: unknown country, the extra ``energy`` is not installed, a series that is refused, no token.
+        ConfigError: unknown country, the extra ``energy`` is not installed, a series that is refused, no token, no
+            authority. Names file, table and setting.
     """
     if settings.grams_per_kwh is not None:
         return stated(settings.grams_per_kwh, settings.spread, settings.kind)
     if settings.country is not None:
-        return yearly(settings.country)
+        with _named(where, "carbon.country"):
+            return yearly(settings.country)
     if settings.series is not None:
-        return Backed(load_series(settings.series, settings.kind, settings.spread, folder), _instead(settings))
+        with _named(where, "carbon.series"):
+            series = load_series(settings.series, settings.kind, settings.spread, folder)
+        return Backed(series, _instead(settings, where))
     if settings.http is not None:
-        if fetch is None:
-            raise ConfigError("[carbon.http]: nothing here opens connections; use country, series or grams_per_kwh")
-        source = HttpSource(settings.http, settings.kind, settings.spread, folder, fetch, clock)
-        return Backed(source, _instead(settings))
+        with _named(where, "carbon.http"):
+            if fetch is None:
+                raise ConfigError("nothing here opens connections; use country, series or grams_per_kwh")
+            source = HttpSource(settings.http, settings.kind, settings.spread, folder, fetch, clock)
+        return Backed(source, _instead(settings, where))
     return None
 
 
-def _instead(settings: CarbonSettings) -> Intensity | None:
+def _instead(settings: CarbonSettings, where: str) -> Intensity | None:
     """What stands in where a source has no figure; None where that is refused."""
     chosen = settings.fallback
     if chosen is not None and chosen.country is not None:
-        return yearly(chosen.country)
+        with _named(where, "carbon.fallback.country"):
+            return yearly(chosen.country)
     if chosen is not None and chosen.grams_per_kwh is not None:
         return stated(chosen.grams_per_kwh, min(1.0, 2 * settings.spread), settings.kind)
     return Flat(WORLD) if settings.missing == "assume" else None
+
+
+@contextlib.contextmanager
+def _named(where: str, setting: str) -> Iterator[None]:
+    """Say of which file and setting a fault is."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: '{setting}': {error}") from None
 
 
 def priced(usage: Usage, intensity: Intensity | None, start: float, end: float) -> Usage:

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from fedsus.errors import EnvironmentFault
@@ -20,12 +21,14 @@ class Request:
         headers: may hold a token, so that they do not print.
         timeout: seconds for each wait: to connect, to send, for the next bytes.
         largest: bytes of the body at most.
+        ca: PEM file of the authorities that count; None, and the system's do.
     """
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     timeout: float
     largest: int
+    ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class Fetch(Protocol):
 
     def __call__(self, request: Request) -> Answer:
         """Raises:
+        ConfigError: the authorities' file cannot be used.
         EnvironmentFault: not connected, or broken off; one line without the address's query and the headers.
         """
         ...

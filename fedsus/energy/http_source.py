@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from fedsus.energy.certificates import authorities
 from fedsus.energy.fetching import Fetch, Patience, Request
 from fedsus.energy.http_answers import Point, understood
 from fedsus.energy.intensity import Clock, Kind, Rate, Step, finite
@@ -33,7 +34,8 @@ class HttpSource:
         fetch: opens the connection.
 
     Raises:
-        ConfigError: the token's file is missing, empty, or readable by others.
+        ConfigError: the token's file is missing, empty, or readable by others; or that of the authorities is missing,
+            or holds no certificate.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class HttpSource:
         self._own, self._kind, self._spread, self._clock = settings, kind, spread, clock
         self._fetch = Patience(fetch)
         self._token = None if settings.token_file is None else folder / settings.token_file
+        self._ca = None if settings.ca is None else folder / settings.ca
         parts = urlsplit(settings.url)
         self.name = f"{parts.hostname}{parts.path}"
         """Where it is from, without the query, which may hold a key."""
@@ -52,6 +55,8 @@ class HttpSource:
         self._fault = ""
         if self._token is not None:
             token(self._token)
+        if self._ca is not None:
+            authorities(self._ca)
 
     def over(self, start: float, end: float) -> Rate:
         """See `Intensity.over`; takes up to ``timeout`` seconds where an answer is due.
@@ -123,7 +128,8 @@ class HttpSource:
             text = token(self._token)
             bearer = self._own.header.lower() == "authorization"
             headers[self._own.header] = f"Bearer {text}" if bearer else text
-        return Request(url=self._own.url, headers=headers, timeout=self._own.timeout, largest=self._own.largest)
+        own = self._own
+        return Request(url=own.url, headers=headers, timeout=own.timeout, largest=own.largest, ca=self._ca)
 
     def _mean(self, points: list[Point], start: float, end: float) -> Rate:
         """Weighted by time; the first value also stands for what is before it.
@@ -172,11 +178,11 @@ def token(path: Path) -> str:
         others = os.name == "posix" and path.stat().st_mode & 0o077
         text = path.read_bytes()[:10_000].decode("ascii").strip()
     except OSError as error:
-        raise ConfigError(f"{path}: the token cannot be read: {error.strerror}") from None
+        raise ConfigError(f"token_file: {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         text = ""
     if others:
-        raise ConfigError(f"{path}: others may read the token: chmod 600 {path}")
+        raise ConfigError(f"token_file: {path}: others may read the token: chmod 600 {path}")
     if not text or not text.isprintable() or " " in text:
-        raise ConfigError(f"{path}: one line with a token is expected")
+        raise ConfigError(f"token_file: {path}: one line with a token is expected")
     return text

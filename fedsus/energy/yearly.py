@@ -39,14 +39,11 @@ def yearly(country: str) -> Flat:
     table = _table()
     row = table.get(country)
     if row is None:
-        raise ConfigError(
-            f"[carbon] country = '{country}' is not in the table of yearly averages{_hint(country, table)}"
-        )
+        raise ConfigError(f"'{country}' is not in the table of yearly averages{_hint(country, table)}")
     value, name, year = row["carbon_intensity"], row["country_name"], row["year"]
     if not isinstance(value, int | float) or not 0 < value <= 3000:
         raise ConfigError(
-            f"[carbon] country = '{country}': the table says {value} g/kWh for {name}, which no grid has; "
-            "state a number in grams_per_kwh"
+            f"'{country}': the table says {value} g/kWh for {name}, which no grid has; state a number in grams_per_kwh"
         )
     source = f"yearly average of {name}, {year} (Our World in Data, by CodeCarbon); an hour has {LOW} to {HIGH} of it"
     rate = Rate(value=float(value), low=value * LOW, high=value * HIGH, method="assumed", kind="average", source=source)
@@ -59,12 +56,12 @@ def _table() -> Mapping[str, Mapping[str, Any]]:
     instead = "pip install 'fedsus[energy]', or state grams_per_kwh"
     spec = util.find_spec("codecarbon")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"[carbon] a yearly average by country needs CodeCarbon's table: {instead}")
+        raise ConfigError(f"a yearly average by country needs CodeCarbon's table: {instead}")
     try:
         text = Path(spec.submodule_search_locations[0]).joinpath(_TABLE).read_text("utf-8")
         table: Mapping[str, Mapping[str, Any]] = json.loads(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"[carbon] CodeCarbon's table cannot be read: {error}; {instead}") from None
+        raise ConfigError(f"CodeCarbon's table cannot be read: {error}; {instead}") from None
     return table
 
 

@@ -89,6 +89,7 @@ class HttpSettings(Strict):
         fields: where the answer has what.
         token_file: file with a token, readable by its owner alone; its text never stands in the TOML file.
         header: of the request that carries it; for "Authorization", as a bearer token.
+        ca: PEM file of the authorities that may have signed the source's certificate; without it the system's count.
         timeout: seconds that a whole answer may take; a device that waits tells nobody meanwhile that it is there.
         largest: bytes of an answer at most.
         refresh: seconds between two questions at least.
@@ -102,6 +103,7 @@ class HttpSettings(Strict):
     fields: FieldsSettings = FieldsSettings()
     token_file: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,60}$")] = "Authorization"
+    ca: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     timeout: Annotated[float, Field(gt=0, le=15)] = 5.0
     largest: Annotated[int, Field(ge=1000, le=100_000_000)] = 1_000_000
     refresh: Annotated[float, Field(ge=1, le=86_400)] = 300.0
@@ -130,6 +132,8 @@ class HttpSettings(Strict):
             raise ValueError(
                 "plain http to another machine: use https, or set 'insecure = true' if whoever is on the way may lie"
             )
+        if parts.scheme == "http" and self.ca is not None:
+            raise ValueError("'ca' needs https: plain http has no certificate to check")
         return self
 
 

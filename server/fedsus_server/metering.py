@@ -20,8 +20,11 @@ _SUPERLINK: Final = "fedsus_server.flower.superlink"
 _SHARED: Final = "with the SuperLink, which all runs of this server share"
 
 
-def of(config: RunConfig, folder: Path, clock: Clock) -> tuple[Meter, Intensity | None]:
+def of(config: RunConfig, folder: Path, clock: Clock, where: str = "run.toml") -> tuple[Meter, Intensity | None]:
     """A meter whose usages are priced, and what prices them.
+
+    Args:
+        where: the file that ``config`` is from, for whoever is to mend it.
 
     Raises:
         ConfigError: the source of intensity cannot be used.
@@ -38,7 +41,7 @@ def of(config: RunConfig, folder: Path, clock: Clock) -> tuple[Meter, Intensity 
         from fedsus_server.fetching import fetch as opened
 
         fetch = opened
-    intensity = make_intensity(config.carbon, folder, fetch, clock)
+    intensity = make_intensity(config.carbon, folder, fetch, clock, where)
     parents = Parents(_SUPERLINK)
     meter = make_meter(config.energy, Times(process=parents))
     return PricedMeter(_WithSuperLink(meter) if parents.pids else meter, intensity, clock), intensity
@@ -65,20 +68,22 @@ def located(carbon: CarbonSettings, folder: Path) -> CarbonSettings:
     changes: dict[str, object] = {}
     if carbon.series is not None:
         changes["series"] = carbon.series.model_copy(update={"files": str(folder / carbon.series.files)})
-    if carbon.http is not None and carbon.http.token_file is not None:
-        changes["http"] = carbon.http.model_copy(update={"token_file": str(folder / carbon.http.token_file)})
+    if carbon.http is not None:
+        files = {"token_file": carbon.http.token_file, "ca": carbon.http.ca}
+        whole = {name: str(folder / file) for name, file in files.items() if file is not None}
+        changes["http"] = carbon.http.model_copy(update=whole)
     return carbon.model_copy(update=changes)
 
 
-def check(config: RunConfig, folder: Path) -> None:
-    """Refuse before a run opens what its round loop could not use. Connects to nothing.
+def check(config: RunConfig, file: Path) -> None:
+    """Refuse before a run of ``file`` opens what its round loop could not use. Connects to nothing.
 
     Raises:
         ConfigError, EnvironmentFault: as `of`.
     """
     if config.carbon.source is None and (config.energy.meter, config.energy.missing) != ("counter", "refuse"):
         return
-    of(config, folder, lambda: 0.0)
+    of(config, file.parent, lambda: 0.0, str(file))
 
 
 def lines(config: RunConfig) -> list[str]:

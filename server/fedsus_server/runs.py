@@ -53,7 +53,7 @@ def prepare(path: Path) -> tuple[RunConfig, Vector]:
             raise ConfigError(f"{path}: 'server.evaluate' = '{config.server.evaluate}': no such file")
         config = config.model_copy(update={"server": config.server.model_copy(update={"evaluate": str(data)})})
     config = config.model_copy(update={"carbon": metering.located(config.carbon, path.parent.resolve())})
-    metering.check(config, path.parent)
+    metering.check(config, path)
     return config, model
 
 

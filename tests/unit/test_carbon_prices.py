@@ -18,6 +18,7 @@ from fedsus.costs import Usage
 from fedsus.energy import yearly as yearly_module
 from fedsus.energy.carbon import make_intensity, priced
 from fedsus.energy.embodied import PUBLISHED, YEAR, embodied
+from fedsus.energy.fetching import Answer, Request
 from fedsus.energy.figures import sci
 from fedsus.energy.intensity import Flat, Intensity, Rate, stated
 from fedsus.energy.network import network
@@ -71,7 +72,7 @@ def test_a_range_always_holds_its_value(joules: float, less: float, more: float,
 
 
 def made(text: str, clock: float = 0.0) -> Intensity | None:
-    return make_intensity(loads(text, CarbonSettings), Path(), None, lambda: clock)
+    return make_intensity(loads(text, CarbonSettings), Path(), None, lambda: clock, "agent.toml")
 
 
 def test_a_stated_number_and_none() -> None:
@@ -132,6 +133,33 @@ def test_a_country_that_has_no_figure(country: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         made(f"country = '{country}'")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("agent.toml: 'carbon.country': ")
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("country = 'GER'", "carbon.country"),
+        ("series = { files = 'none.csv', value = 'v', unit = 'g/kWh' }", "carbon.series"),
+        (
+            "series = { files = 'a.csv', value = 'v', unit = 'g/kWh' }\nfallback.country = 'GER'",
+            "carbon.fallback.country",
+        ),
+        ("http = { url = 'https://a.example/', token_file = 'none' }", "carbon.http"),
+        ("http = { url = 'https://a.example/', ca = 'none.pem' }", "carbon.http"),
+        ("http = { url = 'https://a.example/' }\nfallback.country = 'GER'", "carbon.fallback.country"),
+    ],
+)
+def test_what_is_refused_says_of_which_file_and_setting(tmp_path: Path, text: str, setting: str) -> None:
+    table()
+    (tmp_path / "a.csv").write_text("time,v\n1970-01-01T00:00Z,100\n1970-01-01T01:00Z,200\n")
+
+    def asks(request: Request) -> Answer:
+        raise AssertionError(f"nothing is asked before it is needed, and {request} is")
+
+    with pytest.raises(ConfigError) as caught:
+        make_intensity(loads(text, CarbonSettings), tmp_path, asks, lambda: 0.0, "/etc/fedsus/agent.toml")
+    assert str(caught.value).startswith(f"/etc/fedsus/agent.toml: '{setting}': ")
 
 
 def test_without_the_extra_there_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +222,7 @@ def test_sci_is_energy_times_intensity_and_manufacture_by_unit() -> None:
 def test_a_clock_set_back_marks_the_figure(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,v\n1970-01-01T00:00Z,100\n1970-01-01T01:00Z,200\n")
     settings = loads("series = { files = 'a.csv', value = 'v', unit = 'g/kWh' }", CarbonSettings)
-    found = make_intensity(settings, tmp_path, None, lambda: 0.0)
+    found = make_intensity(settings, tmp_path, None, lambda: 0.0, "agent.toml")
     assert found is not None
     rate = found.over(4000, 3700)
     assert (rate.value, rate.method) == (200, "assumed") and "clock was set back" in rate.source
@@ -209,7 +237,7 @@ def test_a_series_that_has_ended_is_said_once_and_has_one_source_for_all_hours(
 ) -> None:
     (tmp_path / "a.csv").write_text("time,v\n1970-01-01T00:00Z,100\n1970-01-01T01:00Z,200\n")
     settings = loads("series = { files = 'a.csv', value = 'v', unit = 'g/kWh' }", CarbonSettings)
-    found = make_intensity(settings, tmp_path, None, lambda: 0.0)
+    found = make_intensity(settings, tmp_path, None, lambda: 0.0, "agent.toml")
     assert found is not None
     sources = {found.over(start, start + 60).source for start in range(8000, 20_000, 60)}
     assert len(sources) == 1 and "no value for later times" in sources.pop()
@@ -246,6 +274,8 @@ def test_a_series_that_has_ended_is_said_once_and_has_one_source_for_all_hours(
         ("http = { url = 'https://x/', timeout = 15.1 }", "less than or equal to 15"),
         ("http = { url = 'https://x/', token = 'abc' }", "unknown field 'http.token'; did you mean 'token_file'?"),
         ("http = { url = 'https://x/', header = 'X: y' }", "'http.header'"),
+        ("http = { url = 'https://x/', ca = '' }", "'http.ca'"),
+        ("http = { url = 'http://localhost/', ca = 'ca.pem' }", "'ca' needs https"),
         ("embodied = {}", "either 'machine' or 'kg'"),
         ("embodied = { kg = 100.0 }", "'kg' needs 'years'"),
         ("embodied = { machine = 'toaster' }", "should be 'phone', 'laptop', 'desktop' or 'server'"),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from authorities import DAY, NOW, certificate, pem, secured
 from charges import charge, policy
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedsus.config import loads
 from fedsus.owner.ledger import Ledger
@@ -29,8 +26,6 @@ from fedsus_client.status import Status, process_start, write_status
 # Flower's command line imports names that click is going to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click:DeprecationWarning")
 
-NOW = datetime.now(UTC)
-DAY = timedelta(days=1)
 GOOD = """
 [privacy]
 epsilon = 3.0
@@ -44,36 +39,6 @@ data = "clinic"
 
 def now() -> float:
     return NOW.timestamp()
-
-
-def certificate(
-    name: str, end: datetime, signer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A certificate for ``name``; without a signer, an authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    issuer, issuing = (signer[0].subject, signer[1]) if signer else (subject, key)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(min(NOW, end) - 10 * DAY)
-        .not_valid_after(end)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing.public_key()), critical=False)
-    )
-    if signer is None:
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        builder = builder.add_extension(usage, critical=True)
-    return builder.sign(issuing, hashes.SHA256()), key
-
-
-def pem(made: x509.Certificate) -> bytes:
-    return made.public_bytes(serialization.Encoding.PEM)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -108,18 +73,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         name: str = "localhost", end: datetime = NOW + DAY, trusted: bool = True, tls: bool = True, late: float = 0.0
     ) -> ServerPart:
         root = certificate("authority", NOW + 2 * DAY, None)
-        made, key = certificate(name, end, root)
-        clear = serialization.NoEncryption()
-        secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, clear)
-        (tmp_path / "server.pem").write_bytes(pem(made) + secret)
+        context = secured(tmp_path / "server.pem", certificate(name, end, root))
         other = certificate("authority", NOW + 2 * DAY, None)
         (tmp_path / "ca.pem").write_bytes(pem(root[0] if trusted else other[0]))
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Late", (Handler,), {"late": late}))
         server.daemon_threads = True
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # handshakes that fail are the test
         if tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tmp_path / "server.pem")
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
