@@ -13,10 +13,10 @@ from fedsus.learning.settings import Compute
 from fedsus.rounds.messages import Request
 from fedsus.rounds.specification import specified
 from fedsus.tasks import registry
+from fedsus_simulations.clients.blocks import Workers, blocks_of
 from fedsus_simulations.clients.partitions import population_of
 from fedsus_simulations.running.simulation import Simulation
 from fedsus_simulations.scenario.config import Scenario
-from fedsus_simulations.workers.blocks import Workers, blocks_of
 from fedsus_simulations.workers.choosing import workers_for
 from fedsus_simulations.workers.training import BlockTrainer
 

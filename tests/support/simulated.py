@@ -20,6 +20,7 @@ from fedsus.rounds.server import RunLoop, Watch
 from fedsus.rounds.specification import open_run
 from fedsus.types import Ask, Ring, Vector
 from fedsus_simulations.clients.attempts import AttemptFile
+from fedsus_simulations.clients.blocks import Added, Block, Encoded
 from fedsus_simulations.clients.fleet import SimulatedFleet, fleet_of
 from fedsus_simulations.clients.owners import Owners
 from fedsus_simulations.clients.population import Numbered
@@ -27,7 +28,6 @@ from fedsus_simulations.clients.traces import VirtualClock, traces_of
 from fedsus_simulations.scenario.config import Scenario
 from fedsus_simulations.scenario.seeding import Drawn
 from fedsus_simulations.scenario.traces import TracesConfig
-from fedsus_simulations.workers.blocks import Added, Block, Encoded
 
 MODEL = np.arange(3, dtype=np.float32)
 DEADLINE = 60.0

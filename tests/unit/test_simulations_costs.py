@@ -16,7 +16,7 @@ from fedsus.journal.entries import RoundReleased
 from fedsus.reporting import read
 from fedsus.rounds.messages import Request
 from fedsus_simulations.clients import attempts
-from fedsus_simulations.workers.blocks import Block, Encoded
+from fedsus_simulations.clients.blocks import Block, Encoded
 
 BOUNDS = {"joules": 500.0, "grams": 0.25}
 ASKED = {"costs": BOUNDS, "secure_sum": {"colluders": 1}, "rounds": 2, "spare_attempts": 9}

@@ -17,10 +17,10 @@ from fedsus.reporting import read
 from fedsus.rounds.messages import Request
 from fedsus.secagg.keys import Identity
 from fedsus_simulations.clients import attempts
+from fedsus_simulations.clients.blocks import Block, Encoded
 from fedsus_simulations.clients.identities import simulated_members
 from fedsus_simulations.clients.traces import VirtualClock
 from fedsus_simulations.whole.memory import Members
-from fedsus_simulations.workers.blocks import Block, Encoded
 
 NAMES = ("whole", "stopped")
 STRICT = {"privacy": {"without_dp": True}, "limits": {"rounds": 1}, "tasks": {"heart": {"data": "patients"}}}

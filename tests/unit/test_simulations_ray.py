@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from fedsus.errors import ConfigError, DataError, EnvironmentFault
 from fedsus.rounds.messages import Request
 from fedsus_simulations.workers import ray_workers
-from fedsus_simulations.workers.blocks import Inline, Recipe
+from fedsus_simulations.workers.inline import Inline, Recipe
 from fedsus_simulations.workers.ray_workers import OnRay
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,11 +23,11 @@ from fedsus.privacy.noise import SeededNoise
 from fedsus.rounds.device import Device
 from fedsus.rounds.messages import decode_answer, decode_request, encode_request
 from fedsus.tasks.task import DataSource
+from fedsus_simulations.clients.blocks import blocks_of
 from fedsus_simulations.clients.population import Divided
 from fedsus_simulations.scenario.config import Scenario
 from fedsus_simulations.scenario.seeding import SeededClient, number
 from fedsus_simulations.whole.memory import DATA_ID, granting
-from fedsus_simulations.workers.blocks import blocks_of
 from fedsus_simulations.workers.training import Outcome, stack_for
 
 EXAMPLE = {

@@ -16,7 +16,7 @@ from block_runs import BLOCKS, REFERENCE, released, request, scenario, stacked, 
 
 from fedsus.errors import DataError, EnvironmentFault
 from fedsus.rounds.messages import Request
-from fedsus_simulations.workers.blocks import Inline, Recipe
+from fedsus_simulations.workers.inline import Inline, Recipe
 from fedsus_simulations.workers.processes import Processes
 
 SCRIPT = """\

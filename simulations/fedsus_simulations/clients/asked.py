@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from fedsus.types import Member
-from fedsus_simulations.workers.blocks import blocks_of
+from fedsus_simulations.clients.blocks import blocks_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

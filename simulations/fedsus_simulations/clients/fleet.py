@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from fedsus.config import RunConfig
     from fedsus.secagg.roster import Roster
     from fedsus_simulations.clients.attempts import Attempt
+    from fedsus_simulations.clients.blocks import Workers
     from fedsus_simulations.clients.population import Population
     from fedsus_simulations.clients.traces import Traces
     from fedsus_simulations.scenario.config import Scenario
-    from fedsus_simulations.workers.blocks import Workers
 
 _HEADER = len(encode_answer(b""))
 

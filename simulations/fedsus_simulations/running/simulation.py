@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from fedsus.rounds.server import Watch
     from fedsus.tasks.task import Task
     from fedsus.types import Vector
+    from fedsus_simulations.clients.blocks import Workers
     from fedsus_simulations.clients.fleet import SimulatedFleet
     from fedsus_simulations.clients.population import Population
     from fedsus_simulations.running.evaluation import Metrics
     from fedsus_simulations.scenario.config import Scenario
-    from fedsus_simulations.workers.blocks import Workers
 
 
 @dataclass(slots=True)

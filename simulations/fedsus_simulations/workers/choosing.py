@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedsus.errors import ConfigError
-from fedsus_simulations.workers.blocks import Inline, Recipe
+from fedsus_simulations.workers.inline import Inline, Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fedsus_simulations.clients.blocks import Workers
     from fedsus_simulations.scenario.config import Scenario
-    from fedsus_simulations.workers.blocks import Workers
     from fedsus_simulations.workers.training import BlockTrainer
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from fedsus.rounds.messages import Request
     from fedsus.types import Ring
-    from fedsus_simulations.workers.blocks import Block, Inline, Recipe
+    from fedsus_simulations.clients.blocks import Block
+    from fedsus_simulations.workers.inline import Inline, Recipe
     from fedsus_simulations.workers.training import Outcome
 
 _here: list[Inline] = []

@@ -17,14 +17,16 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.errors import EnvironmentFault
+from fedsus_simulations.clients.blocks import Added, Encoded
 from fedsus_simulations.workers import process_worker
-from fedsus_simulations.workers.blocks import Added, Encoded, Heard
+from fedsus_simulations.workers.inline import Heard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from fedsus.rounds.messages import Request
-    from fedsus_simulations.workers.blocks import Block, Recipe
+    from fedsus_simulations.clients.blocks import Block
+    from fedsus_simulations.workers.inline import Recipe
     from fedsus_simulations.workers.process_worker import Started
 
 log = logging.getLogger("fedsus.simulation")
@@ -102,7 +104,7 @@ class _Process:
 
 @dataclass(slots=True)
 class Processes:
-    """Implements `fedsus_simulations.workers.blocks.Workers` over processes.
+    """Implements `fedsus_simulations.clients.blocks.Workers` over processes.
 
     Args:
         processes: started, in order.

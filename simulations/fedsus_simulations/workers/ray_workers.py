@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fedsus.errors import ConfigError, EnvironmentFault, FedsusError
-from fedsus_simulations.workers.blocks import Added, Encoded, Heard
+from fedsus_simulations.clients.blocks import Added, Encoded
+from fedsus_simulations.workers.inline import Heard
 from fedsus_simulations.workers.process_worker import added, peak_memory
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
     from fedsus.rounds.messages import Request
     from fedsus.types import Ring
-    from fedsus_simulations.workers.blocks import Block, Inline, Recipe
+    from fedsus_simulations.clients.blocks import Block
+    from fedsus_simulations.workers.inline import Inline, Recipe
     from fedsus_simulations.workers.training import Outcome
 
 log = logging.getLogger("fedsus.simulation")
@@ -56,7 +58,7 @@ QUIET: Final = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 @dataclass(slots=True)
 class OnRay:
-    """Implements `fedsus_simulations.workers.blocks.Workers` over a Ray cluster.
+    """Implements `fedsus_simulations.clients.blocks.Workers` over a Ray cluster.
 
     Args:
         ray: the module.

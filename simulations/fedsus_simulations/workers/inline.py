@@ -1,7 +1,4 @@
-"""Where blocks of a cohort are trained: in this process, in several, or on a Ray cluster.
-
-A block is the unit: its clients are trained together, so the same blocks give the same integers wherever they run.
-"""
+"""Blocks of a cohort trained in this process; and the recipe by which another process trains the same."""
 
 from __future__ import annotations
 
@@ -11,8 +8,9 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from fedsus_simulations.clients.blocks import Added, Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,74 +22,13 @@ if TYPE_CHECKING:
 
     from fedsus.rounds.messages import Request
     from fedsus.types import Ring
+    from fedsus_simulations.clients.blocks import Block
     from fedsus_simulations.scenario.config import Scenario
     from fedsus_simulations.workers.training import BlockTrainer, Outcome
 
 log = logging.getLogger("fedsus.simulation")
 
-Block = Sequence[int]
-"""Positions of clients in the population."""
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """The sum of some blocks.
-
-    Attributes:
-        blocks: their numbers.
-        total: the sum of their clients' integers, (size,) uint32.
-        refused: positions of their clients that are not in it.
-    """
-
-    blocks: Sequence[int]
-    total: Ring
-    refused: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """The integers of one block's clients.
-
-    Attributes:
-        rings: (m, size) uint32, of those who did not refuse, in order.
-        refused: positions of the others.
-    """
-
-    rings: NDArray[np.uint32]
-    refused: frozenset[int]
-
-
-class Workers(Protocol):
-    """Trains the blocks of one request."""
-
-    def totals(self, request: Request, blocks: Sequence[Block]) -> Iterator[Added]:
-        """Sums of blocks as they come; each block is in one of them.
-
-        Raises:
-            EnvironmentFault: a worker failed more often than it may; the run stays open, and can be resumed.
-        """
-        ...
-
-    def rings(self, request: Request, blocks: Sequence[Block]) -> Iterator[Encoded]:
-        """The integers of each block's clients, in the order of the blocks.
-
-        Raises:
-            EnvironmentFault: as `totals`.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stop what was started."""
-        ...
-
-
-def blocks_of(names: Sequence[T], stack: int) -> list[Sequence[T]]:
-    """A cohort in blocks of at most ``stack`` clients, as even as can be, in order."""
-    count = -(-len(names) // stack)
-    ends = [len(names) * number // count for number in range(count + 1)]
-    return [names[start:end] for start, end in pairwise(ends)]
 
 
 @dataclass(slots=True)
