@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from fedsus.errors import ConfigError
 from fedsus_simulations.benchmarks.result import Result
+from fedsus_simulations.page_markers import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,19 +92,6 @@ def publish(results: Sequence[Result], docs: Path) -> list[Path]:
         return [*written, docs]
     kept = [read(file) for name in _PANELS if (file := folder / f"{name}.json").exists()]
     return [*written, docs, *speed_plot.draw(kept, docs.parent / "images")]
-
-
-def replaced(text: str, name: str, table: str, where: str) -> str:
-    """The text with ``table`` between the markers of ``name``.
-
-    Raises:
-        ConfigError: they are not there, once each and in order.
-    """
-    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    start, end = text.find(first), text.find(last)
-    if text.count(first) != 1 or text.count(last) != 1 or start > end:
-        raise ConfigError(f"{where}: needs one line '{first.strip()}' and after it one line '{last.strip()}'")
-    return f"{text[: start + len(first)]}\n{table}\n{text[end:]}"
 
 
 def _cells(label: str, row: Comparison) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import ConfigError
-from fedsus_simulations.benchmarks.tables import replaced
+from fedsus_simulations.page_markers import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
