@@ -113,6 +113,13 @@ class PlanConfig(Strict):
         """Attempts that may fail: as given, else a tenth of the rounds, at least 2."""
         return self.spare_attempts if self.spare_attempts is not None else max(2, math.ceil(self.rounds / 10))
 
+    def rounds_within(self, attempts: int) -> int:
+        """Most rounds that leave room in ``attempts`` for their spare attempts; 0 where none do."""
+        rounds = attempts if self.spare_attempts is None else max(attempts - self.spare_attempts, 0)
+        while rounds > 0 and rounds + self.model_copy(update={"rounds": rounds}).spares > attempts:
+            rounds -= 1
+        return rounds
+
 
 class PerformanceConfig(Strict):
     """``[performance]``: changes speed and nothing else; no mechanism and no admission receives it."""

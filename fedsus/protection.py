@@ -92,7 +92,8 @@ class ExampleDistributed(Strict):
         clip: L2 bound C of one example's gradient.
         sampling_rate: q, the chance of each example to be in a round's batch, drawn on its device.
         denominator: public constant that divides the noised sum: q times the public number of examples of all.
-        shares: the noise.
+        shares: the noise; with ``metrics``, also of what each client tells beside its sum, of which one example may
+            move everything (`fedsus.privacy.adversaries`).
     """
 
     unit: Literal["example"] = "example"
@@ -103,12 +104,6 @@ class ExampleDistributed(Strict):
     sampling_rate: SamplingRate
     denominator: Positive
     shares: Shares
-
-    @model_validator(mode="after")
-    def _no_metrics(self) -> ExampleDistributed:
-        if self.shares.metrics is not None:  # one example may move a mean over few by any amount: no event has them
-            raise ValueError("noise for metrics: with the example unit none leave a device")
-        return self
 
 
 class ClientDistributed(Strict):
@@ -223,7 +218,7 @@ def measured(privacy: Privacy) -> bool:
     match privacy:
         case NoPrivacy():
             return True
-        case ClientDistributed():
+        case ClientDistributed() | ExampleDistributed():
             return privacy.shares.metrics is not None
         case ClientCentral():
             return privacy.metrics is not None

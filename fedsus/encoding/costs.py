@@ -16,7 +16,7 @@ import numpy as np
 
 from fedsus.errors import ProtocolViolation
 from fedsus.privacy.sensitivity import METRIC_STEPS, client_metrics
-from fedsus.protection import ClientCentral, ClientDistributed
+from fedsus.protection import ClientCentral, Distributed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -81,7 +81,7 @@ def told_spread(plan: Plan, survivors: int) -> dict[str, float]:
     """Standard deviation of the noise in each cost's sum over one round, in the cost's unit; 0 without DP."""
     block, privacy = CostBlock(plan), plan.privacy
     steps = 0.0
-    if isinstance(privacy, ClientDistributed) and privacy.shares.metrics is not None:
+    if isinstance(privacy, Distributed) and privacy.shares.metrics is not None:
         steps = math.sqrt(privacy.shares.metrics * survivors)
     if isinstance(privacy, ClientCentral) and privacy.metrics is not None:
         steps = privacy.metrics * client_metrics(plan.told).l2

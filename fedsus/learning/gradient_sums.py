@@ -14,11 +14,12 @@ import torch
 
 from fedsus.errors import Cancelled, ConfigError
 from fedsus.learning.clipped_sums import ClippedSums
+from fedsus.learning.held_out import HeldOut
 from fedsus.learning.loop import seeded
 from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.places import drawn_lanes
 from fedsus.learning.settings import resolve_wide
-from fedsus.protection import ExampleDistributed
+from fedsus.protection import ExampleDistributed, measured
 from fedsus.types import LocalUpdate
 
 if TYPE_CHECKING:
@@ -51,11 +52,13 @@ class GradientSumTrainer:
         check_model(module, type(task).__name__, private=True)
         self._flat = Flat(module, self._device)
         self._sums = ClippedSums(task, self._flat, self._device)
+        self._held_out = HeldOut(task, self._device)
 
     def train(
         self, model: Vector, shards: Sequence[Shard], settings: TrainSettings, seeds: Sequence[int], stop: Stop
     ) -> Iterator[LocalUpdate]:
-        """One update for each shard: weight 1, no totals, no event: the mechanism says what a release spends.
+        """One update for each shard: weight 1, no event: the mechanism says what a release spends. Totals of the
+        received model where the plan has noise for them, which change nothing else; elsewhere none.
 
         ``seeds`` are not used: a seed would reveal samples to whoever knows it. Of the training part of the plan
         nothing has an effect here: the learning rate is applied to the noised sum, there is one step, and no batch
@@ -66,7 +69,9 @@ class GradientSumTrainer:
             ConfigError: the settings are not for this trainer.
         """
         privacy = checked(settings)
-        start = torch.tensor(model, device=self._device)
+        start, none = torch.tensor(model, device=self._device), (np.zeros(0), 0)
+        if measured(privacy):
+            self._held_out.load(model)
         for shard, _ in zip(shards, seeds, strict=True):
             if stop():
                 raise Cancelled("training stopped before it was complete")
@@ -75,8 +80,9 @@ class GradientSumTrainer:
             dropping, chosen, lanes = drawn(self._noise, shard.size, privacy.sampling_rate)
             with seeded(dropping, self._device):
                 total = self._sums.sum(tuple(t.to(self._device) for t in shard.train), chosen, privacy.clip, lanes)
+            told = self._held_out.totals(shard.held_out) if measured(privacy) else none
             # float64 on purpose, see `LocalUpdate.delta`.
-            yield LocalUpdate(descent(total), 1.0, np.zeros(0), 0, None)  # type: ignore[arg-type]
+            yield LocalUpdate(descent(total), 1.0, *told, None)  # type: ignore[arg-type]
 
 
 def checked(settings: TrainSettings) -> ExampleDistributed:

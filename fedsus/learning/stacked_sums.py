@@ -14,10 +14,12 @@ import torch
 from fedsus.errors import Cancelled
 from fedsus.learning.clipped_sums import ClippedSums
 from fedsus.learning.gradient_sums import checked, descent, drawn
+from fedsus.learning.held_out import HeldOut
 from fedsus.learning.loop import seeded
 from fedsus.learning.parameters import Flat, check_model
 from fedsus.learning.settings import resolve_wide
 from fedsus.learning.stacking.converting import NotStackable
+from fedsus.protection import measured
 from fedsus.types import LocalUpdates
 
 if TYPE_CHECKING:
@@ -53,11 +55,12 @@ class StackedSumsTrainer:
         check_model(module, self._name, private=True)
         self._flat = Flat(module, self._device)
         self._sums = ClippedSums(task, self._flat, self._device)
+        self._held_out = HeldOut(task, self._device)
 
     def train_stack(
         self, model: Vector, shards: Sequence[Shard], settings: TrainSettings, noises: Sequence[Noise], stop: Stop
     ) -> LocalUpdates:
-        """One row for each shard, (m, d) float64: weight 1, no totals, no event.
+        """One row for each shard, (m, d) float64: weight 1, no event, totals as the loop trainer's, bit for bit.
 
         Args:
             noises: all randomness of each client's sampling; each has a source of its own.
@@ -84,10 +87,21 @@ class StackedSumsTrainer:
             ends = np.cumsum([part.stop - part.start for _, part in some]).tolist()
             here = tuple(tensor.to(self._device) for tensor in batch)
             self._sums.add(here, ends, privacy.clip, [total[i] for i, _ in some])
-        m = len(shards)
-        deltas, none = descent(total.cpu().double().numpy()), np.zeros(m, dtype=np.int64)
+        deltas, told = descent(total.cpu().double().numpy()), self._told(model, shards, measured(privacy))
         # float64 on purpose, see `LocalUpdate.delta`.
-        return LocalUpdates(deltas, np.ones(m), np.zeros((m, 0)), none, None)  # type: ignore[arg-type]
+        return LocalUpdates(deltas, np.ones(len(shards)), *told, None)  # type: ignore[arg-type]
+
+    def _told(
+        self, model: Vector, shards: Sequence[Shard], measure: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Totals of the received model's metrics for each client, (m, metrics), and of how many; no columns without."""
+        m = len(shards)
+        if not measure or not shards:
+            return np.zeros((m, 0)), np.zeros(m, dtype=np.int64)
+        self._held_out.load(model)
+        # One client after the other: measured together, the rounding of a sum could move a noised step.
+        found = [self._held_out.totals(shard.held_out) for shard in shards]
+        return np.stack([totals for totals, _ in found]), np.array([count for _, count in found], dtype=np.int64)
 
     def _try(self, shards: Sequence[Shard]) -> None:
         """Whether the clients' examples may be in one batch; the first shard shows of what shape they are."""

@@ -10,7 +10,8 @@ stay unpublished. Examples that a device draws itself amplify against everyone.
 
 A release debits every unit. What bounds a client's update bounds what one of its examples, or one patient, can move:
 between two updates within the bound lies at most twice the bound. What bounds an example bounds a patient with r rows
-at r times that, and says nothing about a client.
+at r times that, and says nothing about a client. What is told beside the gradients is bounded by its range alone: for
+an example as for all rows of a patient in one client (`told_by_examples`).
 """
 
 from __future__ import annotations
@@ -84,7 +85,11 @@ def _once(plan: Plan, unit: Unit, adversary: Adversary, survivors: int | None, r
             if isinstance(privacy, ExamplePrivacy):
                 rate = _any_of(privacy.sampling_rate, count)
                 return dp_sgd_event(privacy.noise_multiplier / count, rate, privacy.steps)
-            return _gradients(plan, privacy, adversary, survivors, count)
+            gradients = _gradients(plan, privacy, adversary, survivors, count)
+            if privacy.shares.metrics is None or not plan.told:
+                return gradients
+            told = told_by_examples(plan.told, privacy.shares.metrics * _honest(privacy, adversary, survivors))
+            return dpa.ComposedDpEvent([gradients, told])
         case ClientDistributed() as privacy:
             return _updates(plan, privacy, adversary, survivors, 1 if unit == "client" else 2)
         case ClientCentral() as privacy:
@@ -118,6 +123,34 @@ def _gradients(
     event: DpEvent = SkellamDpEvent(moved.l1, moved.l2, variance)
     rate = _any_of(privacy.sampling_rate, count)
     return event if rate == 1 else dpa.PoissonSampledDpEvent(rate, event)
+
+
+def told_by_examples(count: int, variance: float) -> DpEvent:
+    """One attempt's event of ``count`` metrics and costs beside a sum of gradients, of one example or one patient.
+
+    An example more, or any number of them in one client, may move that client's block from one corner of its range to
+    the opposite one: a mean over few, the time that training took. That is `METRIC_STEPS` a coordinate, and no more: a
+    coordinate is within half of that of zero whatever happens. Means and costs are clamped; no rows held out, a metric
+    that fails or is no number, a report that is negative, no number or not made, all have a place within. So it does
+    not matter what decides whether a device reports. Nothing else of the block leaves: clamped figures are not counted.
+
+    **Not sampled**: held-out rows are in every round, and time tells of the batch. The gradients beside it keep their
+    amplification all the same. Given all releases before, the noised sum of gradients among them, the block is a
+    mixture over batches of Skellam laws whose means lie in the range, with one and with the other data. Renyi
+    divergence is jointly quasi-convex (van Erven and Harremoes 2014, Theorem 13), so two mixtures are no further apart
+    than the two furthest laws: this event, whatever the block says of the batch. And each round's batch is drawn
+    afresh, so that given all releases before, the gradients' event is the sampled one. They compose, adaptively.
+
+    Held-out rows must not reach the gradients: trainers measure after them, and what fails there is no failure of the
+    training. Not counted, here as elsewhere, is time itself: others wait for a device that trains longer.
+
+    Args:
+        variance: of each coordinate, in steps squared: of the noise that the adversary cannot subtract.
+    """
+    from fedsus.privacy.events import SkellamDpEvent
+
+    moved = sensitivity.client_metrics(count).times(2)
+    return SkellamDpEvent(moved.l1, moved.l2, variance)
 
 
 def _updates(

@@ -9,7 +9,7 @@ from fedsus.encoding.costs import told_rounding, told_spread
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS, spent
 from fedsus.privacy.sensitivity import METRIC_STEPS, client_metrics
 from fedsus.privacy.stated import rounded
-from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
+from fedsus.protection import ClientCentral, Distributed, ExampleDistributed, ExamplePrivacy, NoPrivacy
 from fedsus.reporting.figures import Absent
 from fedsus.reporting.predicate import Loss, PrivacySpent, SecureSum
 from fedsus.rounds.withstood import numbers
@@ -92,6 +92,8 @@ def _assumptions(specification: Specification, unit: Unit, who: Adversary, *, pr
             f"each sum holds the noise of at least {here.shares.survivors} clients, of whom at most "
             f"{here.shares.colluders} tell the adversary theirs; noise of one client alone hides little"
         )
+    if isinstance(here, ExampleDistributed) and here.shares.metrics is not None:
+        yield "metrics and costs count in full, unsampled: one example may move all that its client tells of them"
 
 
 def _unprotected(specification: Specification, unit: Unit, who: Adversary) -> str:
@@ -148,7 +150,7 @@ def metric_deviation(plan: Plan, name: str, survivors: int) -> float:
     if metric is None or survivors == 0:
         return 0.0
     step = (metric.high - metric.low) / METRIC_STEPS / survivors
-    if isinstance(here, ClientDistributed) and here.shares.metrics is not None:
+    if isinstance(here, Distributed) and here.shares.metrics is not None:
         return step * math.sqrt(here.shares.metrics * survivors)
     if isinstance(here, ClientCentral) and here.metrics is not None:
         return step * here.metrics * client_metrics(plan.told).l2

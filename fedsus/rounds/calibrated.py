@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import ConfigError, Refusal
 from fedsus.privacy.accounting import SMALLEST_NOISE
-from fedsus.privacy.calibration import LARGEST_LOCAL, LARGEST_NOISE, most_attempts, smallest_noise
+from fedsus.privacy.calibration import LARGEST_LOCAL, LARGEST_NOISE, smallest_noise
 from fedsus.privacy.sensitivity import client_metrics, padded
 from fedsus.protection import (
     MOST_VARIANCE,
@@ -22,32 +22,22 @@ from fedsus.protection import (
     Shares,
 )
 from fedsus.rounds import demands
+from fedsus.rounds.families import Family, impossible
+from fedsus.rounds.told_noise import share_of_examples
 from fedsus.rounds.width import MOST_BITS, bits_of
 from fedsus.rounds.withstood import numbers
 from fedsus.secagg import thresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fedsus.config import PlanConfig, RunConfig
+    from fedsus.config import RunConfig
     from fedsus.protection import Distributed, Privacy, Private
+    from fedsus.rounds.families import Spends
     from fedsus.secagg.roster import Roster
-
-    Spends: TypeAlias = Callable[[Privacy, int], float]
 
 _MOST_STEPS: Final = 1_000_000
 _LARGEST_SCALE: Final = 1e15
 _COUNT_SHARE: Final = 0.1
 """Of the budget, at most, for how many are below an adaptive bound."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """A privacy part as a function of its noise multiplier, the largest that it takes, and what else would help."""
-
-    of: Callable[[float], Private]
-    largest: float
-    hint: str = ""
 
 
 def calibrated(config: RunConfig, dimension: int, roster: Roster | int | None, spends: Spends) -> Privacy:
@@ -67,23 +57,23 @@ def calibrated(config: RunConfig, dimension: int, roster: Roster | int | None, s
         return NoPrivacy()
     demands.check(config, roster if roster is None or isinstance(roster, int) else len(roster.members))
     dimension = config.plan.encoding.coordinates(dimension)  # noise is added to what is sent
-    family = _family(config, dimension, roster)
     attempts = config.plan.rounds + config.plan.spares
     try:
+        family = _family(config, dimension, roster)
         noise = smallest_noise(
             asked.epsilon, lambda multiplier: spends(family.of(multiplier), attempts), family.largest
         )
         if noise is None:
-            raise ConfigError(_impossible(config, family, spends, asked.epsilon))
+            raise ConfigError(impossible(config, family, spends, asked.epsilon))
     except Refusal as error:
         raise ConfigError(f"plan.privacy: {error}") from None
     return _with_bits(config, padded(dimension), family.of(noise))
 
 
-def _family(config: RunConfig, dimension: int, roster: Roster | int | None) -> _Family:
+def _family(config: RunConfig, dimension: int, roster: Roster | int | None) -> Family:
     asked = config.plan.privacy
     if asked.where == "local":
-        return _Family(lambda multiplier: _local(config, multiplier), LARGEST_LOCAL)
+        return Family(lambda multiplier: _local(config, multiplier), LARGEST_LOCAL)
     if asked.where == "central":
         return _central_family(config)
     colluders, survivors = noise_floor(config, roster)
@@ -96,10 +86,17 @@ def _family(config: RunConfig, dimension: int, roster: Roster | int | None) -> _
     scale = asked.granularity * math.sqrt(padded(dimension)) / asked.clip
     if scale > _LARGEST_SCALE:
         raise ConfigError(f"plan.privacy.clip = {asked.clip:g}: steps of {1 / scale:g} are too fine; expect more")
-    once = _variances(config, padded(dimension), honest, 1.0)
-    largest = min(LARGEST_NOISE, 0.999 * math.sqrt(MOST_VARIANCE / max(part for part in once if part is not None)))
+    return _shared_family(config, dimension, colluders, survivors)
+
+
+def _shared_family(config: RunConfig, dimension: int, colluders: int, survivors: int) -> Family:
+    asked, honest = config.plan.privacy, survivors - colluders
+    told = _told(config, honest, _given(asked.epsilon, "epsilon"), config.plan.rounds + config.plan.spares)
+    update, beside = _variances(config, padded(dimension), honest, 1.0, told)
+    scaled = update if told is not None or beside is None else max(update, beside)
+    largest = min(LARGEST_NOISE, 0.999 * math.sqrt(MOST_VARIANCE / scaled))
     hint = "" if largest == LARGEST_NOISE else f", a granularity below {asked.granularity:g}"
-    if once[1] is not None and once[1] > once[0] and hint:
+    if scaled > update and hint:
         hint = f", a metrics_share above {asked.metrics_share:g}"
     if largest < SMALLEST_NOISE:
         fits = asked.granularity * largest / SMALLEST_NOISE
@@ -107,43 +104,21 @@ def _family(config: RunConfig, dimension: int, roster: Roster | int | None) -> _
             f"plan.privacy.granularity = {asked.granularity:g}: {honest} shares cannot carry noise for "
             f"{padded(dimension)} coordinates so fine; ask for at most {fits:.3g}"
         )
-    return _Family(lambda multiplier: _distributed(config, dimension, colluders, survivors, multiplier), largest, hint)
+    of = partial(_distributed, config, dimension, colluders, survivors, told)
+    if told is None:
+        return Family(of, largest, hint)
+
+    def most(epsilon: float, attempts: int) -> Private:
+        return _distributed(config, dimension, colluders, survivors, _told(config, honest, epsilon, attempts), largest)
+
+    return Family(of, largest, f"{hint}, a metrics_share below {asked.metrics_share:g}", most)
 
 
-def _impossible(config: RunConfig, family: _Family, spends: Spends, epsilon: float) -> str:
-    """No noise is enough: the least epsilon that would be reached, and how many rounds would fit."""
-    asked, most = config.plan, family.of(family.largest)
-    least = _rounded_up(spends(most, asked.rounds + asked.spares) * (1 + 1e-5))
-    rounds = None
-    if asked.privacy.bands is None:  # else what is spent depends on the rounds, and not on the attempts
-        fit = most_attempts(epsilon, lambda count: spends(most, count), asked.rounds + asked.spares)
-        rounds = _rounds_within(asked, fit)
-    ways = [f"epsilon = {least:g} or more"] if least <= 1000 else []
-    ways += [f"at most {rounds} rounds"] if rounds else []
-    spend = f"{least:g}" if least <= 1000 else "more than 1000"
-    alone = asked.privacy.bands is None and not family.hint and math.isinf(spends(most, 1))  # no rounds are too few
-    other = f"a delta above {asked.privacy.delta:g}" if alone else "fewer rounds"
-    return (
-        f"plan.privacy.epsilon = {epsilon:g}: {asked.rounds} rounds with {asked.spares} spare attempts spend "
-        f"{spend} even with the most noise that a plan holds (multiplier {family.largest:.4g}); "
-        f"ask for {', '.join(ways) or other}{family.hint}"
-    )
-
-
-def _rounds_within(asked: PlanConfig, attempts: int) -> int:
-    """Most rounds that leave room for their spare attempts; 0 where none do."""
-    rounds = attempts if asked.spare_attempts is None else max(attempts - asked.spare_attempts, 0)
-    while rounds > 0 and rounds + asked.model_copy(update={"rounds": rounds}).spares > attempts:
-        rounds -= 1
-    return rounds
-
-
-def _rounded_up(number: float) -> float:
-    """To four significant digits."""
-    if not 0 < number < math.inf:
-        return number
-    digits = 3 - math.floor(math.log10(number))
-    return float(f"{math.ceil(number * 10.0**digits)}e{-digits}")
+def _told(config: RunConfig, honest: int, epsilon: float, attempts: int) -> float | None:
+    """Of one client's share of the noise of what is told, where it does not follow that of the update."""
+    if config.plan.privacy.unit != "example":
+        return None
+    return share_of_examples(config.plan, honest, epsilon, attempts)
 
 
 def _local(config: RunConfig, multiplier: float) -> ExamplePrivacy:
@@ -181,24 +156,29 @@ def noise_floor(config: RunConfig, roster: Roster | int | None) -> tuple[int, in
     return asked.secure_sum.colluders, asked.cohort.minimum
 
 
-def _variances(config: RunConfig, size: int, honest: int, multiplier: float) -> tuple[float, float | None]:
+def _variances(
+    config: RunConfig, size: int, honest: int, multiplier: float, told: float | None = None
+) -> tuple[float, float | None]:
     """Of one client's share of the noise: each coordinate of the update, each metric or cost; in steps squared.
 
-    With the share of the budget that these have, both blocks together spend what one of noise ``multiplier`` would.
+    With the share of the budget that these have, both blocks together spend what one of noise ``multiplier`` would;
+    where ``told`` says the second, ``multiplier`` is of the first alone.
     """
     asked = config.plan.privacy
-    share = asked.metrics_share if config.plan.told else None
+    share = asked.metrics_share if config.plan.told and told is None else None
     variance = (asked.granularity * multiplier) ** 2 * size / (1 - (share or 0)) / honest
     if share is None:
-        return variance, None
+        return variance, told
     return variance, (client_metrics(config.plan.told).l2 * multiplier) ** 2 / share / honest
 
 
-def _distributed(config: RunConfig, dimension: int, colluders: int, survivors: int, multiplier: float) -> Distributed:
+def _distributed(
+    config: RunConfig, dimension: int, colluders: int, survivors: int, told: float | None, multiplier: float
+) -> Distributed:
     """With the most bits: epsilon does not depend on them."""
     asked, size = config.plan.privacy, padded(dimension)
     epsilon, delta = _given(asked.epsilon, "epsilon"), _given(asked.delta, "delta")
-    variance, metrics = _variances(config, size, survivors - colluders, multiplier)
+    variance, metrics = _variances(config, size, survivors - colluders, multiplier, told)
     shares = Shares(
         scale=asked.granularity * math.sqrt(size) / asked.clip,
         variance=variance,
@@ -229,12 +209,12 @@ def _with_bits(config: RunConfig, size: int, privacy: Private) -> Private:
     return privacy.model_copy(update={"shares": shares})
 
 
-def _central_family(config: RunConfig) -> _Family:
+def _central_family(config: RunConfig) -> Family:
     once, given = _central(config, 1.0), config.plan.privacy.adaptive
     fixed = None if given is None else given.noise
     hint = "" if fixed is None else f", more noise than adaptive.noise = {fixed:g}"
     largest = LARGEST_NOISE * (1 - 1e-9) / max(once.noise_multiplier, once.metrics or 0.0)
-    return _Family(lambda multiplier: _central(config, multiplier), largest, hint)
+    return Family(lambda multiplier: _central(config, multiplier), largest, hint)
 
 
 def _adaptive(config: RunConfig, multiplier: float) -> Adaptive | None:

@@ -32,19 +32,33 @@ def bits_of(config: RunConfig, size: int, shares: Shares) -> int:
     needed = needed_bits(config, size, shares)
     if asked.bits is None:
         if needed > MOST_BITS:
-            fits = asked.granularity / 2 ** (needed - MOST_BITS)
-            raise ConfigError(
-                f"plan.privacy.granularity = {asked.granularity:g}: sums need {needed} bits, {MOST_BITS} are there; "
-                f"ask for at most {fits:.3g}, or for fewer clients"
-            )
+            raise ConfigError(_too_wide(config, shares, needed))
         return needed
     least = _bits(_noise(config, shares), _told(config, shares))
     if asked.bits < least:
         raise ConfigError(
-            f"plan.privacy.bits = {asked.bits}: the noise of a sum alone needs {least}; leave it out for {needed}, "
-            f"or lower granularity = {asked.granularity:g}"
+            f"plan.privacy.bits = {asked.bits}: the noise of a sum alone needs {least}; leave it out for {needed}"
+            + (f", or lower granularity = {asked.granularity:g}" if least > _bits(0.0, _told(config, shares)) else "")
         )
     return asked.bits
+
+
+def _too_wide(config: RunConfig, shares: Shares, needed: int) -> str:
+    """What would fit: fewer steps in the update, or fewer clients where it is metrics and costs that do not."""
+    asked, told = config.plan.privacy, _told(config, shares)
+    wide = _bits(0.0, told)
+    if wide > MOST_BITS:
+        # A little fewer: of fewer clients the colluders are more, and the shares of the others a little larger.
+        clients = math.floor(0.999 * (config.plan.cohort.size - (told - 2**MOST_BITS) / METRIC_STEPS))
+        return (
+            f"plan.privacy.metrics_share = {asked.metrics_share:g}: sums of what {config.plan.cohort.size} clients "
+            f"tell beside the update need {wide} bits, {MOST_BITS} are there; ask for at most {clients} clients"
+        )
+    fits = asked.granularity / 2 ** (needed - MOST_BITS)
+    return (
+        f"plan.privacy.granularity = {asked.granularity:g}: sums need {needed} bits, {MOST_BITS} are there; "
+        f"ask for at most {fits:.3g}, or for fewer clients"
+    )
 
 
 def needed_bits(config: RunConfig, size: int, shares: Shares) -> int:
@@ -75,4 +89,4 @@ def _told(config: RunConfig, shares: Shares) -> float:
 
 
 def _bits(deviation: float, told: float) -> int:
-    return max(FEWEST_BITS, math.ceil(math.log2(max(2 * _ROOM * deviation, told))))
+    return max(FEWEST_BITS, math.ceil(math.log2(max(2 * _ROOM * deviation, told, 1.0))))

@@ -43,8 +43,9 @@ class PrivacyConfig(Strict):
         granularity: distributed alone: scale * clip / sqrt(dimension), dimension padded. More costs bits and gives
             accuracy: rounding lengthens an example's gradient by 1 / granularity.
         bits: distributed alone: sums are taken mod 2**bits; when not given, what the sum needs.
-        metrics_share: clients alone: share of the budget that is spent on what is told beside the update: metrics and
-            costs; when not given none are sent.
+        metrics_share: clients, and examples distributed: share of the budget that is spent on what is told beside the
+            update: metrics and costs; when not given none are sent. Of clients' updates and what is told, the share of
+            the noise's inverse squares; for examples, what is told alone spends this share of epsilon.
         adaptive: central alone: the bound follows the updates.
         bands: central alone: noise is correlated over so many rounds, and a client takes part in every so many: at
             most rounds / bands times, rounded up, which the noise is calibrated for and devices enforce.
@@ -93,13 +94,17 @@ class PrivacyConfig(Strict):
         for name, unit, where in (
             ("denominator", "example", None),
             ("full_weight", "client", None),
-            ("metrics_share", "client", None),
             ("bits", None, "distributed"),
             ("adaptive", None, "central"),
             ("bands", None, "central"),
         ):
             if getattr(self, name) is not None and (unit not in (None, self.unit) or where not in (None, self.where)):
                 raise ValueError(f"'{name}' needs " + (f"unit = '{unit}'" if unit else f"placement = '{where}'"))
+        if self.metrics_share is not None and (self.unit, self.where) == ("example", "local"):
+            raise ValueError(
+                "'metrics_share' needs placement = 'distributed', where noise in shares hides what is told, or "
+                "unit = 'client'"
+            )
         if self.adaptive is not None and self.bands is not None:
             raise ValueError(
                 "'adaptive' and 'bands' exclude each other: correlated noise needs one bound for all rounds"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from fedsus import plan
 from fedsus.errors import Cancelled, ConfigError
 from fedsus.learning.dp_sgd import DpSgdTrainer
+from fedsus.learning.evaluation import totals
 from fedsus.learning.gradient_sums import GradientSumTrainer
 from fedsus.learning.parameters import flatten
 from fedsus.learning.settings import Compute, TrainSettings
@@ -175,3 +177,62 @@ def test_stops_when_asked() -> None:
 
 def yes() -> bool:
     return True
+
+
+def measuring(task: Images, data: list[Shard]) -> tuple[list[Shard], TrainSettings]:
+    """Shards with 0, 1, 2, ... held-out examples, and settings whose plan has noise for metrics."""
+    plain = settings()
+    assert isinstance(plain.privacy, ExampleDistributed)
+    noised = plain.privacy.model_copy(update={"shares": SHARES.model_copy(update={"metrics": 1e9})})
+    generator = torch.Generator().manual_seed(3)
+    held = [Shard(shard.train, task.examples(count, generator)) for count, shard in enumerate(data)]
+    return held, replace(plain, privacy=noised)
+
+
+def same(one: LocalUpdate, other: LocalUpdate) -> bool:
+    return one.delta.tobytes() == other.delta.tobytes() and one.weight == other.weight
+
+
+def test_metrics_are_measured_where_the_plan_has_noise_for_them_and_nothing_else_changes() -> None:
+    task = task_of("cnn")
+    data, noised = measuring(task, shards(task))
+    plain, before = alone(task, data, settings())
+    found, noises = alone(task, data, noised)
+    assert all(map(same, found, plain)) and [n.drawn for n in noises] == [n.drawn for n in before]
+    assert [update.held_out for update in found] == [0, 1, 2, 3, 4]
+    module = task.model(1)
+    for update, shard in zip(found, data, strict=True):
+        assert update.totals == pytest.approx(totals(task, module, shard.held_out)) and update.totals.shape == (1,)
+    assert found[4].totals[0] > 0
+    many, noises = together(task, data, noised)
+    assert [n.drawn for n in noises] == [n.drawn for n in before]
+    assert many.totals.tobytes() == np.stack([update.totals for update in found]).tobytes(), "bit for bit"
+    assert many.held_out.tolist() == [0, 1, 2, 3, 4]
+    assert many.deltas.tobytes() == together(task, data, settings())[0].deltas.tobytes()
+
+
+class Spiteful(Images):
+    """Fails, counts and disturbs where it is measured."""
+
+    def measure(self, model: Any, batch: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(7.0)
+        torch.manual_seed(99)
+        raise RuntimeError("a held-out row that cannot be read")
+
+
+def test_a_held_out_example_that_spoils_its_measurement_does_not_reach_the_gradients() -> None:
+    """Else it would move the sum by all gradients, where the noise is for one."""
+    task, spiteful = task_of("mlp"), Spiteful(MODELS["mlp"])
+    data, noised = measuring(task, shards(task))
+    plain = alone(task, data, settings())[0]
+    trainer = GradientSumTrainer(spiteful, Compute("cpu", 1), SeededNoise(0))
+    for _ in range(2):  # the round after it too
+        trainer._noise = SeededNoise(2)
+        (found,) = trainer.train(flatten(task.model(1)), [data[2]], noised, [0], lambda: False)
+        assert same(found, plain[2]) and found.delta.any()
+        assert (found.totals.tolist(), found.held_out) == ([0.0], 0)
+    many = together(spiteful, data, noised)[0]
+    assert many.deltas.tobytes() == together(task, data, settings())[0].deltas.tobytes()
+    assert not many.totals.any() and not many.held_out.any()
