@@ -13,7 +13,7 @@ from fedsus.costs import PHASES
 from fedsus.owner import days
 from fedsus.owner.consumed import NOTHING, Consumed
 from fedsus.owner.day_budget import Bar, Standing, quantity
-from fedsus.owner.energy_record import Interval, Recent, history
+from fedsus.owner.energy_record import Interval, looked_at
 from fedsus.owner.policy import DayBudget
 from fedsus.types import Clock
 
@@ -34,14 +34,11 @@ class Book:
         clock: seconds since the epoch.
 
     Raises:
-        CorruptionError, EnvironmentFault: as `fedsus.owner.energy_record.history`.
+        CorruptionError, EnvironmentFault: as `fedsus.owner.energy_record.looked_at`.
     """
 
     def __init__(self, path: Path, budget: DayBudget, clock: Clock) -> None:
-        self.intervals, self.budget = history(path), budget
-        recent = Recent()
-        for interval in self.intervals:
-            recent.add(interval)
+        (self.intervals, recent), self.budget = looked_at(path), budget
         last = self.intervals[-1].time if self.intervals else 0.0
         self.standing: Standing = recent.standing(budget, max(clock(), last))
 
@@ -77,7 +74,8 @@ def plain(book: Book, many: int) -> dict[str, Any]:
     """As plain data."""
     standing = book.standing
     bars = [
-        {"name": bar.name, "cap": bar.cap, "used": bar.used, "left": bar.left, "largest_round": bar.largest}
+        {"name": bar.name, "cap": bar.cap, "used": bar.used, "left": bar.left}
+        | {"round": bar.round, "largest_round": bar.largest}
         for bar in standing.bars
     ]
     return {
@@ -120,8 +118,8 @@ def budget_lines(standing: Standing) -> Iterator[str]:
     """Each cap as a bar, and whether this device sits rounds out."""
     for bar in standing.bars:
         full = min(round(_WIDTH * bar.used / bar.cap), _WIDTH)
-        largest = f", largest round {quantity(bar.largest, bar.unit)}" if bar.largest else ""
-        yield f"{bar.name:<7}[{'#' * full}{'.' * (_WIDTH - full)}] {bar} today ({_share(bar)}){largest}"
+        round_takes = f", a round takes {quantity(bar.round, bar.unit)}" if bar.round else ""
+        yield f"{bar.name:<7}[{'#' * full}{'.' * (_WIDTH - full)}] {bar} today ({_share(bar)}){round_takes}"
     reason = standing.too_little()
     if reason is not None:
         yield f"sits rounds out: {reason}"

@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from fedsus.errors import CorruptionError, EnvironmentFault, FedsusError, Refusal
-from fedsus.owner import folding
+from fedsus.owner import days, folding
 from fedsus.owner.consumed import Consumed
 from fedsus.owner.cost_reports import Reports, coordinates
-from fedsus.owner.day_budget import SitsOut, Standing
+from fedsus.owner.day_budget import Standing
 from fedsus.owner.days import Steady
 from fedsus.owner.energy_record import Attempt, Interval, Recent
 from fedsus.owner.guarded import Guarded, check, line
@@ -85,12 +85,12 @@ class Consumption:
         self._faults: dict[Fault, str] = dict.fromkeys(get_args(Fault), "")
         self._path, self._notes = path, NoteFile(path)
         try:
-            self._steady = Steady(clock, self._replay())
+            last = self._replay()
         except BaseException:
             self._notes.close()
             raise
-        self._since = clock()
-        self._written = self._since
+        self._steady, self._since = Steady(clock, last), clock()
+        self._written, self._day = self._since, max(self._since, last) // days.DAY
 
     @classmethod
     def none(cls) -> Consumption:
@@ -120,6 +120,7 @@ class Consumption:
             self._attempt = None
             if self._due():
                 self.write()
+            self._shorten()
 
     def take(self) -> None:
         """Count what was used until now."""
@@ -146,6 +147,8 @@ class Consumption:
             if self._due():
                 self.take()
                 self.write()
+            if self._attempt is None:
+                self._shorten()
 
     def write(self) -> bool:
         """Write all that was taken; whether it is on the disk."""
@@ -157,10 +160,11 @@ class Consumption:
                 del self._unwritten[attempt]
             return True
 
-    def join(self, budget: DayBudget, others: int = 0) -> None:
+    def join(self, budget: DayBudget, run: str, others: int = 0) -> None:
         """Whether this device takes part in another attempt: asked before it is joined, never in the middle of one.
 
         Args:
+            run: whose attempt it is.
             others: attempts of other runs that were joined and have not trained yet.
 
         Raises:
@@ -175,19 +179,19 @@ class Consumption:
                     raise Refusal(f'{self._faults[about]} ([{table}] missing = "refuse")')
             if not budget.capped:
                 return
-            standing = self.standing(budget)
+            standing = self.standing(budget, run)
             unknown = standing.unknown(self._latest)
             if unknown is not None and budget.missing == "refuse":
                 raise Refusal(f'{unknown} ([budget] missing = "refuse")')
             self.fault("budget", unknown or "")
-            reason = standing.too_little(1 + others)
-            if reason is not None:
-                raise SitsOut(reason)
+            sits_out = standing.sits_out(others, self._steady.ahead)
+            if sits_out is not None:
+                raise sits_out
 
-    def standing(self, budget: DayBudget) -> Standing:
-        """The day's budget now."""
+    def standing(self, budget: DayBudget, run: str | None = None) -> Standing:
+        """The day's budget now, for another round of ``run``; of the one that was worked on last."""
         with self._lock:
-            return self._recent.standing(budget, self._steady())
+            return self._recent.standing(budget, self._steady(), run)
 
     def report(self, attempt: Attempt, ranges: Mapping[str, tuple[float, float]]) -> NDArray[Any]:
         """What is told of a run in this attempt: all that was used for it and not told before, (costs,) float64.
@@ -263,6 +267,17 @@ class Consumption:
             return False
         self.fault("record", "")
         return True
+
+    def _shorten(self) -> None:
+        """On a new day, fold the record; what fails is tried again on the next."""
+        day = self._steady() // days.DAY
+        if day == self._day:
+            return
+        self._day = day
+        try:
+            folding.shorten(self._notes)
+        except FedsusError as error:
+            self.fault("record", f"energy's record stays long: {error}")
 
     def _replay(self) -> float:
         """Take over what the record holds, and fold it where it is long; its last time."""

@@ -65,6 +65,11 @@ class Steady:
         self._clock, self._last, self._ahead = clock, last, 0.0
         self._told = False
 
+    @property
+    def ahead(self) -> float:
+        """Seconds that this time is ahead of a clock which was set back for good."""
+        return self._ahead
+
     def __call__(self) -> float:
         """The time, at least as late as any told before."""
         now = self._clock() + self._ahead

@@ -1,7 +1,7 @@
-"""Makes a long record short: what is days ago by the hour, so that an agent starts quickly however long it has run.
+"""Makes a long record short, at a start and on each new day: what is days ago by the hour, however long an agent runs.
 
 folded   what was used in an hour until ``time``, for a run or, null, for none
-largest  the most that one round of that day used
+worked   what one of a run's last attempts used; older records have `largest`, the most that one of a day did
 owed     what a run was not told when this was written
 flying   its report under way then
 """
@@ -9,13 +9,15 @@ flying   its report under way then
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.owner import consumed, days
 from fedsus.owner.consumed import NOTHING, Consumed
 from fedsus.owner.cost_reports import Flight, Reports
-from fedsus.owner.day_budget import Amounts
-from fedsus.owner.energy_record import Recent, interval_of
+from fedsus.owner.energy_record import Recent, interval_of, recent_of
+
+if TYPE_CHECKING:
+    from fedsus.owner.note_file import NoteFile
 
 _LONG: Final = 2000
 """Lines of days that are over, beyond which a record is folded."""
@@ -31,14 +33,11 @@ def replay(entry: Mapping[str, Any], recent: Recent, reports: Reports) -> float:
         ValueError, KeyError, TypeError: it is not of this version.
     """
     match entry["type"]:
-        case "used" | "folded" as kind:
-            interval = interval_of(entry)
-            recent.add(interval)
-            if kind == "used" and interval.attempt is not None:
+        case "used" | "folded" | "worked" | "largest" as kind:
+            interval = recent_of(entry, recent)
+            if kind == "used" and interval is not None and interval.attempt is not None:
                 reports.used(interval.attempt.run, interval.used)
-            return interval.time
-        case "largest":
-            recent.largest(float(entry["time"]), Amounts(float(entry["joules"]), float(entry["grams"])))
+            return 0.0 if interval is None else interval.time
         case "sent":
             reports.begin(_text(entry["run"]), int(entry["round"]), int(entry["attempt"]))
         case "told":
@@ -54,6 +53,18 @@ def replay(entry: Mapping[str, Any], recent: Recent, reports: Reports) -> float:
         case _:
             raise ValueError("a line of another kind")
     return 0.0
+
+
+def shorten(notes: NoteFile) -> None:
+    """Fold the record of a running agent, where it is long. A crash leaves the one file or the other.
+
+    Raises:
+        CorruptionError: the file is not what this process wrote.
+        EnvironmentFault: it cannot be read or written; it is as it was.
+    """
+    shorter = folded(notes.again()) if notes.lines >= _LONG else None
+    if shorter is not None:
+        notes.replace(shorter)
 
 
 def folded(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
@@ -81,8 +92,11 @@ def folded(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
             for (_, run), (time, used) in hours.items()
         ),
         *(
-            {"type": "largest", "time": day * days.DAY, "joules": most.joules, "grams": most.grams}
-            for day, most in recent.each_day()
+            {"type": "worked", **attempt._asdict(), "time": one.time}
+            | {"joules": one.amounts.joules, "grams": one.amounts.grams}
+            for found in recent.runs.values()
+            for attempt, one in found.items()
+            if one.whole
         ),
         *({"type": "owed", "run": run, "used": used.written()} for run, used in reports.untold.items()),
         *(

@@ -78,6 +78,26 @@ class NoteFile:
         found, self._entries = self._entries, []
         return found
 
+    @property
+    def lines(self) -> int:
+        """How many there are now."""
+        return self._seq
+
+    def again(self) -> list[dict[str, Any]]:
+        """All entries as the file has them now.
+
+        Raises:
+            CorruptionError: the file is not what this process wrote.
+            EnvironmentFault: it cannot be read, or was closed.
+        """
+        if self._path is None:
+            return []
+        if self._handle is None:
+            raise EnvironmentFault(f"{self._path}: it was closed")
+        with self._faults():
+            self._still_ours(self._handle)
+        return self.read_only(self._path)
+
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one entry; it is on the disk when this returns, or is not there at all when this raises.
 

@@ -120,10 +120,12 @@ class DayBudget(Budget):
         missing: what happens where a cap cannot be kept by a figure that was measured or modelled: joules that are
             only assumed, grams without a known intensity. "assume" goes on by what is assumed; "refuse" takes no part.
         zone: whose days they are, as 'Europe/Berlin'.
+        tell_until: whether a refusal for want of it says in which hour this device takes part again.
     """
 
     missing: Literal["assume", "refuse"] = "assume"
     zone: str = "UTC"
+    tell_until: bool = True
 
     @field_validator("zone")
     @classmethod

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedsus.errors import FedsusError, ProtocolViolation, Refusal
+from fedsus.owner.day_budget import SitsOut
 from fedsus.plan import Plan
-from fedsus.rounds.messages import REFUSAL
+from fedsus.rounds.messages import REFUSAL, encode_hour
 from fedsus.secagg import wire
 from fedsus.types import Ring, Stop
 
@@ -82,6 +83,12 @@ def refusal_of(raw: bytes) -> bytes:
 def refused(error: Exception, body: bytes = REFUSAL) -> Answer:
     """A refusal; its owner reads the reason in the log, as one line."""
     return Answer(body, nothing, logged(error))
+
+
+def hour_of(error: Exception) -> bytes:
+    """What a refusal may say beside that it is one: in which hour this device takes part again, as its owner allows."""
+    hour = error.hour if isinstance(error, SitsOut) else None
+    return b"" if hour is None else encode_hour(hour)
 
 
 def without_identity(raw: bytes) -> Answer:

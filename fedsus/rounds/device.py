@@ -29,8 +29,8 @@ from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.protection import Distributed
 from fedsus.rounds.answers import Answer as Answer
-from fedsus.rounds.answers import line, nothing, refused, without_identity
-from fedsus.rounds.messages import WANTED, Request, decode_request, encode_answer
+from fedsus.rounds.answers import hour_of, line, nothing, refused, without_identity
+from fedsus.rounds.messages import WANTED, Request, decode_request, encode_answer, refusal
 from fedsus.rounds.models import Held, Unheld
 from fedsus.rounds.prepared import Prepared, PreparedTasks
 from fedsus.rounds.seeds import SeedSource, system_seed
@@ -104,7 +104,7 @@ class Device:
             log.info("%s", error)
             return Answer(WANTED, nothing)
         except Exception as error:  # also what nobody thought of: no request may end the agent
-            return refused(error)
+            return refused(error, refusal(hour_of(error)))
         try:
             ring = work.encoded(stop)
             with self.consumption.phase("encode"):
@@ -120,7 +120,7 @@ class Device:
         request = decode_request(raw, self._held)
         if request.plan.exchange != "clear_sum":
             raise ProtocolViolation(f"request: in clear, and its plan says '{request.plan.exchange}'")
-        self.consumption.join(self.policy.budget)
+        self.consumption.join(self.policy.budget, request.plan.run)
         work = self.admit(request)
         self._held.keep(request.plan, request.model)
         self.consumption.working(*_attempt(request.plan))  # not before: a refused one's names are the server's alone

@@ -20,7 +20,7 @@ from fedsus.owner.consumption import NO_CONSUMPTION, Consumption
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
-from fedsus.rounds.answers import Answer, Granted, indifferent, nothing, refused
+from fedsus.rounds.answers import Answer, Granted, hour_of, indifferent, nothing, refused
 from fedsus.rounds.messages import Request, request_of
 from fedsus.rounds.models import Held, Unheld
 from fedsus.rounds.phases import check_plan, phases_of
@@ -145,7 +145,7 @@ class Sessions:
             log.info("%s", error)
             return Answer(wire.frame(kind, refused=True), nothing, str(error))
         except Exception as error:  # also what nobody thought of: no request may end the agent
-            return refused(error, wire.frame(kind, refused=True))
+            return refused(error, wire.frame(kind, hour_of(error), refused=True))
 
     @staticmethod
     def _again(live: _Live, kind: Kind, content: bytes) -> Answer:
@@ -165,7 +165,7 @@ class Sessions:
         if roster is None:
             raise Refusal("no roster is installed")
         self.consumption.working(session.run, session.round, session.attempt)
-        self.consumption.join(policy.budget, self._others(session))
+        self.consumption.join(policy.budget, session.run, self._others(session))
         self.marks.expect(session, sid)
         keys = cohort_keys(session, roster)
         seat = Seat(session, sid, keys, index, self.identity, self.signatures, self.marks, self.workers)

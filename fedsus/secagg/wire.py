@@ -19,6 +19,9 @@ ride on this one's last.
     certificate  count u32 | (index u32 | signature 64) ... likewise
     openings     count u32 | (index u32 | share 33) ...     likewise
     survivors    one bit a client of the cohort, lowest first
+
+An answer without one (status 1 or 2) has no body, but for a refused ADVERTISE: nothing, or the hour (u32, since the
+epoch) in which the client takes part again.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ SEALED_BYTES: Final = 2 * SHARE_BYTES + SEAL_BYTES
 ADVERT_BYTES: Final = 4 + 3 * KEY_BYTES + SIGNATURE_BYTES
 _FRAME: Final = struct.Struct("<4sBBBQ")
 _COUNT: Final = struct.Struct("<I")
+HOUR_BYTES: Final = _COUNT.size
 _LENGTHS: Final = struct.Struct("<IQ")
 
 
@@ -151,7 +155,8 @@ def frames(raw: Buffer) -> list[Frame]:
             raise ProtocolViolation(f"message: not secure aggregation of version {VERSION}")
         if kind not in _KINDS or status > (WANTING if kind == Kind.CONTRIBUTE else REFUSED):
             raise ProtocolViolation(f"message: unknown kind {kind} or status {status}")
-        if length > len(view) - _FRAME.size or (status != ANSWERED and length):
+        hour = (kind, status, length) == (Kind.ADVERTISE, REFUSED, HOUR_BYTES)
+        if length > len(view) - _FRAME.size or (status != ANSWERED and length and not hour):
             raise ProtocolViolation("message: lengths do not add up")
         if len(found) == MAX_FRAMES:
             raise ProtocolViolation(f"message: more than {MAX_FRAMES} frames")

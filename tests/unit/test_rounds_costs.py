@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from fedsus.costs import PHASES
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import CohortTooSmall, EnvironmentFault
 from fedsus.learning.settings import Compute
+from fedsus.owner import days
 from fedsus.owner.consumption import Consumption
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
@@ -29,7 +31,7 @@ from fedsus.privacy.noise import SeededNoise
 from fedsus.rounds.answers import Answer
 from fedsus.rounds.device import Device
 from fedsus.rounds.exchange import conduct
-from fedsus.rounds.messages import REFUSAL, encode_request
+from fedsus.rounds.messages import REFUSAL, declined, encode_hour, encode_request, refusal
 from fedsus.rounds.seeds import seeded
 from fedsus.rounds.sessions import Sessions
 from fedsus.secagg import client as clients
@@ -286,17 +288,38 @@ def test_a_session_that_waits_for_its_training_takes_a_round_of_the_day() -> Non
     assert joined == [True, True, False], "17 J are left: one round of 9 J would fit, three do not"
 
 
-def test_a_clear_request_counts_and_sits_out_without_a_reason_on_the_wire() -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_clear_request_counts_and_sits_out_without_a_reason_on_the_wire(told: bool) -> None:
     fleet = Metered()
     device, meter = fleet.devices["ada"], fleet.meters["ada"]
-    device.policy = Policy.model_validate(GRANTS | {"budget": {"joules": 14.0}})
+    device.policy = Policy.model_validate(GRANTS | {"budget": {"joules": 14.0, "tell_until": told}})
     bodies = []
     for attempt in (1, 2, 3):
         raw = encode_request(plan_for(MODEL, None, round=attempt, attempt=attempt), MODEL)
         bodies.append(device.answer(raw, lambda: False).body)
         device.consumption.rest()
-    assert [body == REFUSAL for body in bodies] == [False, False, True]
+    midnight = math.ceil(days.ends(fleet.now, "UTC") / 3600)
+    assert bodies[2] == (refusal(encode_hour(midnight)) if told else REFUSAL), (
+        "an hour of its owner's clock, or nothing"
+    )
+    assert [declined(body) for body in bodies] == [None, None, midnight if told else 0]
     assert meter.entered[:6] == ["load", "load", "evaluate", "train", "encode", "encode"]
+
+
+def test_a_session_is_refused_with_the_hour_and_no_other_refusal_has_one() -> None:
+    fleet = Metered()
+    out, other = fleet.devices[fleet.names[0]], fleet.devices[fleet.names[1]]
+    out.policy = Policy.model_validate(GRANTS | {"budget": {"joules": 2.0}})
+    other.policy = Policy.model_validate(GRANTS | {"cohort": {"minimum": 100}})
+    fleet.told(round=1, attempt=1)
+    fleet.rest()
+    fleet.sent.clear()
+    with pytest.raises(CohortTooSmall):
+        fleet.told(round=2, attempt=2)
+    bodies = {name: body for name, kind, body in fleet.sent if kind == Kind.ADVERTISE}
+    midnight = math.ceil(days.ends(fleet.now, "UTC") / 3600)
+    assert bodies[fleet.names[0]] == encode_hour(midnight)
+    assert bodies[fleet.names[1]] == b""
 
 
 @contextmanager
