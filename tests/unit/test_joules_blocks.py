@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedsus.errors import RunFailed
+from fedsus.costs import Usage
+from fedsus.errors import ConfigError, RunFailed
+from fedsus.owner.consumed import Consumed
+from fedsus_simulations.benchmarks import joules_kept
 from fedsus_simulations.benchmarks.joules_blocks import Estimate, estimate, held, orders, words
+from fedsus_simulations.benchmarks.joules_spent import Spent
+from fedsus_simulations.benchmarks.utility_kept import Kept
+
+
+@dataclass(frozen=True)
+class Way:
+    name: str
+
 
 WAYS = [f"way {number}" for number in range(9)]
+WAYS_OF = [Way(name) for name in WAYS[:4]]
+
+
+def spent(joules: float) -> Spent:
+    usage = Usage(
+        seconds=1.0,
+        joules={"train": joules},
+        low=joules,
+        high=joules,
+        idle=0.0,
+        method="assumed",
+        source="a model",
+        boundary="all",
+    )
+    used = Consumed.of(usage)
+    return Spent(
+        devices=used, server=used, first=1.0, seconds=(1.0, 2.0), sent=3, received=4, processor={"server": 1.0}
+    )
 
 
 def test_each_block_has_every_way_once_in_an_order_of_its_own() -> None:
@@ -58,3 +89,29 @@ def test_how_often_the_interval_holds_the_truth_is_told(blocks: int, least: floa
         inside += found.low <= 1.0 <= found.high
     # Five standard deviations: false alarms below 1e-6; the seed is fixed besides.
     assert abs(inside / trials - least) < 5 * (least * (1 - least) / trials) ** 0.5
+
+
+def test_blocks_are_kept_whole_and_gone_on_with(tmp_path: Path) -> None:
+    measured = []
+
+    def measure(order: list[Way], block: int) -> dict[str, Spent]:
+        measured.append((block, [way.name for way in order]))
+        if block == 2 and len(measured) == 3:
+            raise KeyboardInterrupt
+        return {way.name: spent(float(block + 1)) for way in order}
+
+    def run(asked: str = "x") -> tuple[dict[str, list[Spent]], list[float]]:
+        return joules_kept.blocks(Kept(tmp_path / "runs.jsonl"), {"part": asked}, WAYS_OF, 3, measure, 20)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    found, loads = run()
+    assert [block for block, _ in measured] == [0, 1, 2, 2], "the block that was cut off is measured whole"
+    assert [order for _, order in measured[:3]] == [[way.name for way in one] for one in orders(WAYS_OF, 3, 20)]
+    assert found == {way.name: [spent(1.0), spent(2.0), spent(3.0)] for way in WAYS_OF}
+    assert len(loads) == 3
+    run("another")
+    assert len(measured) == 7
+    (tmp_path / "runs.jsonl").write_text((tmp_path / "runs.jsonl").read_text().replace('"train": 1.0', '"train": -1.0'))
+    with pytest.raises(ConfigError, match="block 0 of .* cannot be read; remove its line"):
+        run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 
 from fedsus.config import validate
+from fedsus.costs import Usage
+from fedsus.errors import RunFailed
 from fedsus.journal import RoundReleased
+from fedsus.owner.consumed import Consumed
 from fedsus.reporting import read
 from fedsus.types import Vector
-from fedsus_simulations.benchmarks import compression, tables
+from fedsus_simulations.benchmarks import compression, compression_joules, tables
+from fedsus_simulations.benchmarks.joules_spent import Spent
 from fedsus_simulations.benchmarks.result import complete
 from fedsus_simulations.running.simulation import Simulation
 from fedsus_simulations.scenario.config import Scenario
@@ -81,6 +86,56 @@ def test_each_case_is_a_scenario_that_can_run() -> None:
             for epsilon in compression.EPSILONS:
                 plan = Scenario.model_validate(case.scenario(how, epsilon, 1)).plan
                 assert (plan.encoding.uplink is None) == (how == compression.WHOLE)
+                assert (plan.privacy.epsilon or inf) == epsilon
+
+
+def used(joules: float) -> Spent:
+    usage = Usage(
+        seconds=1.0,
+        joules={"train": 0.75 * joules, "encode": 0.25 * joules},
+        low=joules / 2,
+        high=2 * joules,
+        idle=0.0,
+        method="assumed",
+        source="a model",
+        boundary="this process",
+    )
+    one = Consumed.of(usage)
+    return Spent(devices=one, server=one, first=9.0, seconds=(1.0, 1.0), sent=400, received=200)
+
+
+def test_joules_are_told_beside_bytes_by_case_and_epsilon() -> None:
+    ways = {"whole": [used(1.0), used(3.0)], "projection 0.25": [used(2.0), used(4.0)]}
+    joules = {("heart", inf): ways}
+    table = compression_joules.table(joules)
+    row = dict(zip(table["columns"], table["rows"][1], strict=True))
+    assert row["whole / it: median (95 %)"] == f"{(0.5 + 0.75) / 2:.3g} (0.5 to 0.75)"
+    assert (row["J, devices"], row["J, devices: encode"], row["J, devices: crypto"]) == (1.5, 0.375, 0.0)
+    assert (row["bytes down"], row["bytes up"], row["epsilon"]) == (200, 100, "no DP")
+    found = {("heart", inf, compression.WHOLE): [row_of()], ("heart", inf, ("projection", 0.25)): [row_of()]}
+    notes = compression_joules.notes(joules, 2, [1.0, 3.0])
+    more = compression_joules.figures(joules)
+    result = complete("compression", False, compression.told(found, notes, table, more=more))
+    assert result.figures["heart, no DP: joules"].ratio == pytest.approx(0.625)
+    assert any("assumed, 0.5 to 2 times" in note and "boundary: this process" in note for note in result.notes)
+    mixed = {("heart", inf): ways | {"whole": [used(1.0), replace(used(1.0), server=Consumed())]}}
+    with pytest.raises(RunFailed, match="different"):
+        compression_joules.table(mixed)
+
+
+def row_of() -> dict[str, Any]:
+    return row(90.0, 400)
+
+
+def test_each_way_is_a_plan_that_devices_can_run() -> None:
+    for case in map(compression_joules.few, (compression.heart(), compression.fashion(Path("images")))):
+        assert case.rounds <= compression_joules.ROUNDS and case.federation.clients <= compression_joules.DEVICES
+        for way in compression_joules.WAYS:
+            for epsilon in compression_joules.EPSILONS:
+                plan = compression_joules.config(case, way, epsilon).plan
+                assert plan.exchange == "secure_sum"
+                assert (plan.downlink.bits if plan.downlink else 0) == way.bits
+                assert (plan.encoding.uplink.share if plan.encoding.uplink else 1.0) == way.uplink[1]
                 assert (plan.privacy.epsilon or inf) == epsilon
 
 

@@ -170,7 +170,7 @@ def _command(name: str) -> click.Command:
     if row.peers:
         one = _venvs(_data(one))
     if row.data:
-        one = _data(one)
+        one = _data(_resume(one))
     if row.seeds:
         one = _data(_features(_resume(_seeds(one))))
     if row.trace:

@@ -1,8 +1,9 @@
-"""Uplinks that send a share of the coordinates: what that costs in accuracy and saves in bytes, with DP and without.
+"""Uplinks that send a share of the coordinates: accuracy, bytes and joules, with DP and without.
 
     fashion   100 clients, Dirichlet(0.5), a linear model; with DP the unit is a client, noise in shares
     heart     four hospitals, logistic regression; with DP the unit is an example, noise in shares, one step a round
 
+Accuracy and bytes are of simulations; joules of whole devices with masks (`compression_joules`), downlinks too.
 A client's update is clipped after the reduction, an example's gradient before: there noise grows by sqrt(d / k)
 (`fedsus.encoding.reduction`). All learning rates are as without reduction; nothing was tuned.
 """
@@ -14,10 +15,12 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from fedsus_simulations.benchmarks import compression_encode, encode, simulate_data, utility_tasks
+from fedsus_simulations.benchmarks import compression_encode, compression_joules, encode, simulate_data, utility_tasks
 from fedsus_simulations.benchmarks import utility_runs as runs
+from fedsus_simulations.benchmarks.compression_joules import words
 from fedsus_simulations.benchmarks.result import comparison, figure
 from fedsus_simulations.benchmarks.utility_kept import Kept, Options, mean
 
@@ -31,7 +34,7 @@ EPSILONS: Final[tuple[float, ...]] = (inf, 8.0, 2.0)
 DELTA: Final = 1e-5
 SHARES: Final = (0.5, 0.25, 0.1)
 NAMES: Final = ("projection", "rand_k")
-SEEDS: Final = 3
+SEEDS: Final = 5
 WHOLE: Final = ("whole", 1.0)
 HEART: Final = "heart"
 
@@ -117,8 +120,19 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
             for epsilon in epsilons
             for how in ways
         }
+        blocks = 1 if quick else compression_joules.BLOCKS
+        some = [way for way in compression_joules.WAYS if not quick or way.name in _QUICK]
+        joules, loads = compression_joules.measure(cases, files, Path(name) / "joules", kept, blocks, some)
     encoding = compression_encode.table(encode.SIZE // 16 if quick else encode.SIZE)
-    return told(found, [] if real else [simulate_data.MADE], encoding)
+    notes = [
+        *compression_joules.notes(joules, blocks, loads),
+        *([] if real else [simulate_data.MADE]),
+    ]
+    more = compression_joules.figures(joules)
+    return told(found, notes, compression_joules.table(joules), encoding, more=more)
+
+
+_QUICK: Final = (compression_joules.WHOLE, compression_joules.TOLD)
 
 
 def reached(kept: Kept, case: Case, folder: Path, how: tuple[str, float], epsilon: float, seed: int) -> Row:
@@ -156,16 +170,19 @@ def score(case: Case, folder: Path, model: Vector) -> float:
 
 
 def told(
-    found: dict[tuple[str, float, tuple[str, float]], list[Row]], notes: list[str], *tables: dict[str, Any]
+    found: dict[tuple[str, float, tuple[str, float]], list[Row]],
+    notes: list[str],
+    *tables: dict[str, Any],
+    more: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The figures: bytes first, and what is missing of the score; less is better. Then ``tables`` of others."""
+    """The figures: bytes first, and what is missing of the score; less is better. Then those of others."""
     figures, scores = {}, []
     for case in dict.fromkeys(key[0] for key in found):
         runs_of = {key[1:]: rows for key, rows in found.items() if key[0] == case}
         scores.append({"title": _title(case), "columns": _COLUMNS, "rows": tuple(_rows(runs_of))})
         for (epsilon, how), rows in runs_of.items():
             if how == ("projection", 0.25):
-                label = f"{case}, {_words(epsilon)}"
+                label = f"{case}, {words(epsilon)}"
                 whole = runs_of[epsilon, WHOLE]
                 figures[f"{label}: bytes"] = comparison(
                     _figure(rows, "bytes", "bytes", "projection, share 0.25"), _figure(whole, "bytes", "bytes", "whole")
@@ -177,7 +194,7 @@ def told(
     top = next(iter(figures))
     return {
         **figures.pop(top),
-        "figures": figures,
+        "figures": {**figures, **more},
         "tables": [*scores, *tables],
         "notes": [
             f"epsilon at delta {DELTA:g}, against a server with a tenth of the clients of fashion, or one hospital of "
@@ -206,13 +223,9 @@ def _rows(found: dict[tuple[float, tuple[str, float]], list[Row]]) -> list[tuple
         scores = [row["score"] for row in made]
         whole = statistics.mean([row["score"] for row in found[epsilon, WHOLE]])
         lost = "" if how == WHOLE else f"{whole - statistics.mean(scores):.2f}"
-        told_of = (_words(epsilon), how[0], f"{how[1]:g}", len(made), f"{made[0]['bytes']:,}")
+        told_of = (words(epsilon), how[0], f"{how[1]:g}", len(made), f"{made[0]['bytes']:,}")
         rows.append((*told_of, mean(scores), lost, f"{made[0]['noise']:.3f}"))
     return rows
-
-
-def _words(epsilon: float) -> str:
-    return "no DP" if epsilon == inf else f"{epsilon:g}"
 
 
 def _figure(rows: list[Row], key: str, unit: str, what: str) -> dict[str, Any]:

@@ -70,6 +70,12 @@ def held(blocks: int) -> float:
     return 1 - sum(math.comb(blocks, below) for below in range(rank)) / 2.0 ** (blocks - 1)
 
 
+def span(loads: Sequence[float]) -> str:
+    """Load averages at the ends of blocks, for a note."""
+    ends = f"{min(loads):.1f} to {max(loads):.1f}, median {statistics.median(loads):.1f}"
+    return f"load average at the end of a block {ends}"
+
+
 def words(blocks: int) -> str:
     """What an interval over that many blocks is, for a note."""
     return (

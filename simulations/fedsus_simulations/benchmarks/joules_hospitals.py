@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.owner.energy_record import history
 from fedsus.reporting import read, released_model, summary
-from fedsus_simulations.benchmarks import joules_blocks, joules_spent, processes
-from fedsus_simulations.benchmarks.joules_variants import EPSILON, VARIANTS, Variant
+from fedsus_simulations.benchmarks import joules_spent, processes
+from fedsus_simulations.benchmarks.joules_variants import EPSILON, Variant
 from fedsus_simulations.benchmarks.processes import say, timed
 from fedsus_simulations.demo import run as demo
 from fedsus_simulations.demo.study import HOSPITALS, Federated, heart, judge, packaged, pooled, sources
 from fedsus_simulations.whole.federation import LocalFederation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fedsus.owner.energy_record import Interval
     from fedsus_simulations.benchmarks.joules_spent import Spent
 
@@ -53,7 +55,7 @@ class Done:
 
 @dataclass(slots=True)
 class Hospitals:
-    """Runs of all variants, block by block, on one server and the same four agents.
+    """A block: runs of all variants one after the other, on one server and the same four agents.
 
     Args:
         folder: does not exist yet.
@@ -62,27 +64,21 @@ class Hospitals:
 
     folder: Path
     rounds: int
-    done: list[Done] = field(default_factory=list)
 
-    def measure(self, blocks: int) -> dict[str, list[Spent]]:
-        """Variant -> what its run of each block used.
+    def block(self, order: Sequence[Variant], number: int) -> dict[str, Spent]:
+        """Variant -> what its run used.
 
         Raises:
             RunFailed: a round lost a device, or a figure is missing.
         """
         with LocalFederation(self.folder, processes.environment(OMP_NUM_THREADS="1")) as federation:
             self._start(federation)
-            for block, order in enumerate(joules_blocks.orders(VARIANTS, blocks)):
-                with timed(f"hospitals {block + 1}/{blocks}"):
-                    for variant in order:
-                        self._run(federation, variant, block)
+            with timed(f"hospitals, block {number + 1}"):
+                done = [self._run(federation, variant) for variant in order]
             for name in federation.clients:  # they write their records when they end
                 federation.stop(name)
             records = {name: history(client.state / "energy.jsonl") for name, client in federation.clients.items()}
-        found: dict[str, list[Spent]] = {variant.name: [] for variant in VARIANTS}
-        for one in self.done:
-            found[one.variant].append(self._spent(one, records))
-        return found
+        return {one.variant: self._spent(one, records) for one in done}
 
     def _start(self, federation: LocalFederation) -> None:
         from fedsus.learning.parameters import flatten
@@ -103,17 +99,17 @@ class Hospitals:
         write_model(self.folder / "model.safetensors", flatten(heart().model(0)), metadata(TaskPart(name="heart")))
         federation.wait_for_agents()
 
-    def _run(self, federation: LocalFederation, variant: Variant, block: int) -> None:
+    def _run(self, federation: LocalFederation, variant: Variant) -> Done:
         import tomli_w
 
-        run_toml = self.folder / f"{variant.file}-{block}.toml"
+        run_toml = self.folder / f"{variant.file}.toml"
         run_toml.write_text(tomli_w.dumps(asked(variant, self.rounds, run_toml.stem)), encoding="utf-8")
         before = _processor(federation)
         folder = federation.submit(run_toml, self.folder / "runs")
         federation.wait_for_run(folder, _PATIENCE)
         after = _processor(federation)
-        self.done.append(Done(variant.name, folder, {who: after[who] - before[who] for who in after}))
         say(f"{variant.name}: {after['devices'] - before['devices']:.1f} s of the devices' processor time")
+        return Done(variant.name, folder, {who: after[who] - before[who] for who in after})
 
     def _spent(self, done: Done, records: dict[str, list[Interval]]) -> Spent:
         spent = joules_spent.of_run(read(done.folder), records, self.rounds)

@@ -15,10 +15,10 @@ from fedsus.plan import Scalar
 from fedsus.tasks import registry
 from fedsus.tasks.fashion import FILES
 from fedsus.tasks.task import DataSource
-from fedsus_simulations.benchmarks import joules_blocks, simulate_data
+from fedsus_simulations.benchmarks import simulate_data
 from fedsus_simulations.benchmarks import utility_runs as runs
 from fedsus_simulations.benchmarks.joules_memory import Whole
-from fedsus_simulations.benchmarks.joules_variants import DELTA, EPSILON, VARIANTS, Variant
+from fedsus_simulations.benchmarks.joules_variants import DELTA, EPSILON, Variant
 from fedsus_simulations.benchmarks.processes import timed
 
 if TYPE_CHECKING:
@@ -82,20 +82,16 @@ class Images:
         shard = self.task.load(DataSource(self.data))
         self.held_out = shard.held_out
         sources = divided(self.folder / "data", shard, self.clients, self.each)
-        self.devices = Whole(folder=self.folder / "runs", sources=sources)
+        self.devices = Whole(folder=self.folder / "runs", reference=TASK, sources=sources)
 
-    def measure(self, blocks: int) -> dict[str, list[Spent]]:
-        """Variant -> what its run of each block used.
+    def block(self, order: Sequence[Variant], number: int) -> dict[str, Spent]:
+        """Variant -> what its run used, one after the other.
 
         Raises:
             RunFailed: a round lost a device, or a figure is missing.
         """
-        found: dict[str, list[Spent]] = {variant.name: [] for variant in VARIANTS}
-        for block, order in enumerate(joules_blocks.orders(VARIANTS, blocks)):
-            with timed(f"images {block + 1}/{blocks}"):
-                for variant in order:
-                    found[variant.name].append(self.run(variant, block))
-        return found
+        with timed(f"images, block {number + 1}"):
+            return {variant.name: self.run(variant, number) for variant in order}
 
     def run(self, variant: Variant, block: int) -> Spent:
         """One run with fresh devices; the initial model and the order of training are the block's."""

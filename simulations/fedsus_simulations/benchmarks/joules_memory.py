@@ -122,6 +122,7 @@ class Whole:
 
     Args:
         folder: for journals, ledgers and records.
+        reference: the task, a built-in name or ``module:Class``.
         sources: device -> its data.
 
     Attributes:
@@ -129,6 +130,7 @@ class Whole:
     """
 
     folder: Path
+    reference: str
     sources: Mapping[str, DataSource]
     shared: Shared = field(default_factory=lambda: Shared(make_meter(EnergySettings())))
 
@@ -163,8 +165,8 @@ class Whole:
         return replace(used, processor=processor, epsilon=max(spent) if private else 0.0), final
 
     def task(self, config: RunConfig) -> Task:
-        """As the run names it."""
-        return registry.build(registry.resolve(config.task.name), config.task.settings)
+        """With the run's settings."""
+        return registry.build(registry.resolve(self.reference), config.task.settings)
 
     def _device(
         self, config: RunConfig, folder: Path, members: Members | None, seed: int, owners: contextlib.ExitStack
@@ -187,7 +189,7 @@ class Whole:
         return Device(
             policy=granting(config),
             ledger=ledger,
-            tasks={config.task.name: config.task.name},
+            tasks={config.task.name: self.reference},
             sources={DATA_ID: self.sources[folder.name]},
             compute=Compute("cpu", 1),
             noise=SystemNoise(),

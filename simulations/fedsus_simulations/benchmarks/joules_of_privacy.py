@@ -12,18 +12,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fedsus_simulations.benchmarks import joules_blocks, joules_spent, joules_tables, processes, simulate_data
-from fedsus_simulations.benchmarks.joules_variants import BITS, BOTH, DELTA, EPSILON, PLAIN, SHARE
-from fedsus_simulations.benchmarks.result import comparison, figure, load
-from fedsus_simulations.benchmarks.utility_kept import Options
+from fedsus_simulations.benchmarks import (
+    joules_blocks,
+    joules_kept,
+    joules_spent,
+    joules_tables,
+    processes,
+    simulate_data,
+)
+from fedsus_simulations.benchmarks.joules_variants import BITS, BOTH, DELTA, EPSILON, PLAIN, SHARE, VARIANTS
+from fedsus_simulations.benchmarks.result import comparison, figure
+from fedsus_simulations.benchmarks.utility_kept import Kept, Options
 
 if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.joules_spent import Spent
     from fedsus_simulations.benchmarks.joules_tables import Found
+    from fedsus_simulations.benchmarks.joules_variants import Variant
     from fedsus_simulations.benchmarks.result import Result
 
 HOSPITALS: Final = "four hospitals, deployed"
 IMAGES: Final = "Fashion-MNIST, ten devices in memory"
+BLOCKS: Final = {HOSPITALS: 7, IMAGES: 5}
+ROUNDS: Final = {HOSPITALS: 5, IMAGES: 4}
 
 
 def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B008 - frozen
@@ -32,24 +42,31 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
     from fedsus_simulations.benchmarks.joules_images import Images
 
     processes.need_proc()
-    loads = [load()]
-    blocks, rounds = {HOSPITALS: 7, IMAGES: 5}, {HOSPITALS: 5, IMAGES: 4}
-    each = 1000
+    kept = Kept.of(options, "joules-of-privacy")
+    blocks, rounds, each = BLOCKS, ROUNDS, 1000
     if quick:
         blocks, rounds, each = dict.fromkeys(blocks, 1), dict.fromkeys(rounds, 2), 300
     with tempfile.TemporaryDirectory(prefix="fs-") as name:
         folder = Path(name)
         files, real = simulate_data.images(options.data, folder / "made")
-        hospitals = Hospitals(folder / "hospitals", rounds[HOSPITALS]).measure(blocks[HOSPITALS])
-        loads.append(load())
-        images = Images(folder / "images", files, each, rounds[IMAGES]).measure(blocks[IMAGES])
+        images = Images(folder / "images", files, each, rounds[IMAGES])
+
+        def hospitals(order: list[Variant], block: int) -> dict[str, Spent]:
+            return Hospitals(folder / f"h{block}", rounds[HOSPITALS]).block(order, block)
+
+        asked = {part: {"part": part, "rounds": rounds[part]} for part in blocks}
+        asked[IMAGES] |= {"each": each, "real": real}
+        measures = {HOSPITALS: hospitals, IMAGES: images.block}
+        runs = {
+            part: joules_kept.blocks(kept, asked[part], VARIANTS, blocks[part], measure, joules_blocks.SEED)
+            for part, measure in measures.items()
+        }
     notes = [
-        *(f"{part}: {rounds[part]} rounds a run; {joules_blocks.words(blocks[part])}" for part in blocks),
-        f"Fashion-MNIST: {each} images a device",
-        f"load averages {', '.join(f'{one:.1f}' for one in (*loads, load()))}: before, between both parts, after",
+        f"{part}: {rounds[part]} rounds a run; {joules_blocks.words(len(loads))}; {joules_blocks.span(loads)}"
+        for part, (_, loads) in runs.items()
     ]
-    found = {HOSPITALS: hospitals, IMAGES: images}
-    return told(found, core_watts(), notes if real else [*notes, simulate_data.MADE])
+    notes += [f"Fashion-MNIST: {each} images a device", *([] if real else [simulate_data.MADE])]
+    return told({part: found for part, (found, _) in runs.items()}, core_watts(), notes)
 
 
 def told(found: Found, watts: float | None, notes: Sequence[str]) -> dict[str, Any]:

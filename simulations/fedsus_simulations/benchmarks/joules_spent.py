@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from fedsus.errors import RunFailed
 from fedsus.journal import RoundReleased, RunOpened
+from fedsus.owner import consumed
 from fedsus.owner.consumed import NOTHING, Consumed
 
 if TYPE_CHECKING:
@@ -74,6 +75,20 @@ class Spent:
     def second(self) -> float:
         """Median of the rounds' seconds."""
         return statistics.median(self.seconds)
+
+    def written(self) -> dict[str, Any]:
+        """As plain data, for a line of JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> Spent:
+        """What `written` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is something else.
+        """
+        sides: dict[str, Consumed] = {who: consumed.read(plain[who]) for who in SIDES}
+        return cls(**{**plain, **sides, "seconds": tuple(plain["seconds"])})
 
     def phases(self, who: Side) -> dict[Phase, float]:
         """J of one round by phase."""

@@ -80,7 +80,8 @@ class Kept:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, sort_keys=True) + "\n")
         told = ", ".join(f"{name} {value}" for name, value in asked.items() if isinstance(value, (str, int, float)))
-        click.echo(f"{told}: {', '.join(f'{name} {value:.4g}' for name, value in reached.items())}", err=True)
+        numbers = {name: value for name, value in reached.items() if isinstance(value, (int, float))}
+        click.echo(f"{told}: {', '.join(f'{name} {value:.4g}' for name, value in numbers.items())}", err=True)
         return row
 
 
