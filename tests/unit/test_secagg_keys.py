@@ -1,7 +1,7 @@
 """Keys of secure aggregation: published vectors, golden values, what is refused, and what never shows.
 
-Vectors: RFC 8032 (Ed25519), RFC 7748 (X25519), RFC 5869 (HKDF), and test cases 13 and 14 of McGrew and Viega, "The
-Galois/Counter Mode of Operation (GCM)".
+Vectors: RFC 7748 (X25519), RFC 5869 (HKDF), and test cases 13 and 14 of McGrew and Viega, "The Galois/Counter Mode of
+Operation (GCM)".
 """
 
 from __future__ import annotations
@@ -9,83 +9,42 @@ from __future__ import annotations
 import copy
 import hashlib
 import hmac
-import io
 import pickle
-import threading
-import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from shown_secrets import MARK, details, flipped, h, traces
 
-from fedsus.errors import ConfigError, ProtocolViolation
+from fedsus.errors import ProtocolViolation
 from fedsus.secagg.keys import (
     Agreement,
-    Identity,
-    Signatures,
     commitment,
     derive,
     fingerprint,
     open_sealed,
     seal,
-    statement,
-    verify,
 )
 from fedsus.secagg.secret import Secret
 
 P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P  # of the twisted Edwards curve, RFC 8032, section 5.1
-h = bytes.fromhex
-
-RFC_8032 = [  # section 7.1, tests 1 and 2: private, public, message, signature
-    (
-        h("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"),
-        h("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"),
-        b"",
-        h(
-            "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
-        ),
-    ),
-    (
-        h("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb"),
-        h("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"),
-        b"\x72",
-        h(
-            "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
-        ),
-    ),
-]
 ALICE = h("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")  # RFC 7748, section 6.1
 BOB = h("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
 ALICE_PUBLIC = h("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a")
 BOB_PUBLIC = h("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")
 SHARED = h("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742")
-
 # u of the points of order 1, 2, 4 and 8 of the curve and of its twist (https://cr.yp.to/ecdh.html#validate).
 ORDER_8 = 325606250916557431795983626356110631294008115727848805560023387167927233504
 OTHER_ORDER_8 = 39382357235489614581723060781553021112529911719440698176882885853963445705823
 REDUCED = [0, 1, ORDER_8, OTHER_ORDER_8, P - 1]
 LOW_ORDER = [*REDUCED, P, P + 1, *(u + 2**255 for u in [*REDUCED, P, P + 1])]
-
 GOLDEN_SELF = "26a35330d4d8bca51ec28aefd222d58949287fb0dcab8927b483a558dd890ba0"
 GOLDEN_PAIR = "f2f0fb6044b38db5f577e77dd27d98ad7d89d3666385e8ef4e67e0a57dd9b5dc"
-
-MARK = bytes(range(0x41, 0x41 + 32))
-"""A secret that is easy to find in a text, as itself, in hex and as numbers."""
-
-
-def traces(text: str) -> bool:
-    """Whether a text gives any part of MARK away."""
-    numbers = ", ".join(str(byte) for byte in MARK[:4])
-    return any(part in text for part in (MARK[:4].decode(), MARK[:4].hex(), numbers, MARK[-4:].decode()))
 
 
 def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
@@ -161,133 +120,6 @@ class TestSecret:
             memoryview(one)  # type: ignore[arg-type]
 
 
-class TestIdentity:
-    @pytest.mark.parametrize(("private", "public", "message", "signature"), RFC_8032)
-    def test_published_vectors(self, private: bytes, public: bytes, message: bytes, signature: bytes) -> None:
-        identity = Identity.load(private)
-        assert identity.public == public
-        assert identity.sign(message) == signature
-        assert identity.private_bytes().reveal() == private
-        assert verify(public, message, signature)
-
-    def test_fresh_ones_differ_and_survive_storage(self) -> None:
-        one, other = Identity.generate(), Identity.generate()
-        assert one.public != other.public
-        assert Identity.load(one.private_bytes()).public == one.public
-        pem = Ed25519PrivateKey.from_private_bytes(one.private_bytes().reveal()).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        assert Identity.load(pem).public == one.public
-
-    @pytest.mark.parametrize("form", ["short", "text", "other kind", "encrypted", "public"])
-    def test_other_files_are_refused_in_one_line_that_shows_none_of_them(self, form: str) -> None:
-        pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-        key = Ed25519PrivateKey.from_private_bytes(MARK)
-        stored = {
-            "short": MARK[:31],
-            "text": b"-----BEGIN PRIVATE KEY-----\n" + MARK + b"\n-----END PRIVATE KEY-----\n",
-            "other kind": generate_private_key(SECP256R1()).private_bytes(pem, pkcs8, serialization.NoEncryption()),
-            "encrypted": key.private_bytes(pem, pkcs8, serialization.BestAvailableEncryption(b"password")),
-            "public": key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo),
-        }[form]
-        for given_as in (stored, Secret(stored)):
-            with pytest.raises(ConfigError, match="not an Ed25519 private key") as caught:
-                Identity.load(given_as)
-            assert "\n" not in str(caught.value)
-            assert not traces(details(caught.value))
-
-    def test_it_shows_its_fingerprint_only_and_is_not_copied(self) -> None:
-        identity = Identity.load(MARK)
-        digits = hashlib.sha256(identity.public).hexdigest()
-        assert fingerprint(identity.public) == ":".join(digits[at : at + 4] for at in range(0, 32, 4))
-        assert repr(identity) == f"Identity({fingerprint(identity.public)})"
-        assert fingerprint(identity.public) in str(identity) and not traces(str(identity))
-        for copying in (pickle.dumps, copy.copy, copy.deepcopy):
-            with pytest.raises(TypeError):
-                copying(identity)
-
-
-class TestVerify:
-    def test_every_changed_bit_is_found(self) -> None:
-        identity, message = Identity.generate(), b"a message"
-        signature = identity.sign(message)
-        assert verify(identity.public, message, signature)
-        for bit in range(512):
-            assert not verify(identity.public, message, flipped(signature, bit))
-        for bit in range(256):
-            assert not verify(flipped(identity.public, bit), message, signature)
-        assert not verify(identity.public, message + b"\0", signature)
-
-    @given(st.binary(max_size=70), st.binary(max_size=40), st.binary(max_size=70))
-    def test_malformed_ones_are_false_rather_than_an_error(self, public: bytes, message: bytes, mark: bytes) -> None:
-        assert not verify(public, message, mark)
-
-    def test_a_signature_has_one_encoding(self) -> None:
-        """S + L verifies as S does unless S < L is checked (RFC 8032, section 5.1.7)."""
-        _, public, message, signature = RFC_8032[1]
-        order = 2**252 + 27742317777372353535851937790883648493
-        above = (int.from_bytes(signature[32:], "little") + order).to_bytes(32, "little")
-        assert verify(public, message, signature)
-        assert not verify(public, message, signature[:32] + above)
-
-    def test_a_key_of_low_order_vouches_for_nothing(self) -> None:
-        """Under the neutral element, R = neutral and S = 0 sign whatever one likes."""
-        neutral = (1).to_bytes(32, "little")
-        forged = neutral + bytes(32)
-        Ed25519PublicKey.from_public_bytes(neutral).verify(forged, b"anything")  # the library says yes
-        assert not verify(neutral, b"anything", forged)
-
-
-class TestSignatures:
-    def test_without_a_cache_every_check_is_computed(self) -> None:
-        identity, signatures = Identity.generate(), Signatures()
-        signature = identity.sign(b"m")
-        assert all(signatures.check(identity.public, b"m", signature) for _ in range(3))
-        assert (signatures.verified, signatures.cached) == (3, 0)
-
-    def test_an_identical_check_is_remembered_and_no_other(self) -> None:
-        identity, other, signatures = Identity.generate(), Identity.generate(), Signatures(cache=10)
-        signature = identity.sign(b"m")
-        assert signatures.check(identity.public, b"m", signature)
-        assert signatures.check(identity.public, b"m", signature)
-        assert (signatures.verified, signatures.cached) == (1, 1)
-        assert not signatures.check(identity.public, b"n", signature)
-        assert not signatures.check(other.public, b"m", signature)
-        assert not signatures.check(identity.public, b"m", flipped(signature, 3))
-        assert (signatures.verified, signatures.cached) == (4, 1)
-
-    def test_bad_ones_are_not_kept_and_push_nothing_out(self) -> None:
-        identity, signatures = Identity.generate(), Signatures(cache=1)
-        signature = identity.sign(b"m")
-        assert signatures.check(identity.public, b"m", signature)
-        for bit in range(5):
-            assert not signatures.check(identity.public, b"m", flipped(signature, bit))
-        assert signatures.check(identity.public, b"m", signature)
-        assert (signatures.verified, signatures.cached) == (6, 1)
-
-    def test_the_cache_is_bounded_and_forgets_the_oldest(self) -> None:
-        identity, signatures = Identity.generate(), Signatures(cache=2)
-        signed = {message: identity.sign(message) for message in (b"1", b"2", b"3")}
-        for message in (b"1", b"2", b"3", b"3", b"2", b"1"):
-            assert signatures.check(identity.public, message, signed[message])
-        assert (signatures.verified, signatures.cached) == (4, 2)
-        assert len(signatures._good) == 2
-
-    def test_threads_share_one(self) -> None:
-        identity, signatures = Identity.generate(), Signatures(cache=4)
-        signed = [(bytes([i]), identity.sign(bytes([i]))) for i in range(8)]
-        start = threading.Barrier(4)
-
-        def checks(_: int) -> bool:
-            start.wait()
-            return all(signatures.check(identity.public, *pair) for pair in signed * 5)
-
-        with ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(checks, range(4)))
-        assert signatures.verified + signatures.cached == 4 * 5 * 8
-        assert len(signatures._good) <= 4
-
-
 class TestAgreement:
     def test_published_vector(self) -> None:
         alice, bob = Agreement.rebuild(ALICE, ALICE_PUBLIC), Agreement.rebuild(Secret(BOB), BOB_PUBLIC)
@@ -341,7 +173,7 @@ class TestAgreement:
         for raw in (MARK, Secret(MARK)):
             with pytest.raises(ProtocolViolation, match="does not belong") as caught:
                 Agreement.rebuild(raw, ALICE_PUBLIC)
-            assert not traces(details(caught.value))
+            assert not traces(details(caught.value, __file__))
         with pytest.raises(ProtocolViolation, match="does not belong"):
             Agreement.rebuild(ALICE, flipped(ALICE_PUBLIC, 255))
 
@@ -398,29 +230,6 @@ class TestCommitment:
         assert commitment(label, *parts) == expected
 
 
-class TestStatement:
-    def test_layout(self) -> None:
-        signed = statement(3, b"c" * 32, 258, b"payload")
-        expected = b"fedsus secagg\x01" + b"\x03" + b"c" * 32 + b"\0\0\1\2" + hashlib.sha256(b"payload").digest()
-        assert signed == expected
-
-    def test_every_part_counts(self) -> None:
-        parts = [(0, bytes(32), 0, b""), (1, bytes(32), 0, b""), (0, b"\1" * 32, 0, b"")]
-        parts += [(0, bytes(32), 1, b""), (0, bytes(32), 0, b"\0")]
-        made = {statement(*part) for part in parts}
-        assert len(made) == len(parts) and {len(signed) for signed in made} == {83}
-
-    @pytest.mark.parametrize(
-        ("phase", "context", "sender"),
-        [(-1, bytes(32), 0), (256, bytes(32), 0), (0, bytes(31), 0), (0, bytes(33), 0), (0, bytes(32), -1)],
-    )
-    def test_what_does_not_fit_is_refused(self, phase: int, context: bytes, sender: int) -> None:
-        with pytest.raises(ProtocolViolation, match="statement"):
-            statement(phase, context, sender, b"")
-        with pytest.raises(ProtocolViolation, match="statement"):
-            statement(0, bytes(32), 2**32, b"")
-
-
 class TestSeal:
     def test_published_vectors(self) -> None:
         """Test cases 13 and 14: AES-256, a zero key and a zero nonce, nothing bound."""
@@ -444,7 +253,7 @@ class TestSeal:
         for other, place in ((Secret(MARK), b"tid, to, from"), (Secret(bytes(32)), bound)):
             with pytest.raises(ProtocolViolation, match="sealed message") as caught:
                 open_sealed(other, sealed, place)
-            assert not traces(details(caught.value))
+            assert not traces(details(caught.value, __file__))
 
     @pytest.mark.parametrize("length", [0, 16, 24, 31, 33])
     def test_no_shorter_aes(self, length: int) -> None:
@@ -452,20 +261,6 @@ class TestSeal:
             seal(Secret(bytes(length)), b"", b"")
         with pytest.raises(ProtocolViolation, match="expected 32"):
             open_sealed(Secret(bytes(length)), bytes(16), b"")
-
-
-def flipped(value: bytes, bit: int) -> bytes:
-    return (int.from_bytes(value, "little") ^ (1 << bit)).to_bytes(len(value), "little")
-
-
-def details(error: BaseException) -> str:
-    """A traceback with the local values of every frame, as some crash reporters write it, less this test's own."""
-    frames = traceback.TracebackException.from_exception(error, capture_locals=True)
-    frames.stack[:] = [frame for frame in frames.stack if frame.filename != __file__]
-    assert frames.stack, "frames of the library are looked at"
-    out = io.StringIO()
-    frames.print(file=out)
-    return out.getvalue()
 
 
 def with_torsion(public: bytes, times: int) -> bytes:
