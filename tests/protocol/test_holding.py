@@ -2,112 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from flwr.proto import fleet_pb2, message_pb2, node_pb2, runtime_pb2
+from flwr.proto import fleet_pb2, message_pb2, runtime_pb2
+from held_polls import (
+    FLEET_PULL,
+    FLEET_PUSH,
+    LONG,
+    MESSAGE,
+    NAME,
+    NODE,
+    NOTHING,
+    OBJECT,
+    RUNTIME_PULL,
+    RUNTIME_PUSH,
+    Asker,
+    Behind,
+    ask,
+    completed,
+    envelope,
+    play,
+    question,
+    settle,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsus_server.flower import holding
 from fedsus_server.flower.holding import Holding, Mailbox
-
-FLEET_PULL, RUNTIME_PULL = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
-FLEET_PUSH, RUNTIME_PUSH = "/v1/fleet/push-messages", "/v1/runtime/push-messages"
-OBJECT = "/v1/runtime/push-object"
-LONG = 3600.0
-NODE = 7
-NAME = hashlib.sha256(b"message").hexdigest()
-
-NOTHING = fleet_pb2.PullMessagesResponse().SerializeToString()
-MESSAGE = fleet_pb2.PullMessagesResponse(messages_list=[message_pb2.Message()]).SerializeToString()
-
-
-def question(node: int = NODE) -> bytes:
-    return fleet_pb2.PullMessagesRequest(node=node_pb2.Node(node_id=node)).SerializeToString()
-
-
-def envelope(name: str = NAME, node: int = NODE) -> bytes:
-    metadata = message_pb2.Metadata(message_id=name, dst_node_id=node)
-    return runtime_pb2.PushAppMessagesRequest(
-        messages_list=[message_pb2.Message(metadata=metadata)]
-    ).SerializeToString()
-
-
-def completed(name: str = NAME) -> bytes:
-    return message_pb2.PushObjectRequest(object_id=name).SerializeToString()
-
-
-class Behind:
-    """Flower's application: answers from a script, then with nothing; counts what reached it."""
-
-    def __init__(self, *answers: tuple[int, bytes]) -> None:
-        self.answers = list(answers)
-        self.asked: list[tuple[str, bytes]] = []
-        self.scopes: list[Any] = []
-        self.reached = asyncio.Event()
-        self.then: Callable[[], Awaitable[None]] | None = None
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        event = await receive()
-        self.asked.append((scope["path"], event["body"]))
-        self.scopes.append(scope)
-        scope.setdefault("state", {})["parsed"] = True
-        status, body = self.answers.pop(0) if self.answers else (200, NOTHING)
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": body})
-        if self.then is not None:
-            then, self.then = self.then, None
-            await then()
-        self.reached.set()
-
-
-class Asker:
-    """One request and its answer; `go` hangs up."""
-
-    def __init__(self, door: Holding, path: str, body: bytes, parts: int = 1) -> None:
-        self.events: list[Any] = []
-        self._queue: asyncio.Queue[Any] = asyncio.Queue()
-        step = max(len(body) // parts, 1)
-        cuts = [body[i : i + step] for i in range(0, len(body), step)] or [b""]
-        for i, cut in enumerate(cuts):
-            self._queue.put_nowait({"type": "http.request", "body": cut, "more_body": i + 1 < len(cuts)})
-        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
-        self.task = asyncio.ensure_future(door(scope, self._queue.get, self._send))
-
-    async def _send(self, event: Any) -> None:
-        self.events.append(event)
-
-    def go(self) -> None:
-        self._queue.put_nowait({"type": "http.disconnect"})
-
-    async def answer(self) -> tuple[int, bytes]:
-        await self.task
-        body = b"".join(event.get("body", b"") for event in self.events)
-        return self.events[0]["status"], body
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    """Run a scene; one that hangs fails instead of waiting for the held poll's end."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(20):
-            await scene
-
-    asyncio.run(bounded())
-
-
-async def settle() -> None:
-    """Let everything run that can."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-async def ask(door: Holding, path: str, body: bytes) -> tuple[int, bytes]:
-    return await Asker(door, path, body).answer()
 
 
 def test_a_held_poll_is_answered_when_its_message_is_complete_and_not_before() -> None:
@@ -345,105 +269,3 @@ def test_what_is_not_http_is_passed_through() -> None:
         assert seen == ["lifespan"]
 
     play(scene())
-
-
-async def quiet_node(door: Holding, fleet: Behind) -> None:
-    """Let a node ask in vain once, so that it is known that nothing waits for it."""
-    poll = Asker(door, FLEET_PULL, question())
-    await fleet.reached.wait()
-    await settle()
-    poll.go()
-    await poll.task
-    assert len(fleet.asked) == 1
-
-
-def test_a_poll_that_is_known_to_be_vain_is_held_at_once_and_forwarded_when_its_message_is_there() -> None:
-    async def scene() -> None:
-        fleet, mailbox = Behind((200, NOTHING), (200, MESSAGE)), Mailbox()
-        outer, inner = Holding(fleet, mailbox, LONG), Holding(Behind(), mailbox, LONG)
-        await quiet_node(outer, fleet)
-        poll = Asker(outer, FLEET_PULL, question())
-        await settle()
-        assert len(fleet.asked) == 1
-        await ask(inner, RUNTIME_PUSH, envelope())
-        await settle()
-        assert not poll.task.done()
-        await ask(inner, OBJECT, completed())
-        assert await poll.answer() == (200, MESSAGE)
-        again = Asker(outer, FLEET_PULL, question())  # its only message was delivered: held at once
-        await settle()
-        assert len(fleet.asked) == 2
-        again.go()
-        await again.task
-        assert len(fleet.asked) == 2
-
-    play(scene())
-
-
-@pytest.mark.parametrize(("status", "body"), [(200, NOTHING), (401, b"")])
-def test_no_poll_is_answered_without_being_forwarded(status: int, body: bytes) -> None:
-    """What was held on the word of a node's earlier poll is authenticated before its answer."""
-
-    async def scene() -> None:
-        fleet, mailbox = Behind((200, NOTHING), (status, body)), Mailbox()
-        await quiet_node(Holding(fleet, mailbox, LONG), fleet)
-        assert await ask(Holding(fleet, mailbox, 0.0), FLEET_PULL, question()) == (status, body)
-        assert len(fleet.asked) == 2
-        assert mailbox.quiet([f"node {NODE}"]) == (status == 200)
-
-    play(scene())
-
-
-def test_a_message_that_arrived_while_nobody_asked_is_looked_for_at_once() -> None:
-    async def scene() -> None:
-        fleet, mailbox = Behind((200, NOTHING), (200, MESSAGE), (200, MESSAGE)), Mailbox()
-        outer, inner = Holding(fleet, mailbox, LONG), Holding(Behind(), mailbox, LONG)
-        await quiet_node(outer, fleet)
-        for name in (NAME, hashlib.sha256(b"second").hexdigest()):
-            await ask(inner, RUNTIME_PUSH, envelope(name))
-            await ask(inner, OBJECT, completed(name))
-        for _ in range(2):
-            assert await ask(outer, FLEET_PULL, question()) == (200, MESSAGE)
-
-    play(scene())
-
-
-def test_a_message_that_was_taken_before_it_was_complete_leaves_nothing_known() -> None:
-    """Flower hands out messages whose objects are under way."""
-
-    async def scene() -> None:
-        fleet, mailbox = Behind((200, NOTHING), (200, MESSAGE), (200, MESSAGE)), Mailbox()
-        outer, inner = Holding(fleet, mailbox, 0.0), Holding(Behind(), mailbox, LONG)
-        await quiet_node(Holding(fleet, mailbox, LONG), fleet)
-        await ask(inner, RUNTIME_PUSH, envelope())
-        assert await ask(outer, FLEET_PULL, question()) == (200, MESSAGE)
-        await ask(inner, OBJECT, completed())
-        long = Holding(fleet, mailbox, LONG)
-        assert await ask(long, FLEET_PULL, question()) == (200, MESSAGE), "forwarded first"
-
-    play(scene())
-
-
-def test_one_who_asks_beside_another_is_forwarded_first() -> None:
-    """So that whoever is held unseen is at most one a node."""
-
-    async def scene() -> None:
-        fleet, mailbox = Behind((200, NOTHING), (401, b"")), Mailbox()
-        outer = Holding(fleet, mailbox, LONG)
-        await quiet_node(outer, fleet)
-        held = Asker(outer, FLEET_PULL, question())
-        await settle()
-        assert await ask(outer, FLEET_PULL, question()) == (401, b"")
-        held.go()
-        await held.task
-        assert not mailbox.quiet([f"node {NODE}"])
-
-    play(scene())
-
-
-def test_who_is_known_to_be_quiet_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "_ANNOUNCED", 3)
-    mailbox = Mailbox()
-    for number in range(10):
-        mailbox.seen_empty([f"node {number}"])
-    assert [number for number in range(10) if mailbox.quiet([f"node {number}"])] == [7, 8, 9]
