@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,32 +10,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from downlink_plans import LAST, NEXT, START, changed, other_difference
 from same_run import simulated, whole_devices
 
 from fedsus import plan as plans
 from fedsus.config import RunConfig, validate
-from fedsus.errors import ConfigError, ProtocolViolation, RunFailed
+from fedsus.errors import ConfigError
 from fedsus.journal import AttemptAbandoned, RoundReleased, get
-from fedsus.plan import Downlink, Plan
 from fedsus.reporting import read, released_model
-from fedsus.rounds import models
 from fedsus.rounds.answers import Answer, nothing
 from fedsus.rounds.device import Device
-from fedsus.rounds.messages import WANTED, decode_request, encode_request, model_hash, request_bytes
-from fedsus.rounds.models import MOST, Held, Readers, Unheld, reference
-from fedsus.rounds.phases import phases_of
+from fedsus.rounds.messages import WANTED, request_bytes
+from fedsus.rounds.models import Held
 from fedsus.rounds.server import RunLoop
 from fedsus.rounds.specification import open_run, reference_of
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
-from fedsus.types import Answered, Ask, Forms, Member, Reply, Vector
+from fedsus.types import Answered, Ask, Member, Reply, Vector
 from fedsus_simulations.whole.memory import Members, devices
 
-START = np.linspace(-1, 1, 34, dtype=np.float32)
 METRICS = [{"name": "loss", "low": 0.0, "high": 10.0}, {"name": "accuracy", "low": 0.0, "high": 1.0}]
 EXCHANGES = ["clear_sum", "secure_sum"]
 
@@ -187,13 +181,6 @@ def test_whoever_did_not_answer_gets_the_whole_model_next_time(tmp_path: Path) -
     assert [entry.survivors for entry in run.of(RoundReleased)] == [4, 3, 4, 4]
 
 
-def other_difference(raw: bytes) -> bytes:
-    """The same request with another step in the difference."""
-    request = bytearray(raw)
-    request[-1] ^= 1
-    return bytes(request)
-
-
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_a_client_that_is_sent_another_difference_refuses_and_the_round_goes_on(
     tmp_path: Path, exchange: str, caplog: pytest.LogCaptureFixture
@@ -237,129 +224,6 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path, exchange: str) -> Non
     assert kept[0].tobytes() == kept[1].tobytes(), "clients train on the same model, whichever way it travelled"
 
 
-def test_a_difference_is_a_quarter_of_a_larger_model_and_only_who_lacks_the_base_gets_more() -> None:
-    dimension, generator = 20_000, np.random.default_rng(0)
-    model, last = (generator.normal(size=dimension).astype(np.float32) for _ in range(2))
-    plan = a_plan(last)
-    readers, names = Readers(), ["a", "b", "c"]
-    assert len(readers.forms(plan, reference(last, None, plan.downlink), names).common) == 4 * dimension + 1
-    readers.forms(plan, reference(last, None, plan.downlink), []).read.update(names)
-    made = reference(model, last, plan.downlink)
-    forms = readers.forms(plan.model_copy(update={"model": model_hash(made.model)}), made, [*names, "d"])
-    assert forms.others == {"d"} and len(forms.common) < dimension * (1 + 2 / 32) + 100
-    assert forms.whole is not None and len(forms.whole()) == 4 * dimension + 1
-
-
-def a_plan(model: Vector, **changes: Any) -> Plan:
-    fields: dict[str, Any] = {
-        "run": "run",
-        "round": 2,
-        "attempt": 2,
-        "rounds": 9,
-        "spare_attempts": 2,
-        "model": model_hash(model),
-        "dimension": len(model),
-        "task": {"name": "heart"},
-        "training": {},
-        "privacy": {"unit": "none"},
-        "encoding": {},
-        "downlink": {"bits": 8, "block": 32},
-        "cohort": {"size": 4, "minimum": 3},
-        "deadline": 9.0,
-    }
-    return Plan.model_validate(fields | changes)
-
-
-def changed(model: Vector, last: Vector, **changes: Any) -> tuple[Plan, bytes]:
-    """A plan, and its model as a difference."""
-    made = reference(model, last, Downlink(bits=8, block=32))
-    plan = a_plan(made.model, **changes)
-    return plan, b"\1" + bytes.fromhex(made.base) + made.change
-
-
-def holding(model: Vector, **changes: Any) -> Held:
-    held = Held()
-    held.keep(a_plan(model, **changes), model)
-    return held
-
-
-LAST, NEXT = START, START + np.float32(0.125)
-
-
-def test_a_difference_arrives_as_the_model_that_its_plan_names() -> None:
-    plan, raw = changed(NEXT, LAST)
-    assert model_hash(models.read(plan, raw, holding(LAST))) == plan.model
-    whole = decode_request(encode_request(a_plan(NEXT), NEXT))
-    assert np.array_equal(whole.model, NEXT)
-
-
-@pytest.mark.parametrize("held", [None, Held(), holding(NEXT), holding(LAST, run="another")])
-def test_without_the_base_the_whole_model_is_asked_for(held: Held | None) -> None:
-    plan, raw = changed(NEXT, LAST)
-    with pytest.raises(Unheld, match="does not have"):
-        models.read(plan, raw, held)
-
-
-BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "nothing": (lambda raw: b"", "neither whole nor a difference"),
-    "another form": (lambda raw: b"\2" + raw[1:], "neither whole nor a difference"),
-    "half a hash": (lambda raw: raw[:20], "neither whole nor a difference"),
-    "a truncated difference": (lambda raw: raw[:-3], "difference: "),
-    "a difference with more behind it": (lambda raw: raw + b"\0", "difference: "),
-    "another difference": (other_difference, "difference: |not the one that the plan names"),
-    "a good difference to another model": (lambda raw: changed(NEXT * 2, LAST)[1], "not the one that the plan names"),
-    "a difference called whole": (lambda raw: b"\0" + raw[1:], "model of .* bytes, plan says 136"),
-    "a whole model of another length": (lambda raw: b"\0" + bytes(132), "model of 132 bytes, plan says 136"),
-    "another whole model": (lambda raw: b"\0" + bytes(136), "not the one that the plan names"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_what_is_no_model_is_refused_with_a_reason(case: str) -> None:
-    change, why = BAD[case]
-    plan, raw = changed(NEXT, LAST)
-    with pytest.raises(ProtocolViolation, match=why) as caught:
-        models.read(plan, change(raw), holding(LAST))
-    assert not isinstance(caught.value, Unheld) and "\n" not in str(caught.value)
-
-
-def test_a_base_of_another_dimension_is_refused() -> None:
-    plan, raw = changed(NEXT, LAST)
-    other = plan.model_copy(update={"dimension": 33})
-    with pytest.raises(ProtocolViolation, match="a difference to a model of 34, plan says 33"):
-        models.read(other, raw, holding(LAST))
-
-
-def test_a_plan_without_downlink_takes_whole_models_alone() -> None:
-    _, raw = changed(NEXT, LAST)
-    plan = a_plan(NEXT, downlink=None)
-    assert np.array_equal(models.read(plan, NEXT.tobytes(), None), NEXT)
-    with pytest.raises(ProtocolViolation, match="plan says 136"):
-        models.read(plan, raw, holding(LAST))
-
-
-def test_a_device_keeps_the_last_model_of_a_few_runs() -> None:
-    held = Held()
-    for run, model in itertools.product(("a", "b", "c"), (LAST, NEXT)):
-        held.keep(a_plan(model, run=run), model)
-    assert len(held._models) == MOST
-    assert np.array_equal(held.find("c", model_hash(NEXT)), NEXT) and np.array_equal(
-        held.find("b", model_hash(NEXT)), NEXT
-    )
-    for run, model in (("a", NEXT), ("b", LAST), ("c", LAST)):
-        with pytest.raises(Unheld):
-            held.find(run, model_hash(model))
-    held = holding(LAST, downlink=None)
-    assert not held._models, "nothing is kept for a run whose models travel whole"
-
-
-def test_what_is_kept_holds_no_message() -> None:
-    raw = bytearray(encode_request(a_plan(LAST), LAST))
-    model = decode_request(bytes(raw)).model
-    held = holding(model)
-    assert held.find("run", model_hash(LAST)).base is None
-
-
 def test_a_device_without_the_base_says_so_before_its_owner_is_charged(tmp_path: Path) -> None:
     run = Run(tmp_path / "r", config("clear_sum"))
     device = next(iter(run.fleet.devices.values()))
@@ -389,26 +253,6 @@ def test_who_says_twice_that_it_lacks_the_base_is_lost(tmp_path: Path) -> None:
     ]
 
 
-def test_nobody_makes_the_server_send_a_whole_model_twice() -> None:
-    """A client that got the whole one and says that it lacks the base lies."""
-    forms = Forms(b"difference", frozenset({"new"}), lambda: b"whole")
-    requests = dict.fromkeys(("old", "new"), b"")
-    first = forms.ask(requests, 1.0)
-    assert (first.request("old"), first.request("new")) == (b"difference", b"whole")
-    again = forms.again(requests, 1.0)
-    assert again is not None
-    assert (dict(again.requests), again.request("old")) == ({"old": b""}, b"whole")
-    assert forms.again({"new": b""}, 1.0) is None
-    assert forms.again({}, 1.0) is None
-
-
-def test_a_model_that_is_not_finite_ends_the_run_with_its_reason() -> None:
-    broken = NEXT.copy()
-    broken[3] = np.nan
-    with pytest.raises(RunFailed, match="the model cannot be sent: .*NaN or infinity"):
-        reference(broken, LAST, Downlink())
-
-
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
@@ -421,24 +265,3 @@ def test_a_model_that_is_not_finite_ends_the_run_with_its_reason() -> None:
 def test_a_wrong_table_is_one_line(asked: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         config("clear_sum", downlink=asked)
-
-
-def test_only_the_answer_to_a_model_can_say_that_the_base_is_missing() -> None:
-    (frame,) = wire.frames(wire.frame(Kind.CONTRIBUTE, wanting=True))
-    assert frame.wanting and not frame.refused and not frame.body
-    with pytest.raises(ProtocolViolation, match="asks nothing"):
-        phases_of([frame])
-    with pytest.raises(ProtocolViolation, match="status 2"):
-        wire.frames(wire.frame(Kind.CONFIRM, wanting=True))
-    with pytest.raises(ProtocolViolation, match="lengths do not add up"):
-        wire.frames(wire.frame(Kind.CONTRIBUTE, b"x", wanting=True))
-
-
-@settings(deadline=None, max_examples=100)
-@given(tail=st.binary(max_size=80), form=st.sampled_from([b"", b"\0", b"\1", b"\2"]))
-def test_any_bytes_are_the_model_of_the_plan_or_one_refusal(tail: bytes, form: bytes) -> None:
-    plan, raw = changed(NEXT, LAST)
-    for sent in (form + tail, raw[:33] + tail):
-        with pytest.raises(ProtocolViolation) as caught:
-            models.read(plan, sent, holding(LAST))
-        assert "\n" not in str(caught.value)
