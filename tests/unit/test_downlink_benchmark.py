@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedsus_simulations.benchmarks import compression, downlink, tables
+from fedsus_simulations.benchmarks import compression_cases, downlink, tables
 from fedsus_simulations.benchmarks.result import complete
 from fedsus_simulations.scenario.config import Scenario
 
@@ -31,7 +31,7 @@ def test_bytes_come_first_and_points_lost_are_of_the_means() -> None:
 
 
 def test_each_way_is_a_scenario_that_can_run() -> None:
-    for case in (compression.heart(), compression.fashion(Path("images"))):
+    for case in (compression_cases.heart(), compression_cases.fashion(Path("images"))):
         for bits in (downlink.WHOLE, *downlink.BITS):
             plan = Scenario.model_validate(downlink.scenario(case, bits, 8.0, 1)).plan
             assert (plan.downlink.bits if plan.downlink else downlink.WHOLE) == bits

@@ -16,7 +16,7 @@ from fedsus.journal import RoundReleased
 from fedsus.owner.consumed import Consumed
 from fedsus.reporting import read
 from fedsus.types import Vector
-from fedsus_simulations.benchmarks import compression, compression_joules, tables
+from fedsus_simulations.benchmarks import compression, compression_cases, compression_joules, tables
 from fedsus_simulations.benchmarks.joules_spent import Spent
 from fedsus_simulations.benchmarks.result import complete
 from fedsus_simulations.running.simulation import Simulation
@@ -81,7 +81,7 @@ def test_the_benchmark_tells_bytes_and_points_lost() -> None:
 
 
 def test_each_case_is_a_scenario_that_can_run() -> None:
-    for case in (compression.heart(), compression.fashion(Path("images"))):
+    for case in (compression_cases.heart(), compression_cases.fashion(Path("images"))):
         for how in (compression.WHOLE, ("rand_k", 0.1)):
             for epsilon in compression.EPSILONS:
                 plan = Scenario.model_validate(case.scenario(how, epsilon, 1)).plan
@@ -128,7 +128,7 @@ def row_of() -> dict[str, Any]:
 
 
 def test_each_way_is_a_plan_that_devices_can_run() -> None:
-    for case in map(compression_joules.few, (compression.heart(), compression.fashion(Path("images")))):
+    for case in map(compression_joules.few, (compression_cases.heart(), compression_cases.fashion(Path("images")))):
         assert case.rounds <= compression_joules.ROUNDS and case.federation.clients <= compression_joules.DEVICES
         for way in compression_joules.WAYS:
             for epsilon in compression_joules.EPSILONS:

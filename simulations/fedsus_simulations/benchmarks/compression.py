@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from fedsus_simulations.benchmarks import compression_encode, compression_joules, encode, simulate_data, utility_tasks
+from fedsus_simulations.benchmarks import compression_encode, compression_joules, encode, simulate_data
 from fedsus_simulations.benchmarks import utility_runs as runs
+from fedsus_simulations.benchmarks.compression_cases import DELTA, HEART, Case, fashion, heart
 from fedsus_simulations.benchmarks.compression_joules import words
 from fedsus_simulations.benchmarks.result import comparison, figure
 from fedsus_simulations.benchmarks.utility_kept import Kept, Options, mean
@@ -31,75 +32,10 @@ if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.utility_kept import Row
 
 EPSILONS: Final[tuple[float, ...]] = (inf, 8.0, 2.0)
-DELTA: Final = 1e-5
 SHARES: Final = (0.5, 0.25, 0.1)
 NAMES: Final = ("projection", "rand_k")
 SEEDS: Final = 5
 WHOLE: Final = ("whole", 1.0)
-HEART: Final = "heart"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A federation, and how it learns.
-
-    Attributes:
-        privacy: of the plan, beside epsilon and delta.
-        training: without DP, and with it where ``private_training`` is not given.
-    """
-
-    name: str
-    federation: runs.Federation
-    rounds: int
-    training: Mapping[str, Any]
-    privacy: Mapping[str, Any]
-    private_training: Mapping[str, Any] = field(default_factory=dict)
-
-    def scenario(self, how: tuple[str, float], epsilon: float, seed: int) -> dict[str, Any]:
-        """One run."""
-        name, share = how
-        parts: dict[str, Any] = {"training": self.training, "privacy": {"unit": "none"}, "encoding": {}}
-        if epsilon < inf:
-            parts["privacy"] = {**self.privacy, "epsilon": epsilon, "delta": DELTA}
-            parts["training"] = self.private_training or self.training
-        if share < 1:
-            parts["encoding"] = {"uplink": {"name": name, "share": share}}
-        return self.federation.scenario(self.rounds, seed, strategy={"name": "fedavg"}, **parts)
-
-
-def fashion(folder: Path) -> Case:
-    """A tenth may collude, another tenth fall out."""
-    population = {"data": str(folder), "partition": "dirichlet", "alpha": 0.5, "clients": 100}
-    return Case(
-        name="fashion",
-        federation=runs.Federation(
-            reference=utility_tasks.LINEAR,
-            settings={},
-            population=population,
-            clients=100,
-            colluders=10,
-            dropouts=10,
-            spares=0,
-        ),
-        rounds=15,
-        training={"local_epochs": 1, "batch_size": 10, "optimizer": {"name": "sgd", "learning_rate": 0.1}},
-        privacy={"unit": "client", "placement": "distributed", "clip": 0.5},
-    )
-
-
-def heart() -> Case:
-    """One hospital may work with the server."""
-    population = {"data": "heart", "partition": "groups"}
-    steps = runs.Steps(rounds=20, rate=1.0, examples=691, clip=1.0, learning_rate=2.0, momentum=0.0)
-    privacy = runs.private(steps, 1.0, DELTA, "distributed")
-    return Case(
-        name=HEART,
-        federation=runs.Federation(reference="heart", settings={}, population=population, clients=4, colluders=1),
-        rounds=steps.rounds,
-        training={"local_epochs": 1, "batch_size": 16, "optimizer": {"name": "sgd", "learning_rate": 0.1}},
-        privacy=privacy,
-        private_training=steps.plain,
-    )
 
 
 def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B008 - frozen

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fedsus.costs import Phase
     from fedsus.tasks.task import DataSource
-    from fedsus_simulations.benchmarks.compression import Case
+    from fedsus_simulations.benchmarks.compression_cases import Case
     from fedsus_simulations.benchmarks.joules_spent import Side, Spent
     from fedsus_simulations.benchmarks.utility_kept import Kept
 

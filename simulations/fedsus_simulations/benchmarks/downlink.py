@@ -19,7 +19,7 @@ import numpy as np
 
 from fedsus.encoding import downlink
 from fedsus.settings.downlink import Downlink
-from fedsus_simulations.benchmarks import compression, simulate_data
+from fedsus_simulations.benchmarks import compression, compression_cases, simulate_data
 from fedsus_simulations.benchmarks import utility_runs as runs
 from fedsus_simulations.benchmarks.result import comparison, figure
 from fedsus_simulations.benchmarks.utility_kept import Kept, Options, mean
@@ -27,7 +27,7 @@ from fedsus_simulations.benchmarks.utility_kept import Kept, Options, mean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedsus_simulations.benchmarks.compression import Case
+    from fedsus_simulations.benchmarks.compression_cases import Case
     from fedsus_simulations.benchmarks.utility_kept import Row
 
 BITS: Final = (8, 4, 2)
@@ -48,7 +48,7 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
         ways, epsilons, seeds = ways[:2], epsilons[:1], 1
     with tempfile.TemporaryDirectory(prefix="fs-") as name:
         files, real = simulate_data.images(options.data, Path(name) / "images")
-        cases = [compression.fashion(files), compression.heart()]
+        cases = [compression_cases.fashion(files), compression_cases.heart()]
         if quick:
             cases = [replace(case, rounds=2) for case in cases]
         found = {
