@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from fedsus_server.flower.sparing import spare
 from fedsus_server.gateway import MAX_BODY, Gateway
 
 _DEAD_TASKS_SECONDS: Final = 1.0
+_LAUNCH_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def create_app(settings: SuperLinkSettings) -> FastAPI:
     state = app.state.linkstate_factory.state()
     _let_nodes_return(state)
     _look_for_dead_tasks_less_often(state)
+    _let_tasks_start_slowly(state)
     spare(state)
     return app
 
@@ -132,6 +135,29 @@ def _look_for_dead_tasks_less_often(state: Any, clock: Callable[[], float] = tim
             look()
 
     state._cleanup_expired_task_tokens = look_at_times
+
+
+def _let_tasks_start_slowly(state: Any) -> None:
+    """A round loop has `_LAUNCH_SECONDS` from its launch to its first request.
+
+    Flower gives it 30 s and then launches another for the same task, whose token the first does not have. On a machine
+    so busy that importing takes longer no launch ever succeeds, and each makes it busier.
+    """
+    from flwr.supercore.date import now
+    from flwr.supercore.state.schema.corestate_models import Task
+    from sqlalchemy import update
+
+    claim = state.claim_task
+
+    def claim_for_longer(task_id: int) -> str | None:
+        token: str | None = claim(task_id)
+        if token is not None:
+            until = now() + timedelta(seconds=_LAUNCH_SECONDS)
+            with state.session() as session:
+                session.execute(update(Task).where(Task.token == token).values(active_until=until))
+        return token
+
+    state.claim_task = claim_for_longer
 
 
 async def serve(settings: SuperLinkSettings) -> None:
