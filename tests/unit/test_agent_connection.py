@@ -305,12 +305,13 @@ def test_what_the_server_says_is_told_apart(status: int, call: str, error: type[
 
 
 def test_a_server_that_is_down_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    connection = FleetConnection(f"127.0.0.1:{port}", None, KEY, lambda: NOW)
-    with pytest.raises(ConnectionLost, match=f"the server cannot be reached at 127.0.0.1:{port}: .*refused"):
-        connection.connect()
-    connection.close()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, so that nobody else gets it, and not listening
+        port = closed.getsockname()[1]
+        connection = FleetConnection(f"127.0.0.1:{port}", None, KEY, lambda: NOW)
+        with pytest.raises(ConnectionLost, match=f"the server cannot be reached at 127.0.0.1:{port}: .*refused"):
+            connection.connect()
+        connection.close()
 
 
 def test_an_authority_that_cannot_be_read(tmp_path: Path) -> None:

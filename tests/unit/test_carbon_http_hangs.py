@@ -46,6 +46,7 @@ def test_a_source_that_hangs_costs_its_timeout_and_no_more(
         asking.join(10)
         assert not asking.is_alive(), "the connection is closed, though the source goes on"
     source.reply = says(values((300, 100)))  # it was mended: it is asked again
+    intensity._own = intensity._own.model_copy(update={"timeout": 60.0})  # an answer may take long here
     clock.now += 300
     assert intensity.over(clock.now, clock.now).value == 100
 
