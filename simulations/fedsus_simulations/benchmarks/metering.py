@@ -93,10 +93,10 @@ class Timed(Consumption):
         super().working(run, round, attempt)
         self.inside += time.thread_time() - began
 
-    def join(self, budget: DayBudget, others: int = 0) -> None:
+    def join(self, budget: DayBudget, run: str, others: int = 0) -> None:
         """As `Consumption.join`."""
         began = time.thread_time()
-        super().join(budget, others)
+        super().join(budget, run, others)
         self.inside += time.thread_time() - began
 
     def rest(self) -> None:
