@@ -1,20 +1,23 @@
-"""Waits for the clients of a round: as many as the plan asks for, or enough of them."""
+"""Waits for the clients of a round: as many as the plan asks for, or enough of them, of whom enough take part."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import RunFailed
 from fedsus.protection import ClientCentral
+from fedsus.rounds.absences import Absences, ration
 from fedsus.types import Clock, Member
 
 if TYPE_CHECKING:
     from fedsus.journal import RunState
     from fedsus.rounds.exchange import Fleet
+    from fedsus.rounds.postponing import Waits
     from fedsus.rounds.secure import Draw, SecureRounds
     from fedsus.rounds.specification import Specification
 
@@ -22,6 +25,7 @@ log = logging.getLogger("fedsus.server")
 
 _WAIT_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 30.0
+_LONGEST_LOOK_SECONDS: Final = 60.0
 
 
 def pause_after(abandoned: int) -> float:
@@ -36,6 +40,8 @@ class Gathering:
         secure: the sessions of a secure sum; None in a run in clear.
         draw: chooses a cohort when more clients are connected than the plan asks.
         now, sleep: time, a simulation's own where it has one.
+        absences: who sits out; nobody, as in a simulation, where there is none.
+        waits: told when a wait for those who sit out, or decline, begins, moves and ends.
     """
 
     def __init__(
@@ -46,30 +52,102 @@ class Gathering:
         draw: Draw,
         now: Clock,
         sleep: Callable[[float], None],
+        absences: Absences | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self._specification, self._fleet, self._secure = specification, fleet, secure
         self._draw, self._now, self._sleep = draw, now, sleep
+        self._absences, self._waits = absences, waits or (lambda *_: None)
 
-    def cohort(self, progress: RunState) -> list[Member]:
-        """Who is asked: all that the plan's size allows, once enough are connected."""
+    def cohort(self, progress: RunState, patient: bool = True) -> list[Member]:
+        """Who is asked: all that the plan's size allows, once enough are connected and do not sit out.
+
+        Args:
+            patient: whether those who sit out are waited for.
+
+        Raises:
+            RunFailed: too few came, or sit out.
+        """
         asked = self._specification.config.plan.cohort
-        least = asked.minimum if self._secure is None else self._secure.floor
         # The first attempt waits for everyone; later ones take the minimum: one lost device costs no wait.
-        wanted = asked.size if progress.attempts == 0 else least
-        patience = self._now() + self._specification.config.server.wait_for_devices
+        wanted = asked.size if progress.attempts == 0 else self._least
+        patience = self._now() + self._patience
         said = ""
         while True:
             members = self._due(self._fleet.members(), progress.next_round)
             known = members if self._secure is None else self._secure.known(members)
             if len(known) >= wanted:
-                break
+                if self._until(known) is None:
+                    break
+                if not patient:
+                    raise RunFailed(f"{self._out(known)} of {len(known)} connected devices sit out")
+                self.returned(progress)
+                patience = self._now() + self._patience
+                continue
             if self._now() >= patience:
                 raise RunFailed(self._too_few(len(known), len(members), wanted))
             said = self._tell_waiting(members, wanted, said)
             self._sleep(_WAIT_SECONDS)
+        if self._absences is not None:
+            self._absences.begin()
         if self._secure is None and len(known) > asked.size:
             return sorted(self._draw(known, asked.size, progress.attempts + 1), key=attrgetter("id"))
         return list(known)
+
+    def returned(self, progress: RunState) -> bool:
+        """Wait while so many of the connected sit out that no attempt can succeed; whether that took any time."""
+        look, told = 1.0, None
+        while self._absences is not None and self._absences.known:
+            members = self._due(self._fleet.members(), progress.next_round)
+            known = members if self._secure is None else self._secure.known(members)
+            until = self._until(known)
+            if until is None:
+                break
+            if until != told:
+                self._tell(until, f"for {self._out(known)} of {len(known)} devices, whose day's budget is spent,")
+            told = until
+            # Others may come meanwhile, and then nobody needs to be waited for.
+            self._sleep(max(min(until - self._now(), look), _WAIT_SECONDS))
+            look = min(2 * look, _LONGEST_LOOK_SECONDS)
+        if told is not None:
+            self._waits(None, "")
+        return told is not None
+
+    def pause(self, abandoned: int, left: int) -> None:
+        """Wait after an attempt that was abandoned, longer after each in a row: each costs the devices' budget.
+
+        Where devices declined and do not say until when, the last attempts that may fail are kept for later.
+
+        Args:
+            abandoned: in a row.
+            left: attempts that may still be; below 0 the run can have no last round any more.
+        """
+        seconds = pause_after(abandoned)
+        if self._absences is not None and self._absences.declined and abandoned > 1 and left >= 0:
+            seconds = max(seconds, ration(left, self._patience))
+        if seconds > _LONGEST_PAUSE_SECONDS:
+            self._tell(self._now() + seconds, "after devices declined (their owners see why: fedsus client status)")
+        self._sleep(seconds)
+        if seconds > _LONGEST_PAUSE_SECONDS:
+            self._waits(None, "")
+
+    @property
+    def _least(self) -> int:
+        return self._specification.config.plan.cohort.minimum if self._secure is None else self._secure.floor
+
+    @property
+    def _patience(self) -> float:
+        return self._specification.config.server.wait_for_devices
+
+    def _until(self, known: Sequence[Member]) -> float | None:
+        return None if self._absences is None else self._absences.until(known, self._least)
+
+    def _out(self, known: Sequence[Member]) -> int:
+        return 0 if self._absences is None else self._absences.out(known)
+
+    def _tell(self, until: float, why: str) -> None:
+        self._waits(until, why)
+        log.info("waits %s until %s", why, datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%d %H:%M UTC"))
 
     def _due(self, members: Sequence[Member], round: int) -> Sequence[Member]:
         """Who may take part in the next round: with noise that is correlated over b rounds, each client in every b-th.
@@ -97,7 +175,7 @@ class Gathering:
         return text
 
     def _too_few(self, known: int, connected: int, wanted: int) -> str:
-        waited = f"waited {self._specification.config.server.wait_for_devices:g} s ([server] wait_for_devices)"
+        waited = f"waited {self._patience:g} s ([server] wait_for_devices)"
         if known < connected:
             return (
                 f"{known} of {connected} connected devices bear a name of the roster, {wanted} are needed; {waited}; "

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fedsus.server")
 
-Waits = Callable[[float | None], None]
-"""Told until when a run waits for a cleaner hour, seconds since the epoch; None once it does no longer."""
+Waits = Callable[[float | None, str], None]
+"""Told until when a run waits, seconds since the epoch, and what for; None once it does no longer."""
 
+CLEANER: Final = "for a cleaner hour"
 _RECENT: Final = 9
 _LEAST_SECONDS: Final = 1e-3
 
@@ -52,7 +53,7 @@ class Postponing:
         virtual: bool = False,
     ) -> None:
         self._settings, self._intensity, self._now, self._sleep = settings, intensity, now, sleep
-        self._waits: Waits = waits or (lambda _: None)
+        self._waits: Waits = waits or (lambda *_: None)
         self._said = ""
         self._entries, self._began = entries, 0.0 if virtual or not entries else entries[0].time
         self._read, self._stopwatch = 0, Stopwatch(virtual)
@@ -101,7 +102,7 @@ class Postponing:
             waited, put_off = waited + pause, True
         if not put_off:
             return 0.0  # what it took to look at the forecast is no wait
-        self._waits(None)
+        self._waits(None, "")
         return waited
 
     def _start(self, now: float, slack: float, work: Work) -> Start:
@@ -118,9 +119,9 @@ class Postponing:
         return start
 
     def _tell(self, start: Start) -> None:
-        self._waits(start.at)
+        self._waits(start.at, CLEANER)
         until = datetime.fromtimestamp(start.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        self._say(f"waits for a cleaner hour until {until}: {start.saved:.0%} less carbon is expected for what is left")
+        self._say(f"waits {CLEANER} until {until}: {start.saved:.0%} less carbon is expected for what is left")
 
     def _say(self, line: str) -> None:
         if line != self._said:

@@ -22,6 +22,7 @@ from fedsus.journal import Journal, RunState, blobs
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, RoundReleased, RunClosed
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SystemNoise
+from fedsus.rounds.absences import Absences, Heard
 from fedsus.rounds.budgets import Budgets, check_counted
 from fedsus.rounds.exchange import Fleet, Metered, clear_sum, conduct, during
 from fedsus.rounds.gathering import Gathering
@@ -43,7 +44,6 @@ log = logging.getLogger("fedsus.server")
 Watch = Callable[[RoundReleased, Vector], None]
 """Told of each released round and the model after it; what it raises ends the run, which can be resumed."""
 
-
 NoiseSource = Callable[[Plan], Noise]
 """Whose noise a round gets, where the server adds it."""
 
@@ -62,7 +62,7 @@ class RunLoop:
         noise: the server's own generator, for noise that is added here; a simulation gives one seeded by round.
         meter: of this machine; None, and the journal says nothing of what it used.
         intensity: whose forecast `[schedule]` goes by, in the time of ``virtual`` or else of ``clock``.
-        waits: told until when a round is put off.
+        waits: told until when the run waits, for cleaner hours or for devices that sit out or decline.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RunLoop:
         intensity: Intensity | None = None,
         waits: Waits | None = None,
     ) -> None:
-        self._folder, self._fleet, self._clock, self._sleep = folder, fleet, clock, sleep
+        self._folder, self._clock = folder, clock
         system = SystemNoise()
         self._noise: NoiseSource = noise or (lambda _: system)
         self._draw, self._virtual, self._watch, self._meter = draw, virtual, watch, meter
@@ -92,10 +92,11 @@ class RunLoop:
             raise CorruptionError(f"{folder}: the journal is empty: the run was never opened")
         self._specification = specification_of(opened)
         self._strategy: Strategy = create(self._specification.config.plan.strategy)
-        self._readers = Readers()
-        self._secure = SecureRounds.of(self._specification, clock, draw)
+        self._readers, self._secure = Readers(), SecureRounds.of(self._specification, clock, draw)
         now, entries, simulated = virtual or clock, self._journal.entries, virtual is not None
-        self._gathering = Gathering(self._specification, fleet, self._secure, draw, now, sleep)
+        absences = None if simulated else Absences(now)
+        self._fleet: Fleet = fleet if absences is None else Heard(fleet, absences)
+        self._gathering = Gathering(self._specification, self._fleet, self._secure, draw, now, sleep, absences, waits)
         schedule = self._specification.config.schedule
         self._postponing = Postponing(schedule, intensity, now, sleep, waits, entries, simulated)
         self._budgets = Budgets(self._specification, entries, simulated)
@@ -173,7 +174,7 @@ class RunLoop:
             plan, summed, kept, mean = self._exchange(round, attempt, made, kept, cohort, fleet)
         except (CohortTooSmall, ProtocolViolation) as error:
             self._abandon(round, attempt, error, fleet)
-            self._pause()
+            self._pause(round, attempt)
             return state
         self._abandoned = 0
         with during(self._meter, "encode"):
@@ -187,10 +188,10 @@ class RunLoop:
         return state
 
     def _put_off(self, left: int) -> None:
-        """Wait for the start of the next of so many rounds."""
-        waited = self._postponing.wait(left)
+        """Wait for devices that sit out, then for the start of the next of so many rounds."""
+        returned, waited = self._gathering.returned(self.progress), self._postponing.wait(left)
         self._waited += waited
-        if waited:
+        if returned or waited:
             self._usage.mark()
 
     def _abandon(self, round: int, attempt: int, error: Exception, fleet: Metered) -> None:
@@ -205,11 +206,10 @@ class RunLoop:
             )
         )
 
-    def _pause(self) -> None:
-        """Wait longer after each attempt that was abandoned in a row: each costs the devices' budget."""
+    def _pause(self, round: int, attempt: int) -> None:
         self._abandoned += 1
         with during(self._meter, "wait"):
-            self._sleep(pause_after(self._abandoned))
+            self._gathering.pause(self._abandoned, self._specification.config.plan.spares - attempt + round - 1)
 
     def _exchange(
         self, round: int, attempt: int, made: Reference, kept: Arrays, cohort: Sequence[Member], fleet: Metered
@@ -269,7 +269,7 @@ class RunLoop:
         fleet, started = Metered(self._fleet, self._meter), self._clock()
         try:
             with during(self._meter, "wait"):
-                cohort = self._gathering.cohort(self.progress)
+                cohort = self._gathering.cohort(self.progress, patient=False)
             made = self._reference(state)
         except RunFailed:  # nobody is there any more: the run is complete without the last metrics
             return

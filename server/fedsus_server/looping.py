@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from fedsus.rounds.postponing import CLEANER
 from fedsus_server import processes
 from fedsus_server.home import write
 
@@ -24,13 +25,15 @@ class Loop:
 
     Attributes:
         ended: the reason when it ended itself by a named error.
-        waits: until when it waits for a cleaner hour, seconds since the epoch.
+        waits: until when it waits, seconds since the epoch.
+        why: what for, as `fedsus.rounds.postponing.Waits` says it.
     """
 
     pid: int
     start: str | None
     ended: str | None = None
     waits: float | None = field(default=None, compare=False)
+    why: str = field(default=CLEANER, compare=False)
 
     @property
     def alive(self) -> bool:
@@ -50,11 +53,11 @@ def note_end(folder: Path, reason: str) -> None:
         write(folder / NAME, asdict(Loop(os.getpid(), processes.started(os.getpid()), reason)))
 
 
-def note_wait(folder: Path, until: float | None) -> None:
-    """Called by a round loop that waits for a cleaner hour; None once it does no longer."""
+def note_wait(folder: Path, until: float | None, why: str = CLEANER) -> None:
+    """Called by a round loop that waits; None once it does no longer."""
     found = of(folder)
     if found is not None and found.pid == os.getpid():
-        write(folder / NAME, asdict(replace(found, waits=until)))
+        write(folder / NAME, asdict(replace(found, waits=until, why=why)))
 
 
 def waits(folder: Path) -> str | None:
@@ -62,7 +65,7 @@ def waits(folder: Path) -> str | None:
     found = of(folder)
     if found is None or found.waits is None or not found.alive:
         return None
-    return f"waits for a cleaner hour until {datetime.fromtimestamp(found.waits, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"waits {found.why} until {datetime.fromtimestamp(found.waits, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def of(folder: Path) -> Loop | None:

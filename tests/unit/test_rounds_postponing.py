@@ -38,15 +38,15 @@ def postponing(
 
 
 def test_it_waits_for_the_cleanest_hour_and_tells_until_when() -> None:
-    time, told = Time(), list[float | None]()
-    waited = postponing(time, Hours(9, 5, 1, 7), 3, waits=told.append).wait(1)
+    time, told = Time(), list[tuple[float | None, str]]()
+    waited = postponing(time, Hours(9, 5, 1, 7), 3, waits=lambda *said: told.append(said)).wait(1)
     assert (waited, time.now) == (2 * HOUR, BEGAN + 2 * HOUR)
-    assert told == [BEGAN + 2 * HOUR] * 4 + [None]
+    assert told == [(BEGAN + 2 * HOUR, "for a cleaner hour")] * 4 + [(None, "")]
 
 
 def test_looking_at_the_forecast_is_no_wait() -> None:
     time, told = Time(tick=0.25), list[float | None]()
-    assert postponing(time, Hours(1, 9, 9), 3, waits=told.append).wait(1) == 0.0
+    assert postponing(time, Hours(1, 9, 9), 3, waits=lambda until, _: told.append(until)).wait(1) == 0.0
     assert (time.slept, told) == (0.0, [])
 
 

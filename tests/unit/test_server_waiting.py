@@ -37,6 +37,10 @@ def test_a_loop_that_waits_says_until_when_and_takes_it_back(tmp_path: Path) -> 
     assert looping.waits(tmp_path) is None
     looping.note_wait(tmp_path, UNTIL)
     assert looping.waits(tmp_path) == SAID
+    looping.note_wait(tmp_path, UNTIL, "for 1 of 3 devices, whose day's budget is spent,")
+    assert looping.waits(tmp_path) == (
+        "waits for 1 of 3 devices, whose day's budget is spent, until 2027-01-15 08:00 UTC"
+    )
     looping.note_wait(tmp_path, None)
     assert looping.waits(tmp_path) is None
 

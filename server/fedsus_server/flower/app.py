@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def _loop(grid: Grid, folder: Path, log: logging.Logger) -> None:
             sleep=time.sleep,
             meter=meter,
             intensity=intensity,
-            waits=lambda until: looping.note_wait(folder, until),
+            waits=partial(looping.note_wait, folder),
         )
         # Only now: the journal's lock is ours.
         looping.note_start(folder)
