@@ -26,7 +26,8 @@ from fedsus_server.home import VARIABLE, Home, Running
 from fedsus_server.ports import held
 from fedsus_server.resume import Resumer
 
-_START_SECONDS: Final = 60.0
+_START_SECONDS: Final = 300.0
+"""A SuperLink that ends is noticed at once; one that lives may be slow, on a busy machine by minutes."""
 _STOP_SECONDS: Final = 3.0
 _LOOK_SECONDS: Final = 0.1
 _PROBE_SECONDS: Final = 1.0

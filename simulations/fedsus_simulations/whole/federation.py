@@ -31,6 +31,8 @@ from fedsus_server.home import Home, Running
 
 _LOOK_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 8.0
+_PATIENCE: Final = 300.0
+"""For a start: a process that ends is noticed at once, and on a busy machine five that import torch take minutes."""
 FEDERATION: Final = "local"
 COMMAND: Final = (sys.executable, "-m", "fedsus")
 
@@ -97,7 +99,7 @@ class LocalFederation:
         arguments = ("server", "start", "--home", str(self.home.folder), "--port", "0", *options)
         self.start_process("server", [*COMMAND, *arguments], self.folder / "server.out")
 
-    def wait_for_server(self, seconds: float = 60.0) -> Running:
+    def wait_for_server(self, seconds: float = _PATIENCE) -> Running:
         """Wait until devices can connect."""
         self._wait(lambda: self.home.running() is not None, seconds, "server", self.folder / "server.out")
         return self.running
@@ -153,7 +155,7 @@ class LocalFederation:
         command = [*self.agent_command, "--agent", str(files.agent), "--policy", str(files.policy)]
         return self.start_process(name, command, files.folder / "agent.out")
 
-    def wait_for_agents(self, seconds: float = 60.0) -> None:
+    def wait_for_agents(self, seconds: float = _PATIENCE) -> None:
         """Wait until all agents are connected."""
         for name, files in self.clients.items():
 
