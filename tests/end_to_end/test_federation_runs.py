@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ from fedsus.journal import AttemptAbandoned, AttemptOpened
 from fedsus.reporting import read, released_model, summary
 from fedsus.tasks.task import DataSource
 from fedsus_server import looping
+from fedsus_server.flower.holding import FLEET_SECONDS
 from fedsus_server.gateway import PATHS
 from fedsus_simulations.whole.memory import simulate
 
@@ -66,9 +68,7 @@ def test_deployed_and_simulated_give_the_same_model_bit_for_bit(sites: Sites, tm
 
 
 def test_a_killed_round_loop_spends_its_attempt_and_changes_nothing_else(sites: Sites, tmp_path: Path) -> None:
-    folder = sites.open("heart", PLAN, name="disturbed")
-    until(lambda: released(folder), "a round")
-    killed, seen = stopped_within_a_round(folder)
+    name, folder, killed, seen = stopped_within_a_round(sites)
     os.kill(killed, signal.SIGKILL)
     sites.wait_for_run(folder, PATIENCE)
     assert loop_of(folder) != killed
@@ -82,20 +82,35 @@ def test_a_killed_round_loop_spends_its_attempt_and_changes_nothing_else(sites: 
     assert [attempt for _, attempt in attempts] == list(range(1, 1 + 6 + 1 + len(abandoned)))
     assert (spent.round, spent.attempt + 1) in attempts
     assert spent.attempt not in {entry.attempt for entry in released(folder)}
-    assert released_model(folder).tobytes() == simulated(sites, "disturbed", tmp_path / "memory").tobytes()
+    assert released_model(folder).tobytes() == simulated(sites, name, tmp_path / "memory").tobytes()
 
 
-def stopped_within_a_round(folder: Path) -> tuple[int, list[Entry]]:
-    """Hold a run's loop with SIGSTOP between an attempt's two entries; its process and the journal."""
-    pid, limit = loop_of(folder), time.monotonic() + PATIENCE
-    while time.monotonic() < limit:
-        os.kill(pid, signal.SIGSTOP)
-        entries = read(folder)
-        if isinstance(entries[-1], AttemptOpened):
-            return pid, entries
-        os.kill(pid, signal.SIGCONT)
-        time.sleep(0.02)
+def stopped_within_a_round(sites: Sites) -> tuple[str, Path, int, list[Entry]]:
+    """Hold a run's loop with SIGSTOP between an attempt's two entries: the run, its folder, process and journal.
+
+    A run that was over before this process looked, which the system may have left aside, is followed by another.
+    """
+    for attempt in range(5):
+        name = f"disturbed-{attempt}"
+        folder = sites.open("heart", PLAN, name=name)
+        until(lambda folder=folder: released(folder), "a round")  # type: ignore[misc]
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            pid = loop_of(folder)
+            while summary(folder).closed is None:
+                os.kill(pid, signal.SIGSTOP)
+                until(lambda pid=pid: held(pid), "the loop to stand still")  # type: ignore[misc]
+                entries = read(folder)
+                if isinstance(entries[-1], AttemptOpened):
+                    return name, folder, pid, entries
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.02)
     raise AssertionError("the loop was never found within a round")
+
+
+def held(pid: int) -> bool:
+    """Whether a process stands still; a signal reaches one that runs on another processor a moment later."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    return stat.rpartition(")")[2].split()[0] in ("T", "Z", "X")
 
 
 def loop_of(folder: Path) -> int:
@@ -120,8 +135,8 @@ def test_an_agent_asks_for_the_gateways_paths_alone_and_never_for_a_bundle(sites
     assert answered <= asked["POST /v1/fleet/pull-messages"] <= 3 * answered + 2
 
 
-def test_sigterm_while_idle_ends_an_agent_within_five_seconds(sites: Sites) -> None:
+def test_sigterm_while_idle_ends_an_agent_before_its_question_is_answered(sites: Sites) -> None:
     code, seconds = sites.terminate("va")
-    assert (code, seconds < 5.0) == (0, True), seconds
+    assert (code, seconds < FLEET_SECONDS) == (0, True), seconds
     assert sites.state("va") == "stopped"
     assert sites.log("va").rstrip().endswith("INFO stopped")

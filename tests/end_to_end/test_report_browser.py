@@ -21,7 +21,10 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 WIDTHS = (320, 390, 768, 1200)
 NAMES = ("private", "waiting", "hostile")
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed"),
+    pytest.mark.timeout(400),
+]
 
 HARNESS = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="found">not measured</pre><script>
 const found = [];
@@ -58,7 +61,7 @@ def browse(folder: Path, page: Path, *options: str) -> subprocess.CompletedProce
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *still]
     command += [f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += ["--enable-logging=stderr", "--virtual-time-budget=5000", *options, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
 
 
 @pytest.fixture(scope="module")

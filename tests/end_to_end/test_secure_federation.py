@@ -24,13 +24,11 @@ from seeded_agent import SEED
 from sites import AGENT, DATA, PATIENCE, POLICY, SUPPORT, Sites, opened, released, until
 
 from fedsus.config import RunConfig, load
-from fedsus.errors import EnvironmentFault
 from fedsus.journal import AttemptAbandoned, AttemptOpened
 from fedsus.owner import key_files
 from fedsus.reporting import read, released_model, summary
 from fedsus.secagg.session import Phase
 from fedsus.tasks.task import DataSource
-from fedsus_server.ports import held
 from fedsus_simulations.whole.memory import simulate
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va")
@@ -80,17 +78,6 @@ class Hospitals(Sites):
             self.add_client(name, AGENT.format(patients=DATA / f"{name}.csv"), policy)
         self.register()
         self.restore()
-
-    def serve(self) -> None:
-        until(self._port_is_free, "the port")
-        super().serve()
-
-    def _port_is_free(self) -> bool:
-        try:
-            with held("127.0.0.1", self.port):
-                return True
-        except EnvironmentFault:  # a server that was killed leaves a SuperLink, which notices that after a while
-            return False
 
     def open_gated(self, name: str, rounds: int = 300) -> Path:
         """A run whose trainings can be held past its deadline. What outlives its test is stopped by the next."""

@@ -40,7 +40,7 @@ def journey(tmp_path: Path) -> Iterator[Journey]:
 
 
 @pytest.mark.namespaces
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_three_hospitals_as_the_guide_says(journey: Journey) -> None:
     for section in (1, 2, 3, 4):
         journey.section(section)

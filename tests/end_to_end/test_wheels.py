@@ -164,7 +164,7 @@ def test_the_agent_starts_waits_for_its_server_and_listens_on_nothing(
         assert "next try in" in said
         assert listening(process.pid) == set()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.wait()

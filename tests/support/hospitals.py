@@ -22,12 +22,14 @@ from typing import NamedTuple
 
 import namespaces
 
+from fedsus.reporting import read
+
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "three-hospitals.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 OPERATOR, HOSPITALS, HOST = "operator", ("north", "south", "west"), "federation.example.org"
 LASTS = ("fedsus server start", "fedsus client start")
-PATIENCE = 240.0
+PATIENCE = 400.0
 
 
 class Step(NamedTuple):
@@ -154,7 +156,7 @@ class Journey:
 
     def run_folder(self, number: int) -> Path:
         """The operator's run of this number, oldest first."""
-        return sorted((self.home(OPERATOR) / "runs").iterdir(), key=lambda folder: folder.stat().st_ctime)[number]
+        return sorted((self.home(OPERATOR) / "runs").iterdir(), key=lambda folder: read(folder)[0].time)[number]
 
     def logs(self) -> str:
         files = [*self.folder.glob("*.txt"), *self.folder.glob("*/runs/*/server.log")]

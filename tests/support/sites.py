@@ -13,6 +13,7 @@ from pathlib import Path
 from recorder import Recorder
 
 from fedsus.config import RunConfig, load
+from fedsus.errors import EnvironmentFault
 from fedsus.journal import AttemptOpened, RoundReleased
 from fedsus.learning.parameters import flatten
 from fedsus.model_file import metadata, read_model, write_model
@@ -122,8 +123,17 @@ class Sites(LocalFederation):
         self.restore()
 
     def serve(self) -> None:
+        until(self._port_is_free, "the port")
         self.start_server("--port", str(self.port))
         self.wait_for_server(PATIENCE)
+
+    def _port_is_free(self) -> bool:
+        """A server that was killed, or took too long to stop, leaves a SuperLink that ends a moment later."""
+        try:
+            with held("127.0.0.1", self.port):
+                return True
+        except EnvironmentFault:
+            return False
 
     def add(self, name: str) -> ClientFiles:
         """A client's files; hospitals have their own patients, others those of the first, which allows most."""
@@ -236,7 +246,7 @@ class Sites(LocalFederation):
 
     def log(self, name: str) -> str:
         file = self.clients[name].state / "agent.log"
-        return file.read_text(encoding="utf-8") if file.exists() else ""
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
     def kill(self, name: str) -> None:
         """SIGKILL, and wait until it is gone."""
