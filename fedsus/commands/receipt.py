@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from fedsus.errors import ConfigError, ReceiptFault
+from fedsus.errors import ConfigError, FedsusError, ReceiptFault, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fedsus.reporting.verification import Evidence
 
 _HOME: Final = ".fedsus/server"
@@ -50,42 +52,75 @@ def make(run: Path, key: Path | None, output: Path | None) -> None:
 
 
 @receipt.command()
-@click.argument("receipt", type=_file)
+@click.argument("receipts", type=_file, nargs=-1, required=True)
 @click.option("--journal", type=_file, help="The run's journal.  [default: journal.jsonl beside the receipt]")
 @click.option("--roster", type=_file, help="The federation's signed roster.")
 @click.option("--policy", type=_file, help="policy.toml, whose [federation] pins the roster's signers.")
 @click.option("--operator", metavar="KEY", help="The operator's public key: operator.key.pub, or its 64 hex digits.")
 @click.option("--model", type=_file, help="The model that was released: a model file, or a checkpoint.")
 def verify(
-    receipt: Path,
+    receipts: tuple[Path, ...],
     journal: Path | None,
     roster: Path | None,
     policy: Path | None,
     operator: str | None,
     model: Path | None,
 ) -> None:
-    """Check a receipt offline: signatures, journal, and every figure anew.
+    """Check receipts offline: signatures, journal, and every figure anew.
 
-    RECEIPT is its file, or the run's folder. Names the first thing that does not hold. The exit code is 0 where it
-    holds, 1 where it does not, and 2 where it cannot be checked.
+    RECEIPTS are their files, or the runs' folders. Names of each the first thing that does not hold. The exit code is
+    0 where all hold, 1 where one does not, and 2 where one cannot be checked.
     """
+    if policy is not None and roster is None:
+        raise ConfigError("--policy pins who signs rosters: name the roster too, with --roster")
+    several = len(receipts) > 1
+    if several and (journal or model):
+        raise ConfigError(f"--{'journal' if journal else 'model'} is of one run: name one receipt, not {len(receipts)}")
+    common = _common(roster, policy, operator)
+    if not several:
+        for line in _verified(receipts[0], common, journal, model):
+            click.echo(line)
+        return
+    faults: list[FedsusError] = []
+    for receipt in receipts:
+        try:
+            first, *more = _verified(receipt, common)
+        except FedsusError as error:
+            faults.append(error)
+            click.echo(f"error: {error}", err=True)
+            continue
+        click.echo("\n".join([f"{receipt}: {first}", *(f"  {line}" for line in more)]))
+    if faults:
+        raise _verdict(faults, len(receipts))
+
+
+def _verified(receipt: Path, common: Evidence, journal: Path | None = None, model: Path | None = None) -> Sequence[str]:
+    """What is told of a receipt that holds."""
+    from dataclasses import replace
+
     from fedsus.envelope import MAX_BYTES
     from fedsus.journal import NAME
     from fedsus.reporting import receipt as receipts
     from fedsus.reporting.told import verified_lines
     from fedsus.reporting.verification import verify as check
 
-    if policy is not None and roster is None:
-        raise ConfigError("--policy pins who signs rosters: name the roster too, with --roster")
     file = _file_of(receipt)
     raw = receipts.read_file(file, MAX_BYTES)
-    evidence = _evidence(journal or file.parent / NAME, roster, policy, operator, model)
+    lines = receipts.read_file(journal or file.parent / NAME, receipts.MOST_JOURNAL)
+    evidence = replace(common, journal=lines, model=None if model is None else _hashes(model))
     try:
-        found = check(raw, evidence)
+        return list(verified_lines(check(raw, evidence)))
     except ReceiptFault as fault:
         raise ReceiptFault(f"{file}: does not hold: {fault}") from None
-    for line in verified_lines(found):
-        click.echo(line)
+
+
+def _verdict(faults: Sequence[FedsusError], many: int) -> FedsusError:
+    """What ends the command where some of several receipts do not hold."""
+    unchecked = sum(isinstance(fault, UserError) for fault in faults)
+    broken = len(faults) - unchecked
+    words = [f"{broken} {'do' if broken > 1 else 'does'} not hold"] if broken else []
+    words += [f"{unchecked} cannot be checked"] if unchecked else []
+    return (ReceiptFault if broken else ConfigError)(f"of {many} receipts {' and '.join(words)}")
 
 
 @receipt.command()
@@ -137,9 +172,8 @@ def _file_of(given: Path) -> Path:
     raise ConfigError(f"{path}: no such file; once the run is over, its operator makes it: fedsus receipt make {given}")
 
 
-def _evidence(
-    journal: Path, roster: Path | None, policy: Path | None, operator: str | None, model: Path | None
-) -> Evidence:
+def _common(roster: Path | None, policy: Path | None, operator: str | None) -> Evidence:
+    """What all receipts are checked against."""
     from fedsus.reporting import receipt as receipts
     from fedsus.reporting.verification import Evidence
     from fedsus.secagg import roster as rosters
@@ -161,13 +195,7 @@ def _evidence(
         if given is None:
             raise ConfigError(f"{policy}: no [federation]: it pins no signers of rosters")
         pins = given.pins
-    return Evidence(
-        journal=receipts.read_file(journal, receipts.MOST_JOURNAL),
-        roster=signed,
-        pins=pins,
-        operator=None if operator is None else _operator(operator),
-        model=None if model is None else _hashes(model),
-    )
+    return Evidence(b"", signed, pins, None if operator is None else _operator(operator))
 
 
 def _operator(given: str) -> str:

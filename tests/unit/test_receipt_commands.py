@@ -84,6 +84,34 @@ def test_what_does_not_hold_says_so_with_its_file(run: Run, capsys: Captured) ->
     assert (code, err.startswith("error: run/receipt.json: does not hold: signatures.0: ")) == (1, True)
 
 
+def test_several_runs_are_verified_each_with_its_verdict(run: Run, capsys: Captured, tmp_path: Path) -> None:
+    clear_run(tmp_path / "clear")
+    for name in ("run", "clear"):
+        assert told(capsys, "make", name)[0] == 0
+    shutil.copytree("run", "changed")
+    journal = Path("changed", NAME)
+    journal.write_bytes(journal.read_bytes().replace(b'"lost":0', b'"lost":1', 1))
+    Path("open").mkdir()
+    Path("open", NAME).write_bytes(run.journal.splitlines(keepends=True)[0])
+    code, out, err = told(capsys, "verify", "run", "clear", "--operator", "home/operator.key.pub")
+    assert (code, err) == (0, "")
+    verdicts = [line for line in out.splitlines() if not line.startswith(" ")]
+    assert [line.split(",")[0] for line in verdicts] == ["run: holds: run masked-1", "clear: holds: run clear-1"]
+    code, out, err = told(capsys, "verify", "changed", "run", "open", "clear")
+    assert (code, out.count(": holds: ")) == (1, 2), "the others are told too"
+    first, second, last = err.splitlines()
+    assert first.startswith("error: changed/receipt.json: does not hold: ")
+    assert second.startswith("error: open/receipt.json: no such file; once the run is over")
+    assert last == "error: of 4 receipts 1 does not hold and 1 cannot be checked"
+    code, out, err = told(capsys, "verify", "open", "run")
+    assert (code, err.splitlines()[-1]) == (2, "error: of 2 receipts 1 cannot be checked")
+    for option in ("--journal", "--model"):
+        code, out, err = told(capsys, "verify", "run", "clear", option, f"run/{NAME}")
+        assert (code, out, err) == (2, "", f"error: {option} is of one run: name one receipt, not 2\n")
+    code, out, err = told(capsys, "verify", "run", "clear", "--roster", f"run/{NAME}")
+    assert (code, out, err.count("\n")) == (2, "", 1), "what is of all is looked at once"
+
+
 def test_a_second_make_does_not_take_countersignatures_away(run: Run, capsys: Captured) -> None:
     told(capsys, "make", "run")
     code, _, error = told(capsys, "make", "run")
