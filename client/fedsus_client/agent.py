@@ -86,8 +86,13 @@ class Agent:
         _leave()
 
     def run(self) -> None:
-        """Connect, answer, reconnect, until `stop`."""
+        """Connect, answer, reconnect, until `stop`.
+
+        Raises:
+            UserError: what the owner's files name cannot be used; known before a server is.
+        """
         try:
+            self._metering.wait(self._stopped)
             while not self._stopped.is_set():
                 try:
                     self._connected()
@@ -151,7 +156,6 @@ class Agent:
                 if self._stopped.is_set():
                     return None
                 self._answering.check()
-                self._metering.check()
                 self._consumption.tick()
                 self._owner.waiting()
                 self._beat(connection)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Final
 
 from fedsus.owner.consumption import Consumption, Fault
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from fedsus.energy.intensity import Intensity
     from fedsus.types import Clock
     from fedsus_client.config import AgentConfig
+
+_LOOK_SECONDS: Final = 0.2
 
 
 class LateMeter:
@@ -52,12 +56,14 @@ class Metering:
             refuse.add("carbon")
         self.consumption = Consumption(meter, config.energy_record, clock, price=self._priced, refuse=refuse)
 
-    def check(self) -> None:
-        """Raise what makes ``[carbon]`` unusable: its owner should know at once.
+    def wait(self, stopped: Event) -> None:
+        """Until ``[carbon]`` was read, which takes a moment for long series: no server hears of a device before.
 
         Raises:
-            UserError: see `fedsus.energy.carbon.make_intensity`.
+            UserError: what makes it unusable; see `fedsus.energy.carbon.make_intensity`.
         """
+        while not stopped.is_set() and not wait_for([self._intensity], timeout=_LOOK_SECONDS).done:
+            pass
         if self._intensity.done():
             self._intensity.result()
 
@@ -81,11 +87,13 @@ class Metering:
 
 
 def intensity_of(config: AgentConfig, clock: Clock) -> Intensity | None:
-    """The source that ``[carbon]`` of an agent.toml names.
+    """The source that ``[carbon]`` of an agent.toml names; None where it names none.
 
     Raises:
         UserError: as `fedsus.energy.carbon.make_intensity`.
     """
+    if config.carbon.source is None:
+        return None
     from fedsus.energy.carbon import make_intensity
 
     fetch: Fetch | None = None
