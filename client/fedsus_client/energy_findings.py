@@ -21,7 +21,7 @@ _DECLARED = "watts that are declared stay assumed; 'fedsus energy show' says why
 def energy(agent: AgentConfig, budget: DayBudget, clock: Clock) -> Iterator[Finding]:
     """The findings."""
     usage = yield from _meter(agent)
-    if usage is not None and agent.carbon.source is not None:
+    if agent.carbon.source is not None:  # also where nothing is measured: the agent would not start
         usage = yield from _carbon(agent, usage, clock)
     try:
         book = Book(agent.energy_record, budget, clock)
@@ -56,14 +56,14 @@ def _meter(agent: AgentConfig) -> Generator[Finding, None, Usage | None]:
     return usage
 
 
-def _carbon(agent: AgentConfig, usage: Usage, clock: Clock) -> Generator[Finding, None, Usage]:
+def _carbon(agent: AgentConfig, usage: Usage | None, clock: Clock) -> Generator[Finding, None, Usage | None]:
     """Yields one finding; returns ``usage`` with its carbon, where that is known."""
     from fedsus.energy.carbon import priced
     from fedsus.energy.intensity import STANDS_IN
 
     try:
         now, intensity = clock(), intensity_of(agent, clock)
-        found = priced(usage, intensity, now, now)
+        found = None if usage is None else priced(usage, intensity, now, now)
         rate = None if intensity is None else intensity.over(now, now)
     except FedsusError as error:
         yield fail("carbon", str(error), "mend [carbon] of agent.toml")
@@ -87,7 +87,7 @@ def _budget(book: Book, usage: Usage | None) -> Iterator[Finding]:
         yield warn("budget", unknown)
     reason = standing.too_little()
     bars = list(standing.bars)
-    if any(bar.largest > bar.cap for bar in bars):
+    if any(bar.hopeless for bar in bars):
         yield fail("budget", str(reason), "see: fedsus client energy")
     elif reason is not None:
         yield warn("budget", reason)
