@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fedsus.energy.machine import Hardware, Machine, look
-from fedsus.energy.phases import Phases, Times
+from fedsus.energy.phases import Inside, Phases, Times
 from fedsus.energy.spent import Spent
 from fedsus.errors import EnvironmentFault
 
@@ -31,10 +32,12 @@ EVERY: Final = 1.0
 _NOTHING: Final = Spent()
 _TIMES: Final = Times()
 _HARDWARE: Final = Hardware()
+_FORKED: Final = "energy: not measured in a process that was forked from the one with the meter; make one there"
 
 
 class PartsMeter:
-    """See `fedsus.costs.Meter`: the sum of its parts.
+    """See `fedsus.costs.Meter`: the sum of its parts. It is of one process: in a child that was forked from it, phases
+    measure nothing, and `take` says so.
 
     Counters are read when it is taken, at borders of phases that are `EVERY` seconds or more after the last reading,
     and, where they begin again at 0, by a thread that sleeps at most half as long as that takes.
@@ -58,6 +61,8 @@ class PartsMeter:
         self._lock, self._spent, self._seconds = threading.Lock(), _NOTHING, 0.0
         self._phases = Phases(times, self._border if counters else None)
         self._sampled = times.steady()
+        self._elsewhere = False
+        _METERS.add(self)
         if counters:
             # What was used between finding the counters and now is nobody's.
             self._sample()
@@ -67,10 +72,16 @@ class PartsMeter:
 
     def phase(self, name: Phase) -> AbstractContextManager[None]:
         """As `Meter.phase`."""
-        return self._phases.inside(name)
+        return Inside(self._phases, name)
 
     def take(self) -> Usage:
-        """As `Meter.take`; always something."""
+        """As `Meter.take`; always something.
+
+        Raises:
+            EnvironmentFault: also in a child of the process that it was made in.
+        """
+        if self._elsewhere:
+            raise EnvironmentFault(_FORKED)
         with self._lock:
             self._sample()
             spent, seconds = self._spent, self._seconds
@@ -89,6 +100,11 @@ class PartsMeter:
         """Read the counters now."""
         with self._lock:
             self._sample()
+
+    def forked(self) -> None:
+        """To be called in a child: another thread, which is not here, may have held the locks."""
+        self._lock, self._elsewhere = threading.Lock(), True
+        self._phases.forked()
 
     def _sample(self) -> None:
         work = self._phases.take()
@@ -119,6 +135,18 @@ def watched(this: weakref.ref[PartsMeter], gone: threading.Event, seconds: float
         if meter is not None:
             meter.sample()
         del meter
+
+
+_METERS: Final[weakref.WeakSet[PartsMeter]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for meter in list(_METERS):
+        meter.forked()
+
+
+if hasattr(os, "register_at_fork"):  # where there is fork
+    os.register_at_fork(after_in_child=_forked)
 
 
 class NoMeter:

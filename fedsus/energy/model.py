@@ -72,10 +72,11 @@ class Model:
 
     def spend(self, work: Work) -> Spent:
         """See the formula above."""
+        core, total = self.core, work.total
         return Spent(
-            joules={phase: seconds * self.core.value for phase, seconds in work.cpu.items()},
-            low=work.total * self.core.low,
-            high=work.total * self.core.high,
+            joules={phase: seconds * core.value for phase, seconds in work.cpu.items()},
+            low=total * core.low,
+            high=total * core.high,
             idle=self.idle * work.seconds,
             method=self.method,
             sources=(self.source,),

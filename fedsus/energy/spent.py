@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from fedsus.energy.phases import Work
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Spent:
-    """As `fedsus.costs.Usage`, of one part or of several.
+    """As `fedsus.costs.Usage`, of one part or of several. Never changed; not frozen, for one is made at each take.
 
     Attributes:
         joules: by phase, above idle.

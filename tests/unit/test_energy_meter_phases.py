@@ -66,6 +66,48 @@ def test_an_inner_phase_is_not_its_outer_one() -> None:
     assert phases.take().cpu == {"train": 5.0, "encode": 2.0}
 
 
+def test_a_phase_inside_itself_reads_no_clock() -> None:
+    clocks, read = Clocks(), list[str]()
+    given = clocks.times
+    times = Times(given.steady, lambda: (read.append("process"), given.process())[1], given.thread)
+    phases = Phases(times)
+    with phases.inside("load"):
+        clocks.work(1.0, 1.0)
+        before = len(read)
+        with phases.inside("load"):
+            clocks.work(1.0, 2.0)
+        assert len(read) == before
+        clocks.work(1.0, 4.0)
+    clocks.work(1.0, 8.0)
+    assert phases.take().cpu == {"load": 7.0, "wait": 8.0}
+
+
+def test_many_borders_between_two_takes_are_all_counted_and_few_are_kept() -> None:
+    clocks = Clocks()
+    phases = Phases(clocks.times)
+    for _ in range(5000):
+        with phases.inside("communicate"):
+            clocks.work(1.0, 0.25)
+        clocks.work(1.0, 0.5)
+    assert len(phases._marks) < 1000
+    taken = phases.take()
+    assert taken.cpu == {"communicate": 1250.0, "wait": 2500.0}
+    assert taken.seconds == 10_000.0
+
+
+def test_an_outer_phase_goes_on_where_its_inner_one_ended_in_another_thread() -> None:
+    clocks = Clocks()
+    phases = Phases(clocks.times)
+    with phases.inside("train"):
+        clocks.work(1.0, 1.0, own=1.0)
+        context = phases.inside("crypto")
+        context.__enter__()
+        clocks.work(1.0, 2.0, own=1.0)
+        in_thread(lambda: context.__exit__(None, None, None))
+        clocks.work(1.0, 4.0, own=1.0)
+    assert phases.take().cpu == {"train": 5.0, "crypto": 2.0}
+
+
 def test_an_error_leaves_its_phase() -> None:
     clocks = Clocks()
     phases = Phases(clocks.times)
