@@ -7,10 +7,14 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, overload
 
 from fedsus.costs import Method
 from fedsus.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger("fedsus.energy")
 
@@ -53,6 +57,32 @@ class Step:
     start: float
     end: float
     rate: Rate
+
+
+class Steps(Sequence[Step]):
+    """Steps that follow each other, as arrays: a schedule looks at hundreds of them, and at few one by one.
+
+    Args:
+        edges: (n + 1,) float64, seconds since the epoch: each step's start, and the end of the last.
+        values: (n,) float64, g CO2e/kWh.
+        rate: that of step i, from 0 on.
+    """
+
+    def __init__(self, edges: NDArray[np.float64], values: NDArray[np.float64], rate: Callable[[int], Rate]) -> None:
+        self.edges, self.values, self._rate = edges, values, rate
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, at: int) -> Step: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Step]: ...
+    def __getitem__(self, at: int | slice) -> Step | Sequence[Step]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        place = range(len(self))[at]
+        return Step(start=float(self.edges[place]), end=float(self.edges[place + 1]), rate=self._rate(place))
 
 
 class Intensity(Protocol):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from fedsus.energy.intensity import Steps
 from fedsus.errors import EnvironmentFault
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fedsus.energy.intensity import Step
 
+_GAPS: Final = "the forecast has gaps, or steps that overlap"
 _EQUAL: Final = 1e-9
 """Relative difference of sums below which an earlier start is as good."""
 
@@ -85,18 +86,18 @@ def next_start(forecast: Sequence[Step], now: float, slack: float, work: Work, s
     """
     if not forecast:
         return Start(at=now, why="no forecast")
-    _check(forecast, now)
-    end = forecast[-1].end
-    step = max(step, (end - now) / _MOST_SLOTS)
+    edges, values = _arrays(forecast, now)
+    end = float(edges[-1])
+    step = max(step, end / _MOST_SLOTS)
     waits = math.floor(slack / step) if slack > 0 else 0
-    known = math.floor((end - now) / step)
+    known = math.floor(end / step)
     if known < 1:
         return Start(at=now, why="the forecast ends too soon")
     each = max(1, math.ceil(work.seconds / step - _EQUAL))
     blocks = math.ceil(work.rounds / max(1, math.floor(step / work.seconds + _EQUAL)))
     # Blocks and waits that lie behind the forecast's end cost the same wherever they are.
     blocks, waits = min(blocks, math.ceil(known / each)), min(waits, known)
-    costs = _costs(forecast, now, step, known, blocks * each + waits, each)
+    costs = _costs(edges, values, step, known, blocks * each + waits, each)
     first, least = _best(costs, blocks, waits, each)
     at_once = float(sum(costs[block * each] for block in range(blocks)))
     mean, straight = least / (blocks * each), at_once / (blocks * each)
@@ -106,22 +107,29 @@ def next_start(forecast: Sequence[Step], now: float, slack: float, work: Work, s
     return Start(at=now + first * step, why="a cleaner hour", mean=mean, at_once=straight)
 
 
-def _check(forecast: Sequence[Step], now: float) -> None:
-    """Refuse what no forecast of now can be."""
-    if not forecast[0].start <= now < forecast[-1].end:
+def _arrays(forecast: Sequence[Step], now: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Edges, (n + 1,) seconds from now on, and values, (n,), both float64; refuses what no forecast of now can be."""
+    if isinstance(forecast, Steps):
+        edges, values = forecast.edges, forecast.values
+    else:
+        starts, ends = np.array([step.start for step in forecast]), np.array([step.end for step in forecast])
+        if np.any(starts[1:] != ends[:-1]):
+            raise EnvironmentFault(_GAPS)
+        edges, values = np.append(starts[:1], ends), np.array([step.rate.value for step in forecast])
+    if np.any(edges[1:] <= edges[:-1]):
+        raise EnvironmentFault(_GAPS)
+    if not edges[0] <= now < edges[-1]:
         raise EnvironmentFault("the forecast is of another time than now")
-    if any(step.end <= step.start for step in forecast) or any(
-        after.start != before.end for before, after in pairwise(forecast)
-    ):
-        raise EnvironmentFault("the forecast has gaps, or steps that overlap")
-    if not all(math.isfinite(step.rate.value) and step.rate.value >= 0 for step in forecast):
+    if not np.all(np.isfinite(values)) or np.any(values < 0):
         raise EnvironmentFault("the forecast has values that are no carbon intensity: negative, or not finite")
+    return edges - now, values
 
 
-def _costs(forecast: Sequence[Step], now: float, step: float, known: int, slots: int, each: int) -> NDArray[np.float64]:
+def _costs(
+    edges: NDArray[np.float64], values: NDArray[np.float64], step: float, known: int, slots: int, each: int
+) -> NDArray[np.float64]:
     """Sum of the mean intensities of ``each`` slots from slot i on: (slots - each + 1,) float64."""
-    edges = np.array([forecast[0].start, *(one.end for one in forecast)]) - now
-    areas = np.array([one.rate.value for one in forecast]) * np.diff(edges)
+    areas = values * np.diff(edges)
     until = np.interp(np.arange(known + 1) * step, edges, np.concatenate([[0.0], np.cumsum(areas)]))
     means = np.diff(until) / step
     behind = np.full(max(slots - known, 0), means.mean())

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DAY: Final = 86_400.0
+FADE: Final = 0.7
+"""What a day counts of the one after it, where several stand for a forecast. Chosen as docs/carbon-schedule.md says."""
 _GAP: Final = 1.5
 """Steps between two rows from which on they have a gap between them; months differ by less."""
 
@@ -37,7 +39,11 @@ class Series:
         times = np.array([row.time for row in rows])
         self.step = float(np.median(np.diff(times)))
         """Seconds from one row to the next, most of the time."""
-        self._kind, self._name, self._beyond, self._spread = kind, name, settings.beyond, spread
+        self._kind, self._name, self._spread = kind, name, spread
+        self._weights = FADE ** np.arange(settings.days_looked_at, dtype=np.float64)
+        self._stands_in = "the same hour of the last day"
+        if settings.beyond == "days":
+            self._stands_in = f"the same hour of the last {settings.days} days, the newer the more"
         self._source = f"{name}, {'its own range' if settings.low is not None else f'±{spread:.0%}'}"
         filled = list(_filled(rows, settings, self.step, spread))
         self._times = np.array([time for time, *_ in filled])
@@ -83,7 +89,7 @@ class Series:
         return self._rate(self._table[:, part] @ (widths / widths.sum()), guessed=bool(self._guessed[part].any()))
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:
-        """See `Intensity.forecast`: what the last row before ``now`` says, then the last day's hours if so set."""
+        """See `Intensity.forecast`: what the last row before ``now`` says, then the last days' hours if so set."""
         finite(now, until)
         if not self.start <= now < self.end:
             return ()
@@ -109,12 +115,14 @@ class Series:
             return self._rate(self._table[:, row], guessed=bool(self._guessed[row]))
         if count <= self._ahead.shape[1] and not np.isnan(value := float(self._ahead[row, count - 1])):
             return self._rate(np.array([value, value * (1 - self._spread), value * (1 + self._spread)]), guessed=False)
-        days = -(-count * self.step // DAY)
-        seen = issued + count * self.step - days * DAY
-        if self._beyond == "nothing" or seen < self.start:
+        newest = -(-count * self.step // DAY)
+        seen = issued + count * self.step - (newest + np.arange(len(self._weights))) * DAY
+        seen = seen[seen >= self.start]
+        if not len(seen):
             return None
-        same = int(np.searchsorted(self._times, seen, side="right")) - 1
-        return self._rate(self._table[:, same], guessed=True, why="the same hour of the last day")
+        weights = self._weights[: len(seen)]
+        same = np.searchsorted(self._times, seen, side="right") - 1
+        return self._rate(self._table[:, same] @ (weights / weights.sum()), guessed=True, why=self._stands_in)
 
     def _rate(self, parts: NDArray[np.float64], *, guessed: bool, why: str = "a gap was filled") -> Rate:
         value, low, high = map(float, parts)

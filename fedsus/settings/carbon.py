@@ -32,7 +32,9 @@ class SeriesSettings(Strict):
         low, high: columns of its range, if there are any; else ``spread`` makes one.
         forecast: columns with this and 1, 2, ... after it hold what was forecast for so many steps later.
         beyond: what stands for a forecast where there is none (any more): "yesterday", the same hours of the last
-            day, marked as assumed; or "nothing".
+            day, marked as assumed; "days", their mean over the last ``days`` days, of which each counts 0.7 of the one
+            after it; or "nothing".
+        days: as many of them as are there.
         zone: of the grid; refused where a column ``zone_column`` says another.
         gaps: "refuse", or fill gaps of up to ``longest_gap`` seconds with the previous value or with a line, marked as
             assumed.
@@ -45,16 +47,24 @@ class SeriesSettings(Strict):
     low: Column | None = None
     high: Column | None = None
     forecast: Column | None = None
-    beyond: Literal["nothing", "yesterday"] = "yesterday"
+    beyond: Literal["nothing", "yesterday", "days"] = "yesterday"
+    days: Annotated[int, Field(ge=2, le=28)] | None = None
     zone: Column | None = None
     zone_column: Column = "zone"
     gaps: Literal["refuse", "previous", "linear"] = "refuse"
     longest_gap: Annotated[float, Field(gt=0, le=7 * 86_400)] = 3600.0
 
+    @property
+    def days_looked_at(self) -> int:
+        """Days whose hours stand for a forecast; 0 for none."""
+        return self.days or (self.beyond == "yesterday")
+
     @model_validator(mode="after")
     def _both(self) -> SeriesSettings:
         if (self.low is None) != (self.high is None):
             raise ValueError("'low' and 'high' belong together: give both columns, or neither")
+        if (self.days is None) == (self.beyond == "days"):
+            raise ValueError("'days' and beyond = \"days\" belong together: give both, or neither")
         return self
 
 

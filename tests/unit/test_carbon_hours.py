@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from array import array
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsus.energy.series import Series, load_series
-from fedsus.energy.series_files import read
+from fedsus.energy.series_files import Row, read
 from fedsus.errors import ConfigError, EnvironmentFault, RunFailed
 from fedsus_simulations.benchmarks import carbon_hours, carbon_traces
 from fedsus_simulations.benchmarks.carbon_hours import Saved
@@ -66,6 +67,23 @@ def test_a_run_knows_what_a_server_would_with_the_same_files(folder: Path, serie
         assert [(s.start, s.end, s.rate.value) for s in found] == [(s.start, s.end, s.rate.value) for s in wanted]
         assert Known(trace).over(now, now + HOUR).value == pytest.approx(series.over(now, now + HOUR).value)
     assert len(Known(trace).forecast(T0 + 300, T0 + 90 * HOUR)) == 1 + 36  # nothing is known of the day before
+
+
+@pytest.mark.parametrize("days", [2, 3, 9])
+def test_a_run_knows_of_several_days_what_a_server_would(days: int) -> None:
+    trace = carbon_traces.made("several", 1, days=4)
+    rows = [
+        Row(*point, None, None, array("d", ahead), "")
+        for *point, ahead in zip(trace.times, trace.values, trace.ahead, strict=True)
+    ]
+    settings = carbon_traces.settings("PGE").model_copy(update={"beyond": "days", "days": days})
+    series = Series(rows, settings, "marginal", 0.1, "several")
+    for hours, ahead in ((0.0, 9.0), (5.03, 60.0), (30.0, 40.0), (49.9833, 47.9), (71.25, 50.0), (95.9, 30.0)):
+        now = T0 + hours * HOUR
+        wanted = series.forecast(now, now + ahead * HOUR)
+        found = Known(trace, days).forecast(now, now + ahead * HOUR)
+        assert [(s.start, s.end) for s in found] == [(s.start, s.end) for s in wanted]
+        assert [s.rate.value for s in found] == pytest.approx([s.rate.value for s in wanted])
 
 
 def test_an_oracle_knows_the_trace_itself() -> None:

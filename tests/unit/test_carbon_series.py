@@ -254,3 +254,40 @@ def test_forecasts_end_where_nothing_is_known(tmp_path: Path) -> None:
     assert [step.rate.value for step in holes.forecast(T0, T0 + 3600)] == [1]
     assert [step.rate.value for step in holes.forecast(T0 + 300, T0 + 3600)] == [2, 4]
     assert "column 'g1' is missing" in refused(tmp_path, steps(1, 2), forecast="g")
+
+
+def test_several_days_stand_for_a_forecast_the_newer_the_more(tmp_path: Path) -> None:
+    """Each day counts 0.7 of the one after it; of days that were not seen, none counts."""
+    levels = {0: 100, 1: 200, 2: 400, 3: 50}
+    rows = [f"{at(60 * hour)},{levels[hour // 24] + hour % 24}" for hour in range(24 * 4)]
+    series = loaded(tmp_path, table(*rows), beyond="days", days=3)
+    now = T0 + (3 * 24 + 5) * 3600.0
+    steps = series.forecast(now, now + 40 * 3600)
+    found = {round((step.start - T0) / 3600): step.rate for step in steps}
+    weights = (1, 0.7, 0.49)
+    tomorrow_at_3 = sum(w * (levels[day] + 3) for w, day in zip(weights, (3, 2, 1), strict=True)) / sum(weights)
+    today_at_9 = sum(w * (levels[day] + 9) for w, day in zip(weights, (2, 1, 0), strict=True)) / sum(weights)
+    after_at_9 = found[4 * 24 + 9]
+    assert found[4 * 24 + 3].value == pytest.approx(tomorrow_at_3)
+    assert found[3 * 24 + 9].value == pytest.approx(today_at_9) == after_at_9.value
+    assert (after_at_9.method, found[3 * 24 + 5].method) == ("assumed", "modelled")
+    assert "the same hour of the last 3 days, the newer the more" in after_at_9.source
+    assert after_at_9.low == pytest.approx(0.9 * after_at_9.value)
+    young = series.forecast(T0 + 30 * 3600, T0 + 40 * 3600)
+    assert [step.rate.value for step in young] == [206, *(100 + hour for hour in range(7, 16))]
+    assert len(series.forecast(T0 + 3 * 3600, T0 + 40 * 3600)) == 1, "nothing was seen of any day before"
+
+
+def test_one_day_of_several_is_yesterday(tmp_path: Path) -> None:
+    now = T0 + 26.5 * 3600
+    several = foretold(tmp_path, beyond="days", days=9).forecast(now, now + 20 * 3600)
+    yesterday = foretold(tmp_path).forecast(now, now + 20 * 3600)
+    assert [step.rate.value for step in several] == [step.rate.value for step in yesterday]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"beyond": "days"}, {"days": 3}, {"beyond": "nothing", "days": 3}, {"beyond": "days", "days": 1}]
+)
+def test_days_are_said_where_they_count(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="'days' and beyond = \"days\" belong together|greater than or equal to 2"):
+        SeriesSettings(files="a.csv", value="v", unit="g/kWh", **wrong)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fedsus_simulations.benchmarks import carbon_grids, carbon_plot, carbon_runs, carbon_traces
-from fedsus_simulations.benchmarks.carbon_policies import POLICIES, STEP_MINUTES, Asked, Job, immediate
+from fedsus_simulations.benchmarks import carbon_beyond, carbon_grids, carbon_plot, carbon_runs, carbon_traces
+from fedsus_simulations.benchmarks.carbon_policies import BY_DAYS, DAYS, POLICIES, STEP_MINUTES, Asked, Job, immediate
 from fedsus_simulations.benchmarks.result import comparison, figure
 
 if TYPE_CHECKING:
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 
 SLACKS: Final = (2.0, 12.0, 48.0)
 JOBS: Final = (Job(20, 360.0), Job(20, 1800.0))
-STARTS: Final = 200
+STARTS: Final = 300
 SEED: Final = 6
 KILOWATTS: Final = 1.0
 """Assumed, constant while a round runs: 50 devices of 20 W. Fractions saved do not depend on it."""
 TABLE: Final = "savings against an immediate start, half of the devices in each zone"
 ZONES: Final = "savings against an immediate start, each zone alone"
-ALONE: Final = ("cleanest", "oracle")
+ALONE: Final = ("cleanest", BY_DAYS, "oracle")
 RUNS: Final = 5
 """Starts of real runs, which train."""
 ROOM: Final = 60 * 3600.0
 """Of the trace after a start: real runs, and those whose clients are chosen by their grid."""
 _BEFORE: Final = 3 * 86_400.0
-"""Of the trace before a start: yesterday's hours, of the day before where yesterday is not over."""
+"""Of the trace before a start: yesterday's hours, of the day before where yesterday is not over. Policies that look at
+more days look at those that are there, as a server does."""
 _SAME: Final = 1e-9
 
 
@@ -100,14 +101,17 @@ class Saved:
         return float(100 * np.mean(self.put_off > self.at_once * (1 + _SAME) + _SAME))
 
 
-def starts_of(trace: Trace, count: int, longest: float, seed: int = SEED) -> NDArray[np.float64]:
+def starts_of(
+    trace: Trace, count: int, longest: float, seed: int = SEED, since: float = 0.0, until: float = np.inf
+) -> NDArray[np.float64]:
     """Moments spread evenly over the months of a trace and the hours of the day (UTC), at random within both; ordered.
 
     Args:
         longest: seconds that the trace must go on after each.
+        since, until: of the trace alone, seconds since the epoch; the default is all of it.
     """
     random = np.random.default_rng(seed)
-    first, last = trace.start + _BEFORE, trace.end - longest
+    first, last = max(trace.start + _BEFORE, since), min(trace.end, until) - longest
     rows = np.arange(np.ceil((first - trace.start) / trace.step), (last - trace.start) // trace.step + 1).astype(int)
     times = trace.times[rows]
     months = np.array([datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y%m") for day in range(*_days(times))])
@@ -154,11 +158,16 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:
     zones = carbon_traces.load(options.data)
     both = carbon_traces.mean_of("half in each zone", zones)
     jobs, count = (JOBS[:1], options.starts or 4) if quick else (JOBS, options.starts or STARTS)
-    starts = starts_of(both, count, max(ROOM, *(job.total + max(SLACKS) * 3600 for job in jobs)))
+    longest = max(ROOM, *(job.total + max(SLACKS) * 3600 for job in jobs))
+    starts = starts_of(both, count, longest)
     found = savings(both, starts, jobs)
     for zone in () if quick else zones:
         found |= savings(zone, starts, jobs, ALONE)
-    return told(found, both, starts, parts(quick, zones, both, starts), [] if options.data else [carbon_traces.MADE])
+    middle, few = carbon_beyond.split(both), -(-count // 2)
+    apart = [starts_of(both, few, longest, SEED + 1, **part) for part in ({"until": middle}, {"since": middle})]
+    beyond = carbon_beyond.table(both, apart, jobs, (DAYS,) if quick else carbon_beyond.DAYS)
+    tables = [beyond, *parts(quick, zones, both, starts)]
+    return told(found, both, starts, tables, [] if options.data else [carbon_traces.MADE])
 
 
 def parts(quick: bool, zones: Sequence[Trace], both: Trace, starts: NDArray[np.float64]) -> list[dict[str, Any]]:
@@ -218,9 +227,13 @@ NOTES: Final = (
     "starts that emit anything at once; worse: starts that emit more than at once; a run that ends after its deadline "
     "fails the benchmark",
     f"starts are put off in steps of {STEP_MINUTES:g} minutes. cleanest: the round loop's own code, with the series' "
-    "forecast for 3 hours and the last day's hours after that; oracle: the same with all that is to come; one piece: "
-    "the lowest mean of the same forecast, once, without pauses (Wiesner et al. 2021); threshold: while the intensity "
-    "is among the lowest 30% of the last 24 hours",
+    f"forecast for 3 hours and the last day's hours after that; {BY_DAYS}: the same hours of so many last days after "
+    "that, each of which counts 0.7 of the one after it; oracle: the same with all that is to come; one piece: the "
+    "lowest mean of the same forecast as cleanest, once, without pauses (Wiesner et al. 2021); threshold: while the "
+    "intensity is among the lowest 30% of the last 24 hours",
+    "behind the forecast's end: starts of their own on either side of the split, half as many on each; points: percent "
+    "of the grams at once, more than by the last day's hours, of the same starts, with the standard error of the mean "
+    "over them",
     f"one federation: heart disease over 8 clients, 5 drawn a round, noise in shares, real masks, rounds of half an "
     f"hour, {carbon_runs.SLACK:g} h of slack; the server's and the clients' sessions expire by the trace's clock",
     f"chosen by grid: {carbon_grids.ROUNDS} rounds of half an hour, one after the other; by the zones' intensity as a "

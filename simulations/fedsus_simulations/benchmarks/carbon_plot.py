@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fedsus_simulations.benchmarks.carbon_policies import POLICIES, Asked, Job, immediate
+from fedsus_simulations.benchmarks.carbon_policies import BY_DAYS, POLICIES, Asked, Job, immediate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 NAME: Final = "carbon-hours"
 EXAMPLE: Final = "an example: the start that is helped as much as the median one"
 SHOWN: Final = "intensity of each hour, g/kWh"
-_COLOURS: Final = {"cleanest": "#0072B2", "oracle": "#999999", "one piece": "#E69F00", "threshold": "#009E73"}
+_COLOURS: Final = {
+    "cleanest": "#0072B2",
+    BY_DAYS: "#CC79A7",
+    "oracle": "#999999",
+    "one piece": "#E69F00",
+    "threshold": "#009E73",
+}
 _AT_ONCE: Final = "at once"
 
 

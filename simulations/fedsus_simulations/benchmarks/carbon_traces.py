@@ -7,16 +7,15 @@ what `fedsus.energy.series.Series` does, faster: a simulation looks at hundreds 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fedsus.energy.intensity import Rate, Step
-from fedsus.energy.series import DAY
+from fedsus.energy.intensity import Rate, Step, Steps
+from fedsus.energy.series import DAY, FADE
 from fedsus.energy.series_files import read
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import SeriesSettings
@@ -152,86 +151,72 @@ def made(name: str, seed: int, days: int = _MADE_DAYS) -> Trace:
     return Trace(f"{name}, generated", times, values[:count], ahead)
 
 
-class _Steps:
-    """Steps of one simulated run, each made once."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self._kept: dict[tuple[int, int], Step] = {}
-
-    def of(self, row: int, days: int) -> Step:
-        """The step of a row, expected to be as so many days before."""
-        step = self._kept.get((row, days))
-        if step is None:
-            trace = self.trace
-            start, day = trace.start + row * trace.step, round(DAY / trace.step)
-            step = _step(start, start + trace.step, float(trace.values[row - days * day]))
-            self._kept[row, days] = step
-        return step
-
-    @staticmethod
-    def from_now(now: float, until: float, known: Iterator[Step]) -> list[Step]:
-        """Those that follow each other from now on, the first and the last cut."""
-        found = list(takewhile(lambda step: step.start < until, known))
-        if not found or until <= now:
-            return []
-        found[0] = replace(found[0], start=now)
-        found[-1] = replace(found[-1], end=min(found[-1].end, until))
-        return found
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Traced:
     """A trace's means, and its steps."""
 
     trace: Trace
-    _steps: _Steps = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._steps = _Steps(self.trace)
 
     def over(self, start: float, end: float) -> Rate:
         """The mean."""
         return _rate(float(self.trace.means(np.array([start]), end - start)[0]))
 
+    def _steps(self, now: float, until: float, row: int, values: NDArray[np.float64]) -> Steps:
+        """Values of the rows from ``row`` on, from now on and until the end that is asked for."""
+        edges = self.trace.start + (row + np.arange(len(values) + 1)) * self.trace.step
+        edges[0], edges[-1] = now, min(edges[-1], until)
+        return Steps(edges, values, lambda at: _rate(float(values[at])))
 
-@dataclass(slots=True)
+    def _count(self, row: int, until: float) -> int:
+        """How many steps there are from ``row`` on."""
+        return max(math.ceil((until - self.trace.start) / self.trace.step) - row, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Known(_Traced):
-    """What a run knows: the trace's own forecast, then the same hour of the last day; see `Intensity`."""
+    """What a run knows: the trace's own forecast, then the same hours of the last day, or of several; see `Intensity`.
+
+    Attributes:
+        days: one is ``beyond = "yesterday"``, more are "days".
+    """
+
+    days: int = 1
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:
-        """As `fedsus.energy.series.Series.forecast`, with ``beyond = "yesterday"``."""
-        return self._steps.from_now(now, until, self._all(self.trace.row(now)))
+        """As `fedsus.energy.series.Series.forecast`."""
+        row = self.trace.row(now)
+        count = self._count(row, until)
+        if until <= now:
+            return ()
+        foretold = np.append(self.trace.values[row], self.trace.ahead[row, : count - 1])
+        return self._steps(now, until, row, np.append(foretold, self._seen(row, np.arange(len(foretold), count))))
 
-    def _all(self, row: int) -> Iterator[Step]:
-        trace, steps = self.trace, self._steps
-        yield steps.of(row, 0)
-        start = trace.start + row * trace.step
-        for count, value in enumerate(trace.ahead[row], 1):
-            yield _step(start + count * trace.step, start + (count + 1) * trace.step, float(value))
-        count, day = trace.ahead.shape[1], round(DAY / trace.step)
-        while True:
-            count += 1
-            days = -(-count // day)
-            if row + count < days * day:
-                return
-            yield steps.of(row + count, days)
+    def _seen(self, row: int, after: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What stands for so many steps after a row, by weight over the days; up to the first that was seen on none."""
+        day = round(DAY / self.trace.step)
+        ages = -(-after // day) + np.arange(self.days)[:, None]
+        rows = row + after - ages * day
+        weights = np.where(rows >= 0, FADE ** np.arange(self.days, dtype=np.float64)[:, None], 0.0)
+        total = weights.sum(axis=0)
+        blank = np.flatnonzero(total == 0)
+        known = slice(0, int(blank[0]) if len(blank) else None)
+        sums = (weights * self.trace.values[np.maximum(rows, 0)]).sum(axis=0)
+        found: NDArray[np.float64] = sums[known] / total[known]
+        return found
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Oracle(_Traced):
     """What no run knows: all that is to come; see `Intensity`."""
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:
         """The trace itself."""
         row = self.trace.row(now)
-        return self._steps.from_now(now, until, (self._steps.of(at, 0) for at in range(row, len(self.trace.times))))
+        return (
+            self._steps(now, until, row, self.trace.values[row : row + self._count(row, until)]) if until > now else ()
+        )
 
 
 def _rate(value: float) -> Rate:
     low, high = value * (1 - SPREAD), value * (1 + SPREAD)
     return Rate(value=value, low=low, high=high, method="modelled", kind="marginal", source="a simulated trace")
-
-
-def _step(start: float, end: float, value: float) -> Step:
-    return Step(start=start, end=end, rate=_rate(value))
