@@ -9,19 +9,19 @@ random amplifies against neither server nor clients; against recipients it would
 stay unpublished. Examples that a device draws itself amplify against everyone.
 
 A release debits every unit. What bounds a client's update bounds what one of its examples, or one patient, can move:
-between two updates within the bound lies at most twice the bound. What bounds an example bounds a patient with r rows
-at r times that, and says nothing about a client. What is told beside the gradients is bounded by its range alone: for
-an example as for all rows of a patient in one client (`told_by_examples`).
+between two updates within the bound lies at most twice the bound. What bounds an example bounds a patient with r rows,
+of whom each batch draws some, by how far those move it (`fedsus.privacy.groups`), and says nothing about a client. What
+is told beside the gradients is bounded by its range alone: for an example as for all rows of a patient in one client
+(`told_by_examples`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from fedsus.privacy import sensitivity
-from fedsus.privacy.accounting import dp_sgd_event
+from fedsus.privacy.accounting import dp_sgd_event, drawn
 from fedsus.protection import (
     ClientCentral,
     ClientDistributed,
@@ -83,8 +83,7 @@ def _once(plan: Plan, unit: Unit, adversary: Adversary, survivors: int | None, r
             if count is None:
                 return dpa.NonPrivateDpEvent()
             if isinstance(privacy, ExamplePrivacy):
-                rate = _any_of(privacy.sampling_rate, count)
-                return dp_sgd_event(privacy.noise_multiplier / count, rate, privacy.steps)
+                return dp_sgd_event(privacy.noise_multiplier, privacy.sampling_rate, privacy.steps, count)
             gradients = _gradients(plan, privacy, adversary, survivors, count)
             if privacy.shares.metrics is None or not plan.told:
                 return gradients
@@ -94,13 +93,6 @@ def _once(plan: Plan, unit: Unit, adversary: Adversary, survivors: int | None, r
             return _updates(plan, privacy, adversary, survivors, 1 if unit == "client" else 2)
         case ClientCentral() as privacy:
             return _central(privacy, adversary, 1 if unit == "client" else 2)
-
-
-def _any_of(rate: float, count: int) -> float:
-    """The chance that any of ``count`` examples is drawn."""
-    if count == 1 or rate == 1:
-        return rate
-    return -math.expm1(count * math.log1p(-rate))  # 1 - (1 - rate)**count would be 0 for a rate below 1e-16
 
 
 def _honest(privacy: Distributed, adversary: Adversary, survivors: int | None) -> int:
@@ -113,16 +105,12 @@ def _honest(privacy: Distributed, adversary: Adversary, survivors: int | None) -
 def _gradients(
     plan: Plan, privacy: ExampleDistributed, adversary: Adversary, survivors: int | None, count: int
 ) -> DpEvent:
-    import dp_accounting as dpa
-
     from fedsus.privacy.events import SkellamDpEvent
 
     size = sensitivity.padded(plan.coordinates)
-    moved = sensitivity.example_update(privacy.clip, privacy.shares.scale, size).times(count)
+    moved = sensitivity.example_update(privacy.clip, privacy.shares.scale, size)
     variance = privacy.shares.variance * _honest(privacy, adversary, survivors)
-    event: DpEvent = SkellamDpEvent(moved.l1, moved.l2, variance)
-    rate = _any_of(privacy.sampling_rate, count)
-    return event if rate == 1 else dpa.PoissonSampledDpEvent(rate, event)
+    return drawn(SkellamDpEvent(moved.l1, moved.l2, variance), privacy.sampling_rate, count)
 
 
 def told_by_examples(count: int, variance: float) -> DpEvent:

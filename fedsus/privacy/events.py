@@ -1,4 +1,4 @@
-"""Privacy events: the one that ``dp_accounting`` lacks, and the text in which an owner's ledger keeps them.
+"""Privacy events: those that ``dp_accounting`` lacks, and the text in which an owner's ledger keeps them.
 
 This module imports ``dp_accounting``: modules that start quickly import it where they need it.
 """
@@ -25,6 +25,9 @@ DEEPEST: Final = 8
 MOST_TIMES: Final = 2**53
 """Repetitions, however nested: exact as a double."""
 
+MOST_ROWS: Final = 1_000_000
+"""Of one person."""
+
 _NONE = {"no_op": dpa.NoOpDpEvent, "non_private": dpa.NonPrivateDpEvent}
 
 
@@ -42,6 +45,28 @@ class SkellamDpEvent(dpa.DpEvent):  # type: ignore[misc]  # dp_accounting publis
     l1: float
     l2: float
     variance: float
+
+
+@attrs.frozen
+class SampledRowsDpEvent(dpa.DpEvent):  # type: ignore[misc]  # as above
+    """A release over rows that are drawn each by itself, of all rows of one person together.
+
+    Attributes:
+        sampling_probability: q, the chance of each row to be drawn.
+        rows: r, most rows of the person, 2 or more; one row is a PoissonSampledDpEvent.
+        event: of one row that is drawn; k rows move the release k times as far.
+    """
+
+    sampling_probability: float
+    rows: int
+    event: dpa.DpEvent
+
+
+def moved(event: dpa.DpEvent, times: float) -> dpa.DpEvent:
+    """The event of what moves a Gaussian or Skellam release ``times`` as far."""
+    if isinstance(event, SkellamDpEvent):
+        return SkellamDpEvent(event.l1 * times, event.l2 * times, event.variance)
+    return dpa.GaussianDpEvent(event.noise_multiplier / times)
 
 
 def to_json(event: dpa.DpEvent) -> str:
@@ -84,10 +109,8 @@ def check(event: Any) -> None:
         _within("noise multiplier", event.noise_multiplier, 0, math.inf)
     elif isinstance(event, SkellamDpEvent):
         _check_skellam(event)
-    elif isinstance(event, dpa.PoissonSampledDpEvent):
-        _within("sampling rate", event.sampling_probability, 0, 1)
-        if not isinstance(event.event, (dpa.GaussianDpEvent, SkellamDpEvent)):
-            raise Refusal(f"privacy event {type(event.event).__name__} under Poisson sampling is unknown")
+    elif isinstance(event, (dpa.PoissonSampledDpEvent, SampledRowsDpEvent)):
+        _check_sampled(event)
     elif isinstance(event, dpa.SelfComposedDpEvent):
         if type(event.count) is not int or not 0 <= event.count <= MOST_TIMES:
             raise Refusal(
@@ -125,12 +148,22 @@ def _collect(event: Any, times: int, counts: dict[dpa.DpEvent, int], depth: int)
     elif isinstance(event, dpa.ComposedDpEvent):
         for part in event.events:
             _collect(part, times, counts, depth + 1)
-    elif isinstance(event, dpa.PoissonSampledDpEvent):
+    elif isinstance(event, (dpa.PoissonSampledDpEvent, SampledRowsDpEvent)):
         check(event.event)
         if times and event.sampling_probability:
             counts[event] = counts.get(event, 0) + times
     elif times and not isinstance(event, dpa.NoOpDpEvent):
         counts[event] = counts.get(event, 0) + times
+
+
+def _check_sampled(event: Any) -> None:
+    _within("sampling rate", event.sampling_probability, 0, 1)
+    if not isinstance(event.event, (dpa.GaussianDpEvent, SkellamDpEvent)):
+        raise Refusal(f"privacy event {type(event.event).__name__} under Poisson sampling is unknown")
+    if isinstance(event, SampledRowsDpEvent) and (type(event.rows) is not int or not 2 <= event.rows <= MOST_ROWS):
+        raise Refusal(
+            f"privacy event of {reprlib.repr(event.rows)} rows of one person: expected an integer from 2 to {MOST_ROWS}"
+        )
 
 
 def _check_skellam(event: SkellamDpEvent) -> None:
@@ -163,6 +196,9 @@ def _tree(event: Any, depth: int) -> dict[str, Any]:
     if isinstance(event, dpa.PoissonSampledDpEvent):
         rate = _plain(event.sampling_probability)
         return {"kind": "poisson_sampled", "rate": rate, "event": _tree(event.event, depth + 1)}
+    if isinstance(event, SampledRowsDpEvent):
+        rate, release = _plain(event.sampling_probability), _tree(event.event, depth + 1)
+        return {"kind": "sampled_rows", "rate": rate, "rows": event.rows, "event": release}
     if isinstance(event, dpa.SelfComposedDpEvent):
         return {"kind": "self_composed", "count": event.count, "event": _tree(event.event, depth + 1)}
     if isinstance(event, dpa.ComposedDpEvent):
@@ -203,6 +239,8 @@ def _build(kind: Any, fields: dict[str, Any], depth: int) -> dpa.DpEvent:
         return SkellamDpEvent(**fields)
     if kind == "poisson_sampled":
         return _sampled(**fields, depth=depth)
+    if kind == "sampled_rows":
+        return _sampled_rows(**fields, depth=depth)
     if kind == "self_composed":
         return _repeated(**fields, depth=depth)
     if kind == "composed":
@@ -214,6 +252,10 @@ def _build(kind: Any, fields: dict[str, Any], depth: int) -> dpa.DpEvent:
 
 def _sampled(*, rate: Any, event: Any, depth: int) -> dpa.DpEvent:
     return dpa.PoissonSampledDpEvent(rate, _event(event, depth + 1))
+
+
+def _sampled_rows(*, rate: Any, rows: Any, event: Any, depth: int) -> dpa.DpEvent:
+    return SampledRowsDpEvent(rate, rows, _event(event, depth + 1))
 
 
 def _repeated(*, count: Any, event: Any, depth: int) -> dpa.DpEvent:

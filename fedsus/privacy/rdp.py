@@ -16,7 +16,7 @@ about 0 and a record that moves the sum by v, z -> v - z is that involution, and
 symmetric. The sum itself is such a pure shift once everything else is fixed that both neighbours draw alike: the
 other records, who of them was sampled, and the dither of every rounding. Renyi divergence is jointly quasi-convex
 (van Erven and Harremoes 2014, Theorem 13), so that mixing over what was fixed adds nothing. No step of this uses
-what a Gaussian is but eps(j) = j / (2 z^2).
+what a Gaussian is but eps(j) = j / (2 z^2). Of several rows of one person: `fedsus.privacy.groups`.
 """
 
 from __future__ import annotations
@@ -137,12 +137,36 @@ def _of_release(leaf: Any, orders: tuple[int, ...]) -> NDArray[np.float64]:
     """One checked release, sampled or not."""
     import dp_accounting as dpa
 
-    if not isinstance(leaf, dpa.PoissonSampledDpEvent):
+    from fedsus.privacy.events import SampledRowsDpEvent, moved
+
+    grouped = isinstance(leaf, SampledRowsDpEvent)
+    if not grouped and not isinstance(leaf, dpa.PoissonSampledDpEvent):
         return _whole(leaf, np.array(orders, dtype=np.float64))
     rate = float(leaf.sampling_probability)
     if rate == 1:
-        return _whole(leaf.event, np.array(orders, dtype=np.float64))
+        return _whole(moved(leaf.event, leaf.rows if grouped else 1), np.array(orders, dtype=np.float64))
+    if grouped:
+        return _of_rows(rate, leaf, orders)
     return _sampled(rate, _whole(leaf.event, np.arange(max(orders) + 1, dtype=np.float64)), orders)
+
+
+def _of_rows(rate: float, leaf: Any, orders: tuple[int, ...]) -> NDArray[np.float64]:
+    """Several rows of one person, each sampled by itself."""
+    from fedsus.privacy import groups
+    from fedsus.privacy.events import moved
+
+    every = np.arange(max(orders) + 1, dtype=np.float64)
+    noise = getattr(leaf.event, "noise_multiplier", None)
+    if noise == 0:
+        return np.full(len(orders), math.inf)
+    return groups.divergence(
+        rate,
+        leaf.rows,
+        None if noise is None else float(noise),
+        lambda rows: _whole(moved(leaf.event, rows), every),
+        _sampled,
+        orders,
+    )
 
 
 def _whole(release: Any, order: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,6 +198,8 @@ def _sampled(rate: float, whole: NDArray[np.float64], orders: tuple[int, ...]) -
     The binomial weights sum to 1, so that the sum is 1 + sum_{j >= 2} weight_j (exp((j - 1) eps(j)) - 1): no term is
     negative, and nothing cancels however small the rate.
     """
+    if rate == 1:
+        return np.asarray(whole[list(orders)])
     log_binomial, inside, starts, order = _grid(orders)
     gain = (inside - 1) * whole[inside.astype(np.intp)]
     with np.errstate(divide="ignore", invalid="ignore"):
