@@ -22,6 +22,8 @@ BROKEN: Final = (
     "next-clip",
     "plain-metrics",
     "forgotten-costs",
+    "half-the-range",
+    "sampled-metrics",
     "plain-weights",
     "all-examples",
     "missing-shares",
@@ -71,11 +73,14 @@ def audit(
     from fedsus.commands import privacy_picture, privacy_plan
     from fedsus.commands.audits import report, running
     from fedsus.commands.privacy_inputs import read
+    from fedsus.config import naming
     from fedsus.privacy.noise import SystemNoise
 
     if plot is not None:
         privacy_picture.check(plot)
-    planned = privacy_plan.planned(read(run_toml, model, dimension, members, reference), None)
+    given = read(run_toml, model, dimension, members, reference)
+    with naming(run_toml):
+        planned = privacy_plan.planned(given, None)
     trial, notes = _trial(planned, broken)
     rounds = sorted({1, min(_TOGETHER, planned.attempts)})
     found = running.findings(trial, _drawn(trial, draws, SystemNoise()), rounds)

@@ -24,6 +24,9 @@ TOO_SMALL = {("example distributed", fault) for fault in SHARES} | {
 }
 """Faults that spend less than the Renyi bound of a plan leaves, or that the other plan of its kind shows."""
 
+TOLD = {"plain-metrics", "forgotten-costs", "half-the-range", "sampled-metrics"}
+"""Of the plan whose gradients are those of another one."""
+
 REDUCED = {"clip-before-upscale", "half-the-noise"}
 """Of plans that differ from another one by their uplink alone."""
 
@@ -33,6 +36,7 @@ CASES = [
     for fault in FAULTS
     if FAULTS[fault].fits(plan) and "coarse" not in name and (name, fault) not in TOO_SMALL
     if "reduced" not in name or fault in REDUCED
+    if name != "example distributed, metrics, costs" or fault in TOLD
 ]
 
 
@@ -53,7 +57,11 @@ def test_every_fault_is_tried() -> None:
     assert {fault for _, fault in CASES} == set(FAULTS)
 
 
-def test_a_block_without_noise_is_found_in_that_block_alone() -> None:
-    trial = broken("plain-metrics", PLANS["client distributed, metrics, costs"])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("client distributed", "plain-metrics"), ("example distributed", "half-the-range")],
+)
+def test_a_block_without_its_noise_is_found_in_that_block_alone(name: str, fault: str) -> None:
+    trial = broken(fault, PLANS[f"{name}, metrics, costs"])
     found = running.findings(trial, running.experiment(trial, 20_000, SeededNoise(31)), (1,))
-    assert {finding.block for finding in found if finding.broken} == {"metrics", "all"}
+    assert {finding.block for finding in found if finding.broken} - {"all"} == {"metrics"}

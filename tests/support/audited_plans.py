@@ -18,10 +18,15 @@ COSTS = {"costs": Costs(joules=500.0, grams=0.25), "exchange": "secure_sum", "se
 FEW = {"cohort": Cohort(size=SURVIVORS, minimum=SURVIVORS)}
 
 
-def in_shares(multiplier: float, granularity: float = GRANULARITY, told: int = 0) -> dict[str, Any]:
-    """Noise of ``multiplier`` sensitivities, were rounding none, of the honest clients together."""
+def in_shares(
+    multiplier: float, granularity: float = GRANULARITY, told: int = 0, moved: float = METRIC_STEPS / 2
+) -> dict[str, Any]:
+    """Noise of ``multiplier`` sensitivities, were rounding none, of the honest clients together.
+
+    ``moved``: steps by which each of the ``told`` may move.
+    """
     variance = (granularity * math.sqrt(SIZE) * multiplier) ** 2 / HONEST
-    metrics = (METRIC_STEPS / 2 * math.sqrt(told) * multiplier) ** 2 / HONEST if told else None
+    metrics = (moved * math.sqrt(told) * multiplier) ** 2 / HONEST if told else None
     return {
         "granularity": granularity,
         "variance": variance,
@@ -67,6 +72,9 @@ PLANS: dict[str, Plan] = {
     "example local": local(),
     "example distributed": examples(0.5, 0.8),
     "example distributed, most examples": examples(0.9, 0.6),
+    "example distributed, metrics, costs": plan_of(
+        example_distributed(SIZE, rate=0.5, **in_shares(0.8, told=4, moved=METRIC_STEPS)), SIZE, True, **FEW, **COSTS
+    ),
     "client distributed": plan_of(client_distributed(SIZE, **in_shares(0.8)), SIZE, **FEW),
     "client distributed, coarse": plan_of(client_distributed(SIZE, **in_shares(1.0, 0.5)), SIZE, **FEW),
     "client distributed, metrics, costs": plan_of(

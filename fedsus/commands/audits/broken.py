@@ -131,7 +131,7 @@ def _longer(trial: Trial, clip: float) -> Trial:
 
 def _plain_metrics(trial: Trial) -> Trial:
     privacy = trial.done.privacy
-    if isinstance(privacy, ClientDistributed):
+    if isinstance(privacy, ClientDistributed | ExampleDistributed):
         return trial.changed(shares=privacy.shares.model_copy(update={"metrics": _NOTHING}))
     return trial.changed(metrics=_NOTHING)
 
@@ -141,13 +141,30 @@ def _forgotten_costs(trial: Trial) -> Trial:
     plan, privacy = trial.done, trial.done.privacy
     part = len(plan.metrics) / plan.told  # of the squared sensitivity
     match privacy:
-        case ClientDistributed() if privacy.shares.metrics is not None:
+        case ClientDistributed() | ExampleDistributed() if privacy.shares.metrics is not None:
             less = privacy.shares.model_copy(update={"metrics": privacy.shares.metrics * part})
             return trial.changed(shares=less)
         case ClientCentral() if privacy.metrics is not None:
             return trial.changed(metrics=privacy.metrics * math.sqrt(part))
         case _:
             return trial
+
+
+def _told_noise(factor: Callable[[ExampleDistributed], float]) -> Callable[[Trial], Trial]:
+    """Noise of what is told times ``factor``."""
+
+    def into(trial: Trial) -> Trial:
+        privacy = trial.done.privacy
+        if not isinstance(privacy, ExampleDistributed) or privacy.shares.metrics is None:
+            return trial
+        less = privacy.shares.metrics * factor(privacy) ** 2
+        return trial.changed(shares=privacy.shares.model_copy(update={"metrics": less}))
+
+    return into
+
+
+def _told_by_examples(plan: Plan) -> bool:
+    return isinstance(plan.privacy, ExampleDistributed) and _measured(plan)
 
 
 def _is(*kinds: type[Privacy]) -> Callable[[Plan], bool]:
@@ -196,6 +213,16 @@ FAULTS: Final[Mapping[str, Fault]] = {
         "metrics and costs have noise for the metrics alone",
         lambda plan: plan.costs is not None and bool(plan.metrics) and _measured(plan),
         _forgotten_costs,
+    ),
+    "half-the-range": Fault(
+        "metrics and costs have noise for half of what one example may move",
+        _told_by_examples,
+        _told_noise(lambda _: 1 / 2),
+    ),
+    "sampled-metrics": Fault(
+        "metrics and costs have noise as if they were drawn like a batch",
+        lambda plan: _told_by_examples(plan) and _sampled(plan),
+        _told_noise(lambda privacy: privacy.sampling_rate),
     ),
     "plain-weights": Fault(
         "the sum of the clients' weights is released without noise",

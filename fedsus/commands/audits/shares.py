@@ -69,6 +69,7 @@ def draw(trial: Trial, count: int, noise: Noise, progress: Progress = lambda _: 
 def draw_examples(trial: Trial, count: int, noise: Noise, progress: Progress = lambda _: None) -> Draws:
     """``count`` draws of each input: of the example unit, one example of a client, or none.
 
+    With it, whether it is drawn or not, all that the client tells is at the top of its range, without it at the bottom.
     The trainer's sum over a shard of many canaries is taken apart: each is the only example of a federation of its own.
     All other sums are zeros, where rounding adds nothing to the noise and the canary's rounding is seen best.
     """
@@ -77,7 +78,7 @@ def draw_examples(trial: Trial, count: int, noise: Noise, progress: Progress = l
 
     def batch(m: int) -> tuple[LocalUpdates, LocalUpdates]:
         absent, present = (along[:, np.newaxis] * flat for along in sums(plan, m, noise))
-        return updates_of(absent, plan), updates_of(present, plan)
+        return updates_of(absent, plan, told=0.0), updates_of(present, plan, told=1.0)
 
     return _batches(trial, count, noise, batch, progress)
 
@@ -155,7 +156,8 @@ def _ratios(
     update = whole[:, : plan.coordinates].sum(axis=1) * (moved / (shares.variance * honest))
     if shares.metrics is None or not plan.told:
         return {"update": update}
-    told = whole[:, plan.coordinates :].sum(axis=1) * (METRIC_STEPS / 2 / (shares.metrics * honest))
+    far = METRIC_STEPS if isinstance(privacy, ExampleDistributed) else METRIC_STEPS / 2
+    told = whole[:, plan.coordinates :].sum(axis=1) * (far / (shares.metrics * honest))
     return {"update": update, "metrics": told, "all": update + told}
 
 
