@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fedsus.encoding.costs import told_rounding, told_spread
+from fedsus.commands.privacy_told import Told, told_beside
+from fedsus.encoding.costs import told_devices, told_rounding, told_spread
 from fedsus.errors import Refusal
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS, Adversary, Unit, spent
 from fedsus.privacy.factorisation import sensitivity
@@ -266,7 +267,7 @@ def _budget(plan: Planned) -> dict[str, Any] | None:
     privacy, asked = plan.specification.privacy, plan.specification.config.plan.privacy
     if isinstance(privacy, NoPrivacy):
         return None
-    unit, adversary = plan.specification.goal
+    (unit, adversary), told = plan.specification.goal, told_beside(plan.specification, plan.inputs.members)
     return {
         "epsilon": privacy.epsilon,
         "delta": privacy.delta,
@@ -275,6 +276,8 @@ def _budget(plan: Planned) -> dict[str, Any] | None:
         "adversary": adversary,
         "metrics_share": asked.metrics_share if plan.specification.first_plan.told else 0.0,
         "metrics": [metric.name for metric in plan.specification.first_plan.metrics],
+        "told": None if told is None else {name: getattr(told, name) for name in Told.__slots__},
+        "told_devices": told_devices(plan.specification.first_plan, plan.specification.config.plan.cohort.size),
     }
 
 

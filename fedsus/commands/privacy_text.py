@@ -7,7 +7,8 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from fedsus.commands.privacy_plan import Planned, noise_of, sentence, warnings
-from fedsus.encoding.costs import told_rounding, told_spread
+from fedsus.commands.privacy_told import told_beside
+from fedsus.encoding.costs import told_devices, told_rounding, told_spread
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
 
@@ -96,11 +97,25 @@ def _budget(plan: Planned) -> list[tuple[str, str]]:
     )
     first = specification.first_plan
     names = ", ".join([*(metric.name for metric in first.metrics), *first.cost_ranges])
+    told = "none are sent"
     if names and asked.metrics_share is not None:
-        told = f"{names}: noised, with {100 * asked.metrics_share:g} % of the budget"
-    else:
-        told = "none are sent"
+        told = f"{names}: noised, with {100 * asked.metrics_share:g} % of the budget{_beside(plan)}"
     return [("budget", text), ("told" if first.costs is not None else "metrics", told)]
+
+
+def _beside(plan: Planned) -> str:
+    """What metrics and costs cost, and how much noise that buys."""
+    size = plan.specification.config.plan.cohort.size
+    told = told_beside(plan.specification, plan.inputs.members)
+    noise = told_devices(plan.specification.first_plan, size)
+    text = f"; in a sum over {size} the noise of each is the whole range of {noise:.3g} devices (standard deviation)"
+    if told is None:
+        return text
+    text += (
+        f"; one row may move all that its client tells, so that it is told unsampled and alone spends "
+        f"{number(told.epsilon)}; the gradients' noise is {100 * (told.longer - 1):.2g} % larger for it"
+    )
+    return text + (f", and sums are mod 2^{told.bits} instead of 2^{told.alone}" if told.bits > told.alone else "")
 
 
 def _costs(plan: Planned) -> list[tuple[str, str]]:

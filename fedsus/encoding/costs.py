@@ -79,13 +79,20 @@ def told_sums(plan: Plan, mean: Mean) -> dict[str, float] | None:
 
 def told_spread(plan: Plan, survivors: int) -> dict[str, float]:
     """Standard deviation of the noise in each cost's sum over one round, in the cost's unit; 0 without DP."""
-    block, privacy = CostBlock(plan), plan.privacy
-    steps = 0.0
+    return _named(plan, told_devices(plan, survivors) * CostBlock(plan).most)
+
+
+def told_devices(plan: Plan, survivors: int) -> float:
+    """The same of each metric and cost alike, in whole ranges of one device; 0 without DP.
+
+    A sum over fewer devices than this says nothing, and its mean is off by this over ``survivors`` of the range.
+    """
+    privacy, steps = plan.privacy, 0.0
     if isinstance(privacy, Distributed) and privacy.shares.metrics is not None:
         steps = math.sqrt(privacy.shares.metrics * survivors)
     if isinstance(privacy, ClientCentral) and privacy.metrics is not None:
         steps = privacy.metrics * client_metrics(plan.told).l2
-    return _named(plan, steps / block.steps * block.most)
+    return steps / METRIC_STEPS
 
 
 def told_rounding(plan: Plan, survivors: int) -> dict[str, float]:

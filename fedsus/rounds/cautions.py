@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from fedsus.encoding.costs import told_devices
 from fedsus.privacy.sensitivity import padded
 from fedsus.protection import ClientCentral, Distributed, ExampleDistributed, ExamplePrivacy, NoPrivacy
 from fedsus.rounds.width import needed_bits
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 _HIGH_EPSILON: Final = 10.0
 _FINE: Final = 32.0
 """Granularity from which rounding costs an example at most 6 % of D2 squared."""
+
+_DROWNS: Final = 0.1
+"""Of all devices' whole ranges, the part above which the deviation of the noise is no small one."""
 
 
 def cautions(specification: Specification, members: int | None) -> list[str]:
@@ -55,14 +59,15 @@ def _budget(specification: Specification, members: int | None) -> Iterator[str]:
     if privacy.epsilon > _HIGH_EPSILON:
         yield f"epsilon {privacy.epsilon:g} promises little: most choose {_HIGH_EPSILON:g} or less"
     asked = specification.config.plan
+    way = "no budget is set aside for {}; set metrics_share"
+    if isinstance(privacy, ExamplePrivacy):
+        way = "placement 'local' has no noise for {}; placement = 'distributed' has, with a metrics_share"
     if asked.metrics and not specification.first_plan.metrics:
-        way = "set metrics_share" if privacy.unit == "client" else "devices keep theirs for their owners"
-        yield f"plan.metrics names {len(asked.metrics)}, and none is sent: no budget is set aside for them; {way}"
+        yield f"plan.metrics names {len(asked.metrics)}, and none is sent: {way.format('them')}"
     if asked.costs is not None and specification.first_plan.costs is None:
-        why = "no budget is set aside for it; set metrics_share" if privacy.unit == "client" else "of the example unit"
         yield (
-            f"plan.costs asks for what devices use, and nothing is sent: {why}; owners alone know it, and all others "
-            "assume it from public numbers"
+            f"plan.costs asks for what devices use, and nothing is sent: {way.format('it')}; owners alone know it, and "
+            "all others assume it from public numbers"
         )
 
 
@@ -86,6 +91,7 @@ def _noise(specification: Specification) -> Iterator[str]:
                 f"bits {privacy.shares.bits}: sums of updates that point the same way need {needed}; beyond they "
                 "wrap around, which costs accuracy and no privacy"
             )
+    yield from _drowned(specification)
     sent, whole = specification.first_plan.coordinates, specification.first_plan.dimension
     if sent < whole and privacy.unit == "example":
         yield (
@@ -100,6 +106,20 @@ def _noise(specification: Specification) -> Iterator[str]:
                 f"adaptive: the clip is public and changes after each round; noise follows it, and so does how much a "
                 f"round helps; how many were below it has noise {privacy.adaptive.noise:g}, which epsilon counts"
             )
+
+
+def _drowned(specification: Specification) -> Iterator[str]:
+    """Noise of metrics and costs that is large beside the sum of all devices' whole ranges."""
+    plan, asked = specification.first_plan, specification.config.plan
+    noise, size, rounds = told_devices(plan, asked.cohort.size), asked.cohort.size, asked.rounds
+    if not plan.told or noise <= _DROWNS * size:
+        return
+    many = (noise * math.sqrt(rounds), size * rounds)
+    yield (
+        f"noise drowns what a round tells of metrics and costs: its deviation is the whole range of {noise:.3g} "
+        f"devices in a sum over {size}, and of {many[0]:.3g} in one over {many[1]} of all rounds; larger cohorts, "
+        "fewer figures or a larger metrics_share help"
+    )
 
 
 def _sampling(specification: Specification, members: int | None) -> Iterator[str]:

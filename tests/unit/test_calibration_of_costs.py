@@ -14,6 +14,7 @@ from fedsus.commands.privacy import privacy as command
 from fedsus.commands.privacy_inputs import Inputs
 from fedsus.commands.privacy_plan import Planned, planned
 from fedsus.config import RunConfig
+from fedsus.encoding.costs import told_devices, told_spread
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.owner.charges import events_of
 from fedsus.privacy.sensitivity import client_metrics
@@ -26,6 +27,7 @@ COSTS = {"joules": 500.0, "grams": 0.25}
 CLIENT = {"unit": "client", "epsilon": 3.0, "delta": 1e-5, "metrics_share": 0.2}
 CENTRAL = CLIENT | {"placement": "central"}
 EXAMPLE = {"unit": "example", "placement": "distributed", "epsilon": 3.0, "delta": 1e-5, "denominator": 200.0}
+SHARED = EXAMPLE | {"metrics_share": 0.2}
 
 
 def run(
@@ -92,7 +94,8 @@ def test_devices_charge_what_the_larger_block_spends() -> None:
     [
         ({**CLIENT, "metrics_share": None}, "set metrics_share"),
         ({**CENTRAL, "metrics_share": None}, "set metrics_share"),
-        (EXAMPLE, "of the example unit"),
+        (EXAMPLE, "set metrics_share"),
+        (EXAMPLE | {"placement": "local"}, "placement = 'distributed' has, with a metrics_share"),
     ],
 )
 def test_where_nothing_pays_nothing_is_sent_and_the_operator_is_told(privacy: dict[str, Any], why: str) -> None:
@@ -102,6 +105,23 @@ def test_where_nothing_pays_nothing_is_sent_and_the_operator_is_told(privacy: di
     assert len(said) == 1 and why in said[0] and "assume it from public numbers" in said[0]
     silent = cautions(run(privacy, metrics=False, costs=False).specification, SIZE)
     assert not any("plan.costs" in line for line in silent)
+
+
+def test_noise_that_drowns_what_is_told_is_said_with_how_many_devices_it_is() -> None:
+    drowned = [line for line in cautions(run(SHARED).specification, SIZE) if line.startswith("noise drowns")]
+    assert len(drowned) == 1
+    noise = told_devices(run(SHARED).specification.first_plan, SIZE)
+    assert f"the whole range of {noise:.3g} devices in a sum over 20, and of {noise * math.sqrt(20):.3g}" in drowned[0]
+    many = run(SHARED | {"epsilon": 20.0}, members=20_000, cohort={"size": 2000, "minimum": 1998})
+    assert told_devices(many.specification.first_plan, 2000) < 200
+    assert not any(line.startswith("noise drowns") for line in cautions(many.specification, 20_000))
+
+
+@pytest.mark.parametrize("privacy", [CLIENT, CENTRAL, EXAMPLE | {"metrics_share": 0.3}])
+def test_noise_in_devices_is_that_of_each_cost(privacy: dict[str, Any]) -> None:
+    plan = run(privacy).specification.first_plan
+    spread = told_spread(plan, 18)
+    assert spread["joules"] / 500 == pytest.approx(told_devices(plan, 18)) == pytest.approx(spread["grams"] / 0.25)
 
 
 def test_the_hash_that_devices_compare_covers_costs() -> None:
@@ -147,6 +167,20 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert "their sum is noised by" in noised and "(standard deviations)" in noised
     nothing = shown(tmp_path, RUN + PRIVATE)
     assert "costs none are sent" in nothing and "warning plan.costs asks for what devices use" in nothing
+
+
+def test_what_is_printed_of_the_example_unit(tmp_path: Path) -> None:
+    example = PRIVATE.replace("client", "example").replace("central", "distributed") + "denominator = 200.0\n"
+    text = shown(tmp_path, RUN + example + "metrics_share = 0.2\n")
+    assert "told loss, joules, grams: noised, with 20 % of the budget; in a sum over 20 the noise of each is" in text
+    assert "alone spends 0.600; the gradients' noise is 0.9" in text and "instead of 2^16" in text
+    assert "their sum is noised by" in text and "warning noise drowns what a round tells" in text
+    said = json.loads(shown(tmp_path, RUN + example + "metrics_share = 0.2\n", "--json"))
+    told = said["budget"]["told"]
+    assert told["epsilon"] == pytest.approx(0.6, rel=1e-3) and told["alone"] == 16 < told["bits"]
+    assert said["budget"]["told_devices"] * 500 == pytest.approx(said["costs"]["deviation"]["joules"])
+    local = shown(tmp_path, RUN + example.replace("distributed", "local"))
+    assert "costs none are sent" in local and "placement 'local' has no noise for them" in local
 
 
 def test_what_programs_read(tmp_path: Path) -> None:

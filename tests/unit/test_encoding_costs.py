@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noised_plans import CLIENTS, METRICS, SURVIVORS, client_central, client_distributed, plan_of
+from noised_plans import CLIENTS, METRICS, SURVIVORS, client_central, client_distributed, example_distributed, plan_of
 
 from fedsus.costs import Costs
 from fedsus.encoding.costs import CostBlock, told_rounding, told_spread
@@ -31,6 +31,7 @@ WHOLE, HALF = Encoding(), Encoding(uplink=Uplink(name="projection", share=0.5))
 PRIVACIES = {
     "none": NoPrivacy(),
     "distributed": client_distributed(DIMENSION, metrics=9.0),
+    "examples": example_distributed(DIMENSION, metrics=9.0),
     "central": client_central(metrics=0.001),
 }
 
@@ -187,7 +188,7 @@ def test_what_no_cohort_can_reach_is_refused() -> None:
         mechanism.release({}, ring, 1, SeededNoise(0))
 
 
-@pytest.mark.parametrize("kind", ["distributed", "central"])
+@pytest.mark.parametrize("kind", ["distributed", "examples", "central"])
 @pytest.mark.parametrize("metrics", [False, True])
 def test_noised_sums_come_back_and_the_noise_is_what_is_said(kind: str, metrics: bool) -> None:
     """Noise of two thirds, or three halves, of the scale would be told apart."""
