@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -183,6 +185,21 @@ def load(path: Path, model: type[T]) -> T:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return loads(text, model, str(path))
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Puts the file's name before what is wrong with its settings together, which is found only once they are used.
+
+    Raises:
+        ConfigError: one that was raised inside.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def loads(text: str, model: type[T], where: str = "configuration") -> T:

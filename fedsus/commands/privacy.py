@@ -49,10 +49,13 @@ def plan(
     """
     from fedsus.commands import privacy_admission, privacy_picture, privacy_plan, privacy_text
     from fedsus.commands.privacy_inputs import read
+    from fedsus.config import naming
 
     if plot is not None:
         privacy_picture.check(plot)
-    found = privacy_plan.planned(read(run_toml, model, dimension, members, reference), rows)
+    given = read(run_toml, model, dimension, members, reference)
+    with naming(run_toml):
+        found = privacy_plan.planned(given, rows)
     judged = None if policy_file is None else privacy_admission.judged(found, policy_file)
     if plot is not None:
         privacy_picture.draw(found, judged, plot)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedsus.config import RunConfig, load
+from fedsus.config import RunConfig, load, naming
 from fedsus.errors import ConfigError, EnvironmentFault, ProtocolViolation
 from fedsus.journal import NAME, Journal, RunClosed
 from fedsus.model_file import read_model, task_of
@@ -36,7 +36,8 @@ def prepare(path: Path) -> tuple[RunConfig, Vector]:
         CorruptionError: the model file is broken.
     """
     config = load(path, RunConfig)
-    check_deployed(config)
+    with naming(path):
+        check_deployed(config)
     file = path.parent / config.server.model
     if not file.exists():
         raise ConfigError(f"{file}: no initial model; make one: fedsus model init {path} -o {file}")
@@ -107,7 +108,8 @@ def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> Act
     run = f"{config.name[:36]}-{stamp}-{secrets.token_hex(3)}"
     folder = (runs / run).resolve()
     server = NO_SERVER if ca is None else certificates.authority_hash(Path(ca))
-    open_run(folder, run, config, model, clock, roster, server)
+    with naming(path):
+        open_run(folder, run, config, model, clock, roster, server)
     return ActiveRun(run, str(folder))
 
 
