@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import namespaces
 import pytest
-from hospitals import BIN, GUIDE, HOSPITALS, HOST, OPERATOR, PATIENCE, ROOT, Journey, environment, steps, until
+from hospitals import BIN, GUIDE, HOSPITALS, HOST, OPERATOR, PATIENCE, ROOT, Journey, steps, until
 
 from fedsus.journal.entries import RoundReleased, RunOpened
 from fedsus.owner.ledger import Ledger
@@ -251,25 +252,34 @@ def test_the_table_of_dropouts_is_what_the_thresholds_say() -> None:
     assert thresholds.planned_dropouts(8, 0.34) == 2
 
 
+@pytest.fixture
+def powerless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No command is found."""
+    namespaces.missing.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    yield
+    namespaces.missing.cache_clear()
+
+
+@pytest.mark.usefixtures("powerless")
 @pytest.mark.parametrize("required", [False, True])
-def test_without_privilege_it_is_skipped_aloud_and_never_where_it_is_required(required: bool, tmp_path: Path) -> None:
-    here = f"{Path(__file__).name}::test_three_hospitals_as_the_guide_says"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", f"tests/end_to_end/{here}"],
-        cwd=ROOT,
-        env={**environment(), "PATH": str(tmp_path), namespaces.REQUIRE: "1" if required else ""},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    last = done.stdout.strip().splitlines()
-    assert done.returncode == (1 if required else 0), done.stdout
+def test_without_privilege_it_is_skipped_aloud_and_never_where_it_is_required(
+    required: bool, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the hook that looks at each test before it, asked about the journey above."""
+    monkeypatch.setenv(namespaces.REQUIRE, "1" if required else "")
+    hooks = [plugin for plugin in pytestconfig.pluginmanager.get_plugins() if hasattr(plugin, "FEDERATION")]
+    marks = {mark.name: mark for mark in test_three_hospitals_as_the_guide_says.pytestmark}
+    (hook,), journey = hooks, SimpleNamespace(get_closest_marker=marks.get)
     if required:
-        assert "FEDSUS_REQUIRE_NAMESPACES=1, and network namespaces cannot be made: no command 'ip'" in done.stdout
-        assert "1 error" in last[-1]
+        text = "FEDSUS_REQUIRE_NAMESPACES=1, and network namespaces cannot be made: no command 'ip'"
+        with pytest.raises(pytest.fail.Exception, match=text):
+            hook.pytest_runtest_setup(journey)
     else:
-        (line,) = [line for line in last if line.startswith("SKIPPED [1]")]
-        assert "needs root and the command 'ip'" in line
+        with pytest.raises(pytest.skip.Exception, match="needs root and the command 'ip'"):
+            hook.pytest_runtest_setup(journey)
+    marks.clear()
+    hook.pytest_runtest_setup(journey)  # all other tests
 
 
 def test_continuous_integration_requires_them() -> None:
