@@ -75,7 +75,7 @@ def _show(agent_file: Path, policy_file: Path | None, as_json: bool, data_id: st
 @agent_option
 @policy_option
 @click.option("--data", "data_id", metavar="ID", required=True, help="The data set, as agent.toml names it.")
-@click.option("--unit", type=click.Choice(_UNITS), help="Of one unit alone.  [default: all]")
+@click.option("--unit", type=click.Choice((*_UNITS, "all")), help="Who is capped; needed with --epsilon.")
 @click.option("--adversary", type=click.Choice(_ADVERSARIES), help="Against one adversary alone.  [default: all]")
 @click.option("--epsilon", type=float, help="The cap, over all runs, ever.")
 @click.option("--delta", type=float, help="The cap's delta.")
@@ -107,7 +107,9 @@ def grant(
     agent, privacy = _owned(*_files(ctx, agent_file, policy_file))
     cap = _cap(epsilon, delta, unlimited, as_policy, order)
     _check_data(data_id, agent, [])
-    some = [one for one in accounts(data_id) if unit in (None, one.unit) and adversary in (None, one.adversary)]
+    _check_unit(unit, cap, privacy.units)
+    units = _UNITS if unit in (None, "all") else (unit,)
+    some = [one for one in accounts(data_id) if one.unit in units and adversary in (None, one.adversary)]
     book = _writable(agent.ledger)
     try:
         for account in some:
@@ -117,7 +119,11 @@ def grant(
         book.grant(some, cap, order)
     finally:
         book.close()
-    click.echo("granted: written into the ledger, and in force from the next request on")
+    what = _named(cap) if cap else "as the policy says"
+    click.echo(
+        f"granted: {what}, for {', '.join(units)} against {adversary or 'each adversary'} ({len(some)} of "
+        f"{len(accounts(data_id))} accounts of data '{data_id}'), in force from the next request on"
+    )
 
 
 @ledger.command()
@@ -243,6 +249,19 @@ def _cap(epsilon: float | None, delta: float | None, unlimited: bool, as_policy:
     if delta is None or not 0 < delta < 1:
         raise ConfigError(f"--delta {delta}: expected more than 0 and less than 1, with --epsilon")
     return Cap(epsilon, delta)
+
+
+def _check_unit(unit: str | None, cap: Cap | None, protected: list[str]) -> None:
+    """Refuse a cap that does not say whose: runs are refused by an account that was capped by mistake.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if unit is None and cap is not None and cap.finite:
+        raise ConfigError(
+            f"--unit: say whom the cap protects: {', '.join(_UNITS)}, or all; "
+            f"the policy protects: {', '.join(protected)}"
+        )
 
 
 def _named(cap: Cap | None) -> str:

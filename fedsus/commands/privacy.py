@@ -45,7 +45,7 @@ def plan(
     """Calibrate the run of RUN_TOML and print its noise, bytes and epsilon; nothing is run.
 
     RUN_TOML may be a scenario of 'fedsus simulate'. What cannot work is refused here with the line that would be seen
-    when the run is opened.
+    when the run is opened. The exit code is 1 if the policy of --policy refuses the run, which is said all the same.
     """
     from fedsus.commands import privacy_admission, privacy_picture, privacy_plan, privacy_text
     from fedsus.commands.privacy_inputs import read
@@ -70,11 +70,13 @@ def plan(
                 "refusal": judged.refusal,
             }
         click.echo(json.dumps(said, indent=1, allow_nan=False))
-        return
-    for line in privacy_text.lines(found, judged):
-        click.echo(line)
-    if plot is not None:
-        click.echo(f"{plot}: epsilon over the rounds")
+    else:
+        for line in privacy_text.lines(found, judged):
+            click.echo(line)
+        if plot is not None:
+            click.echo(f"{plot}: epsilon over the rounds")
+    if judged is not None and judged.refusal is not None:
+        raise click.exceptions.Exit(1)
 
 
 privacy.add_command(audit)

@@ -143,6 +143,20 @@ def test_a_grant_is_asked_for_written_and_stands_before_the_policy(run: Run, tmp
     assert Ledger(path, lambda: DAY, read_only=True).cap(server, private) == Cap(3.5, 1e-5)
 
 
+def test_what_was_capped_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
+    cap = ("--data", "clinic", "--epsilon", "2", "--delta", "1e-6", "--yes")
+    end = "accounts of data 'clinic'), in force from the next request on"
+    said = run("grant", *cap, "--unit", "patient").output.splitlines()[-1]
+    assert said == f"granted: 2 (delta 1e-06), for patient against each adversary (3 of 9 {end}"
+    book = Ledger(tmp_path / "state" / "ledger.sqlite", lambda: DAY, read_only=True)
+    assert {account.unit for account in book.grants()} == {"patient"} and len(book.grants()) == 3
+    book.close()
+    said = run("grant", *cap, "--unit", "all", "--adversary", "server").output.splitlines()[-1]
+    assert said == f"granted: 2 (delta 1e-06), for example, patient, client against server (3 of 9 {end}"
+    said = run("grant", "--data", "clinic", "--as-policy", "--yes").output.splitlines()[-1]
+    assert said.startswith("granted: as the policy says, for example, patient, client against each adversary (9 of 9")
+
+
 def test_infinity_for_one_data_set_is_granted_in_the_ledger(run: Run, tmp_path: Path) -> None:
     run("grant", "--data", "clinic", "--unlimited", "--yes")
     book = Ledger(tmp_path / "state" / "ledger.sqlite", lambda: DAY)
@@ -160,6 +174,10 @@ def test_infinity_for_one_data_set_is_granted_in_the_ledger(run: Run, tmp_path: 
         (("--data", "clinic", "--epsilon", "1"), "--delta None: expected more than 0 and less than 1"),
         (("--data", "clinic", "--epsilon", "nan", "--delta", "1e-5"), "--epsilon nan: expected 0 to 1000"),
         (("--data", "clinic", "--epsilon", "1", "--delta", "1.5"), "--delta 1.5"),
+        (
+            ("--data", "clinic", "--epsilon", "1", "--delta", "1e-5"),
+            "--unit: say whom the cap protects: example, patient, client, or all; the policy protects: example",
+        ),
         (("--data", "clinic", "--unlimited", "--order", "4"), "--order 4: expected 2 to 16384, with --epsilon"),
         (("--data", "clinic", "--epsilon", "1", "--delta", "1e-5", "--order", "1"), "--order 1: expected 2"),
         (("--data", "clinik", "--unlimited"), "--data clinik: not a data set of this device; there are: clinic"),

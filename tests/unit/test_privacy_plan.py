@@ -63,14 +63,14 @@ def file(folder: Path, text: str) -> Path:
     return path
 
 
-def printed(path: Path, *options: str) -> str:
+def printed(path: Path, *options: str, code: int = 0) -> str:
     done = CliRunner().invoke(privacy, ["plan", str(path), *options], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == code, done.output
     return done.output
 
 
-def as_json(path: Path, *options: str) -> dict[str, Any]:
-    found = json.loads(printed(path, "--json", *options))
+def as_json(path: Path, *options: str, code: int = 0) -> dict[str, Any]:
+    found = json.loads(printed(path, "--json", *options, code=code))
     assert isinstance(found, dict)
     return found
 
@@ -230,10 +230,10 @@ def test_a_policy_admits_or_names_its_line(tmp_path: Path) -> None:
     path = file(tmp_path, RUN + KINDS["client distributed"])
     policy = tmp_path / "policy.toml"
     policy.write_text('[tasks.heart]\ndata = "clinic"\n', encoding="utf-8")
-    found = as_json(path, *SMALL, "--policy", str(policy))["policy"]
+    found = as_json(path, *SMALL, "--policy", str(policy), code=1)["policy"]
     assert (found["admits"], found["file"]) == (False, str(policy))
     assert "'client'" in found["refusal"]
-    assert f"{policy}: refuses this run: " in printed(path, *SMALL, "--policy", str(policy))
+    assert f"{policy}: refuses this run: " in printed(path, *SMALL, "--policy", str(policy), code=1)
     policy.write_text("[privacy]\nepsilon = -1\n", encoding="utf-8")
     assert "'privacy.epsilon' = -1" in refused(path, *SMALL, "--policy", str(policy))
 
@@ -247,10 +247,10 @@ def test_the_caps_of_a_policy_are_drawn_and_told(tmp_path: Path) -> None:
         '[tasks.heart]\ndata = "clinic"\n[secure_sum]\ncolluders = 2\n',
         encoding="utf-8",
     )
-    found = as_json(path, *SMALL, "--policy", str(policy))["policy"]
+    found = as_json(path, *SMALL, "--policy", str(policy), code=1)["policy"]
     assert found["caps"] == {"server": 12.0, "clients": 9.0, "recipients": 9.0}
     picture = tmp_path / "a.svg"
-    printed(path, *SMALL, "--policy", str(policy), "--plot", str(picture))
+    printed(path, *SMALL, "--policy", str(policy), "--plot", str(picture), code=1)
     text = picture.read_text(encoding="utf-8")
     assert "<!-- the owner's cap: 12, against server -->" in text
     assert "<!-- the owner's cap: 9, against clients, recipients -->" in text
@@ -261,7 +261,7 @@ def test_a_policy_that_asks_for_more_than_the_sum_withstands(tmp_path: Path) -> 
     policy = tmp_path / "policy.toml"
     rest = '[privacy]\nwithout_dp = true\n[tasks.heart]\ndata = "clinic"\n[secure_sum]\n'
     policy.write_text(rest + "colluders = 2\ndropout = 0.2\n", encoding="utf-8")
-    found = as_json(file(tmp_path, text), *SMALL, "--policy", str(policy))["policy"]
+    found = as_json(file(tmp_path, text), *SMALL, "--policy", str(policy), code=1)["policy"]
     assert found["refusal"] == "1 colluders: at least 2 are needed ([secure_sum] colluders)"
     policy.write_text(rest + "colluders = 1\ndropout = 0.2\n", encoding="utf-8")
     assert as_json(file(tmp_path, text), *SMALL, "--policy", str(policy))["policy"]["admits"] is True
