@@ -7,6 +7,7 @@ server believes that for a day at most, and only to wait: who is asked, and what
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import ProtocolViolation
@@ -79,19 +80,18 @@ class Absences:
 
     def _answered(self, reply: Answered) -> None:
         try:
-            refusals = _refusals(reply.body)
+            said = _said(reply.body)
         except ProtocolViolation:
             return
-        if refusals is None:
-            self._until.pop(reply.client, None)
-            return
         now = self._now()
-        found = [hour * HOUR + SKEW_SECONDS for hour in refusals]
+        found = [hour * HOUR + SKEW_SECONDS for hour in said.hours]
         known = [at for at in found if now < at <= now + LONGEST_SECONDS]
         if known:
             self._until[reply.client] = max(known)
-        else:
+        elif said.refuses:
             self.declined += 1
+        elif said.joins:
+            self._until.pop(reply.client, None)
 
 
 class Heard:
@@ -122,15 +122,24 @@ def ration(left: int, wait: float) -> float:
     return min(_LONGEST_RATION / _SHORTENED ** min(max(left, 0), 10), wait)
 
 
-def _refusals(body: bytes) -> list[int] | None:
-    """The hours (since the epoch) that an answer's refusals name, which may be none; None where it refuses nothing.
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What an answer says of taking part: whether it refuses, in which hours it would not, and whether it joins."""
 
-    Raises:
-        ProtocolViolation: it is no answer.
+    refuses: bool
+    hours: Sequence[int] = ()
+    joins: bool = False
+
+
+def _said(body: bytes) -> _Said:
+    """Raises:
+    ProtocolViolation: it is no answer.
     """
     if not wire.is_secure(body):
         found = declined(body)
-        return None if found is None else [hour for hour in (found,) if hour]
-    refused = [frame for frame in wire.frames(body) if frame.refused]
-    hours = [decode_hour(frame.body) for frame in refused if frame.kind == Kind.ADVERTISE and frame.body]
-    return hours if refused else None
+        return _Said(False, joins=True) if found is None else _Said(True, [found] if found else [])
+    frames = wire.frames(body)
+    # Who refused the next session answers the other phases of this one all the same: they say nothing of it.
+    first = [frame for frame in frames if frame.kind == Kind.ADVERTISE]
+    hours = [decode_hour(frame.body) for frame in first if frame.refused and frame.body]
+    return _Said(any(frame.refused for frame in frames), hours, any(not frame.refused for frame in first))

@@ -200,7 +200,9 @@ def test_a_phase_of_the_next_session_tells_it_before_any_attempt_is_opened() -> 
     assert absences.until(THREE, 2) is None
     assert absences.until(THREE, 3) == MIDNIGHT + SKEW_SECONDS
     assert (absences.out(THREE), absences.declined) == (1, 1)
-    absences.hear(Answered("0", done))
+    absences.hear(Answered("0", wire.frame(Kind.UNMASK, bytes(64))))
+    assert absences.known, "the rest of the session before says nothing of the next one"
+    absences.hear(Answered("0", wire.frame(Kind.ADVERTISE, bytes(64))))
     assert not absences.known, "it takes part again"
 
 
