@@ -178,6 +178,13 @@ def private_run(folder: Path) -> Run:
     return Run(folder)
 
 
+def example_run(folder: Path) -> Run:
+    """The same with the example unit, whose rounds are one gradient step each."""
+    one = {"unit": "example", "placement": "distributed", "denominator": 60.0}
+    privacy = one | {"epsilon": 8.0, "delta": 1e-5, "metrics_share": 0.3}
+    return _written(folder, privacy=privacy, costs={"joules": 17.0, "grams": 0.0013})
+
+
 @cache
 def _private_journal() -> bytes:
     """Calibrated once a process, which takes a second."""

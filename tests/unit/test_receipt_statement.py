@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import jsonschema
 import pytest
-from receipts import clear_run, costs, exact_run, private_run, usage
+from receipts import clear_run, costs, exact_run, example_run, private_run, usage
 
 from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed, RunOpened
@@ -102,6 +102,20 @@ def test_the_range_of_noised_reports_is_three_deviations(private: Path) -> None:
     assert devices.total.high - 51 == pytest.approx(3 * one * math.sqrt(3) + 3 * 5 / 2 / 4096 * 1000)
     assert devices.total.low == 0.0
     assert devices.phases == {}
+
+
+def test_joules_and_metrics_are_told_with_their_noise_under_the_example_unit_too(tmp_path: Path) -> None:
+    folder = example_run(tmp_path / "examples").folder
+    shares = specification_of(read(folder)[0]).privacy.shares
+    one, found = math.sqrt(shares.metrics * 5) / 4096, said(folder)
+    devices = found.energy.devices
+    assert devices.total.value == pytest.approx(51)
+    assert devices.total.high - 51 == pytest.approx(3 * one * 1000 * math.sqrt(3) + 3 * 5 / 2 / 4096 * 1000)
+    accuracy = found.metrics["accuracy"].last.value
+    assert accuracy.value == pytest.approx(0.8) and accuracy.high - 0.8 == pytest.approx(3 * one / 5)
+    (goal,) = [loss for loss in found.privacy.losses if loss.goal]
+    assert (goal.unit, goal.adversary) == ("example", "server") and goal.epsilon <= 8.0
+    assert any("one example may move all that its client tells" in line for line in goal.assumptions)
 
 
 def test_a_noised_sum_below_zero_says_so(private: Path) -> None:

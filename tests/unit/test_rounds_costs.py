@@ -18,6 +18,7 @@ from pacts import plan_for
 from secagg_devices import Devices, losing
 
 from fedsus import plan as plans
+from fedsus.config import RunConfig
 from fedsus.costs import PHASES
 from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.errors import CohortTooSmall, EnvironmentFault
@@ -34,6 +35,7 @@ from fedsus.rounds.exchange import conduct
 from fedsus.rounds.messages import REFUSAL, declined, encode_hour, encode_request, refusal
 from fedsus.rounds.seeds import seeded
 from fedsus.rounds.sessions import Sessions
+from fedsus.rounds.specification import specified
 from fedsus.secagg import client as clients
 from fedsus.secagg import wire
 from fedsus.secagg.client import Advertised
@@ -54,6 +56,14 @@ GRANTS: dict[str, Any] = {
 NOON = 1_800_000_000.0 - 1_800_000_000.0 % 86_400 + 43_200
 BOUND = 1024.0
 METRICS = [{"name": "loss", "low": 0.0, "high": 10.0}, {"name": "accuracy", "low": 0.0, "high": 1.0}]
+EXAMPLES = {
+    "unit": "example",
+    "placement": "distributed",
+    "epsilon": 8.0,
+    "delta": 1e-5,
+    "denominator": 60.0,
+    "metrics_share": 0.3,
+}
 
 
 @dataclass
@@ -235,6 +245,30 @@ def test_two_runs_are_told_apart_and_waiting_belongs_to_none() -> None:
 def test_an_owner_who_reports_nothing_adds_zeros_and_is_not_told_apart() -> None:
     fleet = Metered(grants={"reports": {"costs": False}})
     assert set(fleet.told().values()) == {0.0}
+
+
+def test_under_the_example_unit_the_sum_is_noised_and_holds_what_was_used() -> None:
+    """The same noise twice, and one device that used 256 joules more: the sums differ by that, and gradients do not."""
+    asked = {
+        "rounds": 3,
+        "spare_attempts": 3,
+        "cohort": {"size": 4, "minimum": 4},
+        "secure_sum": {"colluders": 1, "dropouts": 0},
+        "costs": {"joules": BOUND, "grams": BOUND},
+        "privacy": EXAMPLES,
+    }
+    config = RunConfig.model_validate({"task": {"name": "heart"}, "plan": asked})
+    privacy = specified("run-1", config, len(MODEL), 4).privacy.model_dump(mode="json")
+    grants = {"privacy": {"units": ["example"], "placements": ["distributed"], "epsilon": 8.0, "delta": 1e-5}}
+    found, sizes = [], []
+    for more in (0.0, 256.0):
+        fleet = Metered(grants=grants)
+        fleet.meters[fleet.names[1]].use("train", more)
+        found.append(fleet.told(privacy=privacy, metrics=[], cohort={"size": 4, "minimum": 4}))
+        sizes.append(abs(found[-1]["joules"]))
+    assert found[1]["joules"] - found[0]["joules"] == pytest.approx(256.0, abs=BOUND / 4096)
+    assert found[1]["grams"] - found[0]["grams"] == pytest.approx(256.0, abs=BOUND / 4096)
+    assert found[0].keys() == {"joules", "grams"} and max(sizes) > 2 * BOUND, "seven ranges of noise"
 
 
 def test_a_report_that_is_not_asked_for_is_not_made() -> None:
