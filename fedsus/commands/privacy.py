@@ -47,12 +47,12 @@ def plan(
     RUN_TOML may be a scenario of 'fedsus simulate'. What cannot work is refused here with the line that would be seen
     when the run is opened. The exit code is 1 if the policy of --policy refuses the run, which is said all the same.
     """
-    from fedsus.commands import privacy_admission, privacy_picture, privacy_plan, privacy_text
+    from fedsus.commands import pictures, privacy_admission, privacy_picture, privacy_plan, privacy_text
     from fedsus.commands.privacy_inputs import read
     from fedsus.config import naming
 
     if plot is not None:
-        privacy_picture.check(plot)
+        pictures.check(plot)
     given = read(run_toml, model, dimension, members, reference)
     with naming(run_toml):
         found = privacy_plan.planned(given, rows)

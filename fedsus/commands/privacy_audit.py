@@ -70,14 +70,14 @@ def audit(
     The mechanism is the real one with the run's calibrated noise, on few coordinates and clients. Exit code 1 if the
     draws refute a claim.
     """
-    from fedsus.commands import privacy_picture, privacy_plan
+    from fedsus.commands import pictures, privacy_plan
     from fedsus.commands.audits import report, running
     from fedsus.commands.privacy_inputs import read
     from fedsus.config import naming
     from fedsus.privacy.noise import SystemNoise
 
     if plot is not None:
-        privacy_picture.check(plot)
+        pictures.check(plot)
     given = read(run_toml, model, dimension, members, reference)
     with naming(run_toml):
         planned = privacy_plan.planned(given, None)

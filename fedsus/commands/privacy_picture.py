@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from fedsus.commands.pictures import save
 from fedsus.commands.privacy_text import against, number
-from fedsus.errors import ConfigError, EnvironmentFault
+from fedsus.errors import ConfigError
 from fedsus.privacy.adversaries import ADVERSARIES
 from fedsus.protection import ExamplePrivacy, NoPrivacy
 
@@ -25,21 +26,6 @@ _COLOURS: Final[dict[Adversary, str]] = {"server": "#0072B2", "clients": "#D55E0
 _STYLES: Final[dict[Adversary, str]] = {"server": "-", "clients": "--", "recipients": ":"}
 
 
-def check(file: Path) -> None:
-    """Refuse what cannot be drawn, before anything is computed.
-
-    Raises:
-        ConfigError: neither .svg nor .png.
-        EnvironmentFault: matplotlib is not installed.
-    """
-    if file.suffix not in (".svg", ".png"):
-        raise ConfigError(f"--plot {file}: must end in .svg or .png")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise EnvironmentFault("--plot needs matplotlib, which fedsus[plots] and fedsus-simulations bring") from None
-
-
 def draw(plan: Planned, judged: Judged | None, file: Path) -> None:
     """Write the picture.
 
@@ -49,14 +35,7 @@ def draw(plan: Planned, judged: Judged | None, file: Path) -> None:
     """
     if isinstance(plan.specification.privacy, NoPrivacy):
         raise ConfigError("--plot: a run without differential privacy has no epsilon to draw")
-    figure = _figure(plan, judged)
-    try:
-        if file.suffix == ".svg":
-            figure.savefig(file, metadata={"Date": None})
-        else:
-            figure.savefig(file, dpi=110, metadata={"Software": None})
-    except OSError as error:
-        raise EnvironmentFault(f"--plot {file}: cannot be written: {error.strerror or error}") from None
+    save(_figure(plan, judged), file)
 
 
 def curves(plan: Planned) -> tuple[list[int], dict[Adversary, list[float]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fedsus.errors import EnvironmentFault
+from fedsus.commands.pictures import save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,14 +24,7 @@ def draw(report: Report, file: Path) -> None:
     Raises:
         EnvironmentFault: the file cannot be written.
     """
-    figure = _figure(report)
-    try:
-        if file.suffix == ".svg":
-            figure.savefig(file, metadata={"Date": None})
-        else:
-            figure.savefig(file, dpi=110, metadata={"Software": None})
-    except OSError as error:
-        raise EnvironmentFault(f"--plot {file}: cannot be written: {error.strerror or error}") from None
+    save(_figure(report), file)
 
 
 def _figure(report: Report) -> Figure:
