@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fedsus_simulations.benchmarks.carbon_policies import BY_DAYS, POLICIES, Asked, Job, immediate
+from fedsus_simulations.pictures import saved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,12 +69,7 @@ def draw(result: Result, savings: str, folder: Path) -> Sequence[Path]:
     for place, job in enumerate(jobs):
         _savings(figure.add_subplot(grid[0, place]), table, job)
     _example(figure.add_subplot(grid[1, :]), next(one for one in result.tables if one.title.startswith(EXAMPLE)))
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
-    figure.savefig(paths[0], dpi=90)
-    figure.savefig(paths[1], metadata={"Date": None})
-    pyplot.close(figure)
-    return paths
+    return saved(figure, folder / NAME, dpi=90)
 
 
 def _savings(axis: Any, table: Table, job: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fedsus_simulations.pictures import saved
+
 if TYPE_CHECKING:
     from fedsus_simulations.benchmarks.result import Table
 
@@ -37,12 +39,7 @@ def draw(client: Table, server: Table, folder: Path) -> tuple[Path, Path]:
         axis.grid(alpha=0.3)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), title="parameters", loc="outside lower center", ncols=5)
     figure.suptitle(f"One secure sum ({_PEER})", fontsize=10)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
-    figure.savefig(paths[0], dpi=110)
-    figure.savefig(paths[1], metadata={"Date": None})
-    pyplot.close(figure)
-    return paths
+    return saved(figure, folder / NAME)
 
 
 def _panel(axis: Any, rows: list[dict[str, Any]], ours: str, peer: str | None) -> None:

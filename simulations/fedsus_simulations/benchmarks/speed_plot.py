@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from fedsus_simulations.pictures import saved
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -40,12 +42,7 @@ def draw(results: Sequence[Result], folder: Path) -> tuple[Path, Path]:
     )
     for axis, result in zip(axes[:, 0], results, strict=True):
         _panel(axis, result)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
-    figure.savefig(paths[0], dpi=110)
-    figure.savefig(paths[1], metadata={"Date": None})
-    pyplot.close(figure)
-    return paths
+    return saved(figure, folder / NAME)
 
 
 def _panel(axis: Any, result: Result) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fedsus_simulations.benchmarks import utility_runs as runs
 from fedsus_simulations.benchmarks.result import comparison, figure
 from fedsus_simulations.benchmarks.utility_kept import Kept, Options, mean
+from fedsus_simulations.pictures import saved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,9 +196,4 @@ def draw(result: Result, folder: Path) -> Sequence[Path]:
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(title="noise")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / "utility-heart.png", folder / "utility-heart.svg"
-    drawn.savefig(paths[0], dpi=110)
-    drawn.savefig(paths[1], metadata={"Date": None})
-    pyplot.close(drawn)
-    return paths
+    return saved(drawn, folder / "utility-heart")

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedsus_simulations.clients.partitions import classes
 from fedsus_simulations.clients.population import Divided, Sampled
+from fedsus_simulations.pictures import saved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,11 +115,7 @@ def draw(population: Population, folder: Path) -> tuple[Path, Path] | None:
         title = f"{everybody} clients" if shown == everybody else f"the first {shown} of {everybody} clients"
         axis.set(xlabel="client", ylabel="class", title=title, yticks=range(found.shape[1]))
         figure.colorbar(picture, label="training examples")
-        paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
-        figure.savefig(paths[0], dpi=110)
-        figure.savefig(paths[1], metadata={"Date": None})
-        pyplot.close(figure)
-    return paths
+        return saved(figure, folder / NAME)
 
 
 def _counted(shard: Shard, labels: NDArray[np.float64]) -> NDArray[np.int64]:

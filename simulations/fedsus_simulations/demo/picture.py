@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedsus_simulations.demo.study import CLEAR, HOSPITALS, SECURE
+from fedsus_simulations.pictures import saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,11 +49,7 @@ def draw(results: Results, folder: Path) -> tuple[Path, Path]:
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(f"Four hospitals, one heart-disease model, {results.rounds} rounds: held-out patients", fontsize=12)
-    paths = folder / f"{NAME}.png", folder / f"{NAME}.svg"
-    figure.savefig(paths[0], dpi=110)
-    figure.savefig(paths[1], metadata={"Date": None})
-    pyplot.close(figure)
-    return paths
+    return saved(figure, folder / NAME)
 
 
 def _panel(axes: Axes, results: Results, measure: str) -> None:
