@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,10 @@ from fedsus_simulations.workers.ray_workers import OnRay
 ROOT = Path(__file__).resolve().parents[2]
 STORE = 80 * 2**20
 # Ray leaves the null device and its children to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.timeout(400),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +47,29 @@ def cluster() -> Iterator[Any]:
     assert not made.list_all_nodes()
 
 
-def started(node: dict[str, Any], attempts: int = 3) -> Any:
-    """Two nodes, tried again: Ray gives each 30 s to come up, which a busy machine does not always meet.
-
-    Nothing of fedsus runs before both are there: a test that fails later is not repeated.
-    """
+def started(node: dict[str, Any]) -> Any:
+    """Two nodes. Ray gives each 30 s to answer and cannot be told otherwise: a busy machine takes longer."""
+    import ray._private.services as services
     from ray.cluster_utils import Cluster
 
-    while True:
-        made: Any = Cluster()
-        try:
-            made.add_node(**node)
-            made.add_node(**node)
-        except Exception as error:
-            attempts -= 1
-            if not attempts or "timed out during startup" not in str(error):
-                raise
-            made.shutdown()
-        else:
-            return made
+    ask = services.get_node
+
+    def patient(*arguments: Any) -> Any:
+        limit = time.monotonic() + 120
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:  # it is not there yet
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(0.1)
+
+    made: Any = Cluster()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(services, "get_node", patient)
+        made.add_node(**node)
+        made.add_node(**node)
+    return made
 
 
 @pytest.fixture(scope="module")
