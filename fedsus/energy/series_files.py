@@ -83,7 +83,7 @@ def files(settings: SeriesSettings, folder: Path) -> list[Path]:
     else:
         chosen = [where]
     if not chosen:
-        raise ConfigError(f"{where}: no files; {', '.join(_KINDS)} are read")
+        raise ConfigError(f"{where}: no files (series.files); {', '.join(_KINDS)} are read")
     for path in chosen:
         if not path.name.lower().endswith(_KINDS):
             raise ConfigError(f"{path}: unknown kind of file; {', '.join(_KINDS)} are read")
@@ -167,9 +167,11 @@ class _File:
     def _rows(self, header: list[str], cells: Cells) -> list[Row]:
         own = self._settings
         place = {name: header.index(name) for name in header}
-        for name in (own.time, own.value, own.low, own.high):
+        for setting in ("time", "value", "low", "high"):
+            name = getattr(own, setting)
             if name is not None and name not in place:
-                raise ConfigError(f"{self._path}: column '{name}' is missing; there are: {', '.join(header[:12])}")
+                there = ", ".join(header[:12])
+                raise ConfigError(f"{self._path}: column '{name}' (series.{setting}) is missing; there are: {there}")
         ahead = self._ahead(place)
         rows: list[Row] = []
         for where, cell in cells:

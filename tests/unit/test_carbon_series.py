@@ -120,10 +120,10 @@ def test_bad_rows_are_refused_with_their_line(tmp_path: Path, row: str, said: st
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:
-    assert "column 'moer' is missing; there are: time, x" in refused(tmp_path, table(f"{at(0)},1", header="time,x"))
+    assert "column 'moer' (series.value) is missing; there are: time, x" in refused(tmp_path, table(f"{at(0)},1", header="time,x"))
     assert "column 'moer' is there twice" in refused(tmp_path, table("a,1,1", header="time,moer,moer"))
     assert "no rows" in refused(tmp_path, table())
-    assert "column 'time' is missing" in refused(tmp_path, "")
+    assert "column 'time' (series.time) is missing" in refused(tmp_path, "")
     (tmp_path / "a.csv").write_bytes(b"time,moer\n\xff\xfe\n")
     with pytest.raises(ConfigError, match="not a CSV file in UTF-8"):
         loaded(tmp_path)
