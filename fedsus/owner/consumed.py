@@ -85,6 +85,8 @@ class Consumed:
         return bool(self.grams) and not self.unpriced
 
     def __add__(self, other: Consumed) -> Consumed:
+        if self is NOTHING:
+            return other
         return Consumed(
             seconds=self.seconds + other.seconds,
             joules=_added(self.joules, other.joules),
@@ -92,8 +94,8 @@ class Consumed:
             high=self.high + other.high,
             idle=self.idle + other.idle,
             method=worst(self.method, other.method),
-            sources=list(dict.fromkeys([*self.sources, *other.sources])),
-            boundaries=list(dict.fromkeys([*self.boundaries, *other.boundaries])),
+            sources=_each_once(self.sources, other.sources),
+            boundaries=_each_once(self.boundaries, other.boundaries),
             grams=self.grams | {kind: _both(self.grams.get(kind), one) for kind, one in other.grams.items()},
             unpriced=self.unpriced + other.unpriced,
             unmeasured=self.unmeasured + other.unmeasured,
@@ -114,6 +116,10 @@ def read(plain: Any) -> Consumed:
         ValueError: it is something else.
     """
     return _adapter().validate_json(json.dumps(plain))  # strictly, objects are objects in JSON alone
+
+
+def _each_once(ours: list[str], theirs: list[str]) -> list[str]:
+    return ours if ours == theirs else list(dict.fromkeys([*ours, *theirs]))
 
 
 def _added(ours: dict[Phase, float], theirs: dict[Phase, float]) -> dict[Phase, float]:

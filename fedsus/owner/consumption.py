@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 from fedsus.errors import CorruptionError, EnvironmentFault, FedsusError, Refusal
 from fedsus.owner import days, folding
 from fedsus.owner.consumed import Consumed
-from fedsus.owner.cost_reports import Reports, coordinates
+from fedsus.owner.cost_reports import coordinates
 from fedsus.owner.day_budget import Standing
 from fedsus.owner.days import Steady
-from fedsus.owner.energy_record import Attempt, Interval, Recent
+from fedsus.owner.energy_record import Attempt, Interval
 from fedsus.owner.guarded import Guarded, check, line
 from fedsus.owner.note_file import NoteFile
+from fedsus.owner.tallies import Tallies
 from fedsus.types import nothing
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedsus.costs import Meter, Phase, Usage
+    from fedsus.owner.cost_reports import Reports
     from fedsus.owner.policy import DayBudget
     from fedsus.types import Clock
 
@@ -78,10 +80,8 @@ class Consumption:
     ) -> None:
         self._meter, self._price, self._clock, self._refuse = meter, price, clock, refuse
         self._lock = threading.RLock()
-        self._recent, self._reports = Recent(), Reports()
+        self._tallies = Tallies()
         self._attempt: Attempt | None = None
-        self._unwritten: dict[Attempt | None, Consumed] = {}
-        self._latest = Consumed()
         self._faults: dict[Fault, str] = dict.fromkeys(get_args(Fault), "")
         self._path, self._notes = path, NoteFile(path)
         try:
@@ -133,11 +133,13 @@ class Consumption:
                 check(usage)
             except Exception as error:  # whatever a driver does: a round does not fail by it
                 self._failed(error)
-                self._add(Consumed(unmeasured=max(self._since - start, 0.0)))
+                unmeasured = Consumed(unmeasured=max(self._since - start, 0.0))
+                self._tallies.add(self._steady(), self._attempt, unmeasured)
                 return
-            self.fault("meter", "")
+            if self._faults["meter"]:
+                self.fault("meter", "")
             if usage is not None:
-                self._add(Consumed.of(self._priced(usage, start)))
+                self._tallies.add(self._steady(), self._attempt, self._priced(usage, start))
 
     def tick(self) -> None:
         """To be called every now and then: a long training is on the disk in parts."""
@@ -154,10 +156,11 @@ class Consumption:
         """Write all that was taken; whether it is on the disk."""
         with self._lock:
             self._written = self._clock()
-            for attempt, used in list(self._unwritten.items()):
+            unwritten = self._tallies.unwritten
+            for attempt, used in list(unwritten.items()):
                 if not self._append(Interval(self._steady(), attempt, used).written()):
                     return False
-                del self._unwritten[attempt]
+                del unwritten[attempt]
             return True
 
     def join(self, budget: DayBudget, run: str, others: int = 0) -> None:
@@ -172,6 +175,8 @@ class Consumption:
             Refusal: a figure is missing, and the owner refuses then.
         """
         with self._lock:
+            if not budget.capped and not self._refuse:
+                return
             self.take()
             for about in self._refuse:
                 if self._faults[about]:
@@ -180,7 +185,7 @@ class Consumption:
             if not budget.capped:
                 return
             standing = self.standing(budget, run)
-            unknown = standing.unknown(self._latest)
+            unknown = standing.unknown(self._tallies.latest)
             if unknown is not None and budget.missing == "refuse":
                 raise Refusal(f'{unknown} ([budget] missing = "refuse")')
             self.fault("budget", unknown or "")
@@ -191,7 +196,7 @@ class Consumption:
     def standing(self, budget: DayBudget, run: str | None = None) -> Standing:
         """The day's budget now, for another round of ``run``; of the one that was worked on last."""
         with self._lock:
-            return self._recent.standing(budget, self._steady(), run)
+            return self._tallies.recent.standing(budget, self._steady(), run)
 
     def report(self, attempt: Attempt, ranges: Mapping[str, tuple[float, float]]) -> NDArray[Any]:
         """What is told of a run in this attempt: all that was used for it and not told before, (costs,) float64.
@@ -240,23 +245,21 @@ class Consumption:
     def _priced(self, usage: Usage, start: float) -> Usage:
         try:
             priced = self._price(usage, start, self._since)
-            check(priced)
+            if priced is not usage:
+                check(priced)
         except Exception as error:
             self.fault("carbon", f"the carbon of energy is not known: {line(error)}")
             return replace(usage, grams=None)
-        self.fault("carbon", "")
+        if self._faults["carbon"]:
+            self.fault("carbon", "")
         return priced
 
-    def _add(self, used: Consumed) -> None:
-        self._latest = used
-        interval = Interval(self._steady(), self._attempt, used)
-        self._recent.add(interval)
-        if self._attempt is not None:
-            self._reports.used(self._attempt.run, used)
-        self._unwritten[self._attempt] = self._unwritten.get(self._attempt, Consumed()) + used
+    @property
+    def _reports(self) -> Reports:
+        return self._tallies.reports
 
     def _due(self) -> bool:
-        busy = self._attempt is not None or any(self._unwritten)
+        busy = self._attempt is not None or self._tallies.busy
         return abs(self._clock() - self._written) >= (BUSY_SECONDS if busy else IDLE_SECONDS)
 
     def _append(self, entry: dict[str, Any]) -> bool:
@@ -284,7 +287,7 @@ class Consumption:
         last, entries = 0.0, self._notes.entries()
         for entry in entries:
             try:
-                last = max(last, folding.replay(entry, self._recent, self._reports))
+                last = max(last, folding.replay(entry, self._tallies.recent, self._reports))
             except (ValueError, KeyError, TypeError):
                 raise CorruptionError(f"{self._path}: line {entry['seq']}: not of this version") from None
         shorter = folding.folded(entries)
