@@ -185,7 +185,7 @@ def check_filter(now: Standing, cap: Cap, order: int, run: str, charge: Charge, 
     if filters.releases(more) and filters.releases(together) > left.releases:
         raise BudgetExhausted(
             f"{now.account}: run '{run}' asks for {filters.releases(together)} releases with Skellam noise in all; of "
-            f"the cap {cap} its samplers allow {left.releases}: lower the cap's epsilon or raise its delta"
+            f"the cap {cap} its samplers allow {left.releases}: {_roomier(cap, filters.releases(together))}"
         )
     if filters.divergence(together, order) <= left.divergence:
         return
@@ -198,6 +198,16 @@ def check_filter(now: Standing, cap: Cap, order: int, run: str, charge: Charge, 
         f"{min(asked / whole, 99):.0%} of what the cap {cap} lets pass by the Renyi filter of order {order}; "
         f"{1 - now.left(cap):.0%} is spent: {fits}; {way}"
     )
+
+
+def _roomier(cap: Cap, releases: int) -> str:
+    """Which cap leaves enough of its delta to so many releases with Skellam noise."""
+    if releases > filters.MOST_RELEASES:
+        return "more than any account does, ever"
+    largest = filters.largest_epsilon(cap.delta, releases)
+    if largest is None:
+        return "raise the cap's delta"
+    return f"lower the cap's epsilon to {largest:g}, the largest that does, or raise its delta"
 
 
 def _check_bounded(now: Standing, cap: Cap, run: str, charge: Charge, finite: bool) -> None:

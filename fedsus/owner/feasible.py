@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fedsus.owner import filters
 from fedsus.owner.caps import Account, PrivacyPolicy, accounts
 
 KINDS: Final = (("example", "local"), ("example", "distributed"), ("client", "distributed"), ("client", "central"))
@@ -30,6 +31,10 @@ def _obstacle(privacy: PrivacyPolicy, data: str, unit: str, placement: str) -> s
             continue
         if cap.epsilon <= 0 or cap.delta <= 0:
             return f"{account}: the cap is {cap}"
+        if placement == "distributed" and privacy.composition == "renyi" and not filters.allowance(cap, 2).releases:
+            largest = filters.largest_epsilon(cap.delta, 1)
+            way = "raise its delta" if largest is None else f"{largest:g} is the largest that lets one pass"
+            return f"{account}: the cap is {cap}, and the samplers of noise in shares leave nothing of its delta: {way}"
         if _infinite(account, unit, placement, privacy.rows_per_patient):
             return f"{account}: the cap is {cap}, and such noise protects nothing there"
     return None

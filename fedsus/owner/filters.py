@@ -78,6 +78,19 @@ def _for_samplers(cap: Cap) -> tuple[int, float]:
     return releases, cap.delta - held_back(cap.epsilon, releases)
 
 
+def largest_epsilon(delta: float, releases: int) -> float | None:
+    """The largest epsilon, of four digits, of a cap that lets so many releases with Skellam noise pass at ``delta``.
+
+    None where no cap with this delta does.
+    """
+    from fedsus.privacy.accounting import DRAW_DISTANCE, MOST_DRAWS
+
+    counted = 1 << max(releases - 1, 0).bit_length()  # as `_for_samplers` counts them
+    room = _SHARE * delta / (counted * MOST_DRAWS * DRAW_DISTANCE) - 1
+    epsilon = math.floor(100 * math.log(room)) / 100 if room > 1 else 0.0
+    return epsilon if epsilon > 0 and _for_samplers(Cap(epsilon, delta))[0] >= releases else None
+
+
 @lru_cache(maxsize=256)
 def best_order(cap: Cap, event: str) -> int:
     """The order at which the most of ``event`` fits within a cap.

@@ -97,7 +97,7 @@ def test_what_a_policy_always_refuses_is_what_would_be_infinite(rows: int | None
         events = events_of(plan_of(privacy, 30), rows)
         for protected in ("example", "patient", "client"):
             units = sorted({unit, protected})
-            granted = policy(1000.0, 0.5, units=units, placements=[placement], rows_per_patient=rows)
+            granted = policy(30.0, 0.5, units=units, placements=[placement], rows_per_patient=rows)
             infinite = [key for key, event in events.items() if key.split("/")[0] in units and "non_private" in event]
             why = obstacles(granted, "clinic")[unit, placement]
             assert (why is not None) == bool(infinite), (unit, placement, units)
@@ -240,14 +240,32 @@ def test_samplers_of_skellam_noise_take_their_part_of_delta(ledger: Ledger) -> N
     assert 0.9e-4 <= allowed.delta < 1e-4
     assert allowed.delta == 1e-4 - accounting.held_back(8.0, allowed.releases)
     attempt(ledger, "r1", skellam(5), policy())
-    with pytest.raises(BudgetExhausted, match=r"\d+ releases with Skellam noise in all; of the cap 8 .* allow 1048576"):
+    with pytest.raises(
+        BudgetExhausted, match=r"\d+ releases with Skellam noise in all; of the cap 8 .* allow 1048576: more than"
+    ):
         ledger.open_run("clinic", "r2", skellam(filters.MOST_RELEASES, 1e14), policy())
 
 
 def test_a_cap_too_large_for_samplers_lets_gaussian_noise_pass(ledger: Ledger) -> None:
     assert filters.allowance(Cap(60.0, 1e-5), 2).releases == 0
-    with pytest.raises(BudgetExhausted, match="lower the cap's epsilon or raise its delta"):
+    with pytest.raises(
+        BudgetExhausted, match=r"lower the cap's epsilon to 29\.15, the largest that does, or raise its"
+    ):
         ledger.open_run("clinic", "r1", skellam(5), policy(60.0, 1e-5))
+    for epsilon, some in ((29.15, 8), (29.16, 4)):
+        assert filters.allowance(Cap(epsilon, 1e-5), 2).releases == some
+    for delta, releases in ((1e-5, 1), (1e-5, 22), (1e-9, 4096), (0.5, 3)):
+        largest = filters.largest_epsilon(delta, releases)
+        assert largest is not None
+        assert [filters.allowance(Cap(largest + more, delta), 2).releases >= releases for more in (0.0, 0.011)] == [
+            True,
+            False,
+        ]
+    assert filters.largest_epsilon(2.0**-49, filters.MOST_RELEASES) is None
+    assert filters.largest_epsilon(1e-5, filters.MOST_RELEASES + 1) is None
+    why = obstacles(policy(60.0, 1e-5, placements=["local", "distributed"]), "clinic")
+    assert why["example", "local"] is None
+    assert str(why["example", "distributed"]).endswith("of its delta: 31.23 is the largest that lets one pass")
     ledger.open_run("clinic", "r1", charge(), policy(60.0, 1e-5))
 
 
