@@ -116,6 +116,17 @@ def released_model(run_dir: Path) -> Vector:
     name = summary(run_dir).model
     if name is None:
         raise ConfigError(f"{run_dir}: no round was released yet, so there is no model")
+    while True:
+        try:
+            return _model(run_dir, name)
+        except CorruptionError:
+            newer = summary(run_dir).model
+            if newer is None or newer == name:
+                raise
+            name = newer  # the run went on meanwhile, and removed what was the newest
+
+
+def _model(run_dir: Path, name: str) -> Vector:
     model: Vector | None = get(run_dir, name).get("model")
     if model is None:
         raise CorruptionError(f"{run_dir}: checkpoint {name[:12]}... holds no 'model'")

@@ -1,12 +1,14 @@
 """Reporting reads journals and checkpoints, whole or growing, and says plainly when there is nothing."""
 
+import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedsus.errors import ConfigError, CorruptionError
-from fedsus.journal import NAME, AttemptOpened, Journal, RoundReleased, RunClosed, RunOpened, put
+from fedsus.journal import NAME, AttemptOpened, Journal, RoundReleased, RunClosed, RunOpened, get, prune, put
 from fedsus.reporting import follow, read, released_model, runs, summary
 
 LINES = (Path(__file__).parent.parent / "data" / "journal_v1.jsonl").read_bytes()
@@ -61,6 +63,29 @@ def test_summary_adds_up(tmp_path):
     assert one.survivors == (3, 4, 3)
     assert one.metrics == {2: {"loss": 0.5}, 3: {"loss": 1 / 3}}
     assert (one.bytes_sent, one.bytes_received, one.seconds) == (300, 30, 1.5)
+
+
+def test_a_run_that_goes_on_between_its_journal_and_its_model_is_read_again(tmp_path, monkeypatch):
+    asked = []
+    make_run(tmp_path / "r", 2)
+    make_run(tmp_path / "later", 6)
+    newest = summary(tmp_path / "r").model
+
+    def slow(folder, name):
+        asked.append(name)
+        if len(asked) == 1:
+            for path in (tmp_path / "r" / "blobs").iterdir():
+                path.unlink()
+            shutil.copytree(tmp_path / "later", folder, dirs_exist_ok=True)
+            prune(folder, read(folder))
+        return get(folder, name)
+
+    monkeypatch.setattr(import_module("fedsus.reporting.summary"), "get", slow)  # a function has that name too
+    assert released_model(tmp_path / "r").tolist() == [6, 6, 6]
+    assert asked[0] == newest
+    (tmp_path / "r" / "blobs" / f"{asked[1]}.safetensors").unlink()
+    with pytest.raises(CorruptionError, match="no such file; the journal needs it"):
+        released_model(tmp_path / "r")
 
 
 def test_released_model_is_the_newest(tmp_path):
