@@ -91,7 +91,7 @@ def test_the_pause_after_an_abandoned_attempt_is_not_lost(tmp_path: Path, monkey
     in_a_row = [entry.attempt for entry in read(whole) if isinstance(entry, AttemptAbandoned)]
     assert {1, 2} <= set(in_a_row)  # the second pause is longer than the first
 
-    def power_cut(loop: RunLoop) -> None:
+    def power_cut(loop: RunLoop, *_: int) -> None:
         monkeypatch.setattr(RunLoop, "_pause", cut)
         raise KeyboardInterrupt
 
