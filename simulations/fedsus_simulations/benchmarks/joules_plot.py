@@ -88,5 +88,5 @@ def _panel(axis: Any, joules: Joules, ratio: Mapping[str, str]) -> None:
         axis.text(left + 0.01 * widest, place, f"{left:.2g} J   {ratio[run]}", va="center", fontsize=8)
     axis.set_yticks(range(len(joules)), list(joules))
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1.3 * widest))
+    axis.set(xlim=(0, 1.4 * widest))
     axis.spines[["top", "right"]].set_visible(False)

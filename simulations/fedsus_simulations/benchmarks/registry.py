@@ -88,7 +88,7 @@ _ROWS: Final = (
     ),
     _row("utility-fashion", "utility_fashion", "100 clients, noise in shares; against central DP-SGD", seeds=True),
     _row("utility-clients", "utility_clients", "1,000 clients, unit a client; noise in shares or central", seeds=True),
-    _row("compression", "compression", "uplinks of a share of the coordinates: accuracy and bytes", seeds=True),
+    _row("compression", "compression", "uplinks of a share of the coordinates: accuracy, bytes, joules", seeds=True),
     _row("downlink", "downlink", "models as differences: accuracy, bytes down, time of the codec", seeds=True),
     _row(
         "carbon-hours",
