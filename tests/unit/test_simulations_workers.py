@@ -19,6 +19,9 @@ from fedsus.rounds.messages import Request
 from fedsus_simulations.workers.inline import Inline, Recipe
 from fedsus_simulations.workers.processes import Processes
 
+# Each process of a pool imports torch.
+pytestmark = pytest.mark.timeout(400)
+
 SCRIPT = """\
 import signal
 import sys
