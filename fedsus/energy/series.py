@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from fedsus.energy.days_alike import DAY, FADE, ages, calendar_of, weekday_of
 from fedsus.energy.intensity import Kind, Rate, Step, finite
 from fedsus.energy.series_files import Row, moment, read
 from fedsus.errors import ConfigError, EnvironmentFault
@@ -16,9 +17,6 @@ from fedsus.settings.carbon import SeriesSettings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DAY: Final = 86_400.0
-FADE: Final = 0.7
-"""What a day counts of the one after it, where several stand for a forecast. Chosen as docs/carbon-schedule.md says."""
 _GAP: Final = 1.5
 """Steps between two rows from which on they have a gap between them; months differ by less."""
 
@@ -41,9 +39,8 @@ class Series:
         """Seconds from one row to the next, most of the time."""
         self._kind, self._name, self._spread = kind, name, spread
         self._weights = FADE ** np.arange(settings.days_looked_at, dtype=np.float64)
-        self._stands_in = "the same hour of the last day"
-        if settings.beyond == "days":
-            self._stands_in = f"the same hour of the last {settings.days} days, the newer the more"
+        self._calendar = calendar_of(settings.calendar)
+        self._stands_in = _stands_in(settings)
         self._source = f"{name}, {'its own range' if settings.low is not None else f'±{spread:.0%}'}"
         filled = list(_filled(rows, settings, self.step, spread))
         self._times = np.array([time for time, *_ in filled])
@@ -115,8 +112,9 @@ class Series:
             return self._rate(self._table[:, row], guessed=bool(self._guessed[row]))
         if count <= self._ahead.shape[1] and not np.isnan(value := float(self._ahead[row, count - 1])):
             return self._rate(np.array([value, value * (1 - self._spread), value * (1 + self._spread)]), guessed=False)
-        newest = -(-count * self.step // DAY)
-        seen = issued + count * self.step - (newest + np.arange(len(self._weights))) * DAY
+        time = issued + count * self.step
+        newest = int(-(-count * self.step // DAY))
+        seen = time - np.array(ages(newest, weekday_of(time, self._calendar), len(self._weights))) * DAY
         seen = seen[seen >= self.start]
         if not len(seen):
             return None
@@ -135,6 +133,14 @@ class Series:
             source=self._source,
         )
         return rate.assumed(why) if guessed else rate
+
+
+def _stands_in(settings: SeriesSettings) -> str:
+    """What is said of a forecast that is none."""
+    if settings.days is None:
+        return "the same hour of the last day"
+    kind = "" if settings.calendar is None else ", working days or weekends as the day itself"
+    return f"the same hour of the last {settings.days} days{kind}, the newer the more"
 
 
 def load_series(settings: SeriesSettings, kind: Kind, spread: float, folder: Path) -> Series:

@@ -35,6 +35,8 @@ class SeriesSettings(Strict):
             day, marked as assumed; "days", their mean over the last ``days`` days, of which each counts 0.7 of the one
             after it; or "nothing".
         days: as many of them as are there.
+        calendar: time zone of the grid ("America/Los_Angeles"): only days of the same kind count then, Monday to Friday
+            or the weekend.
         zone: of the grid; refused where a column ``zone_column`` says another.
         gaps: "refuse", or fill gaps of up to ``longest_gap`` seconds with the previous value or with a line, marked as
             assumed.
@@ -49,6 +51,7 @@ class SeriesSettings(Strict):
     forecast: Column | None = None
     beyond: Literal["nothing", "yesterday", "days"] = "yesterday"
     days: Annotated[int, Field(ge=2, le=28)] | None = None
+    calendar: Column | None = None
     zone: Column | None = None
     zone_column: Column = "zone"
     gaps: Literal["refuse", "previous", "linear"] = "refuse"
@@ -65,6 +68,8 @@ class SeriesSettings(Strict):
             raise ValueError("'low' and 'high' belong together: give both columns, or neither")
         if (self.days is None) == (self.beyond == "days"):
             raise ValueError("'days' and beyond = \"days\" belong together: give both, or neither")
+        if self.calendar is not None and self.days is None:
+            raise ValueError("'calendar' needs beyond = \"days\": it says which days are alike")
         return self
 
 

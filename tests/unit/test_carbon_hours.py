@@ -69,19 +69,29 @@ def test_a_run_knows_what_a_server_would_with_the_same_files(folder: Path, serie
     assert len(Known(trace).forecast(T0 + 300, T0 + 90 * HOUR)) == 1 + 36  # nothing is known of the day before
 
 
-@pytest.mark.parametrize("days", [2, 3, 9])
-def test_a_run_knows_of_several_days_what_a_server_would(days: int) -> None:
-    trace = carbon_traces.made("several", 1, days=4)
+@pytest.mark.parametrize(("days", "calendar"), [(2, None), (9, None), (3, "America/Los_Angeles")])
+def test_a_run_knows_of_several_days_what_a_server_would(days: int, calendar: str | None) -> None:
+    trace = carbon_traces.made("several", 1, days=4 if calendar is None else 9)
     rows = [
         Row(*point, None, None, array("d", ahead), "")
         for *point, ahead in zip(trace.times, trace.values, trace.ahead, strict=True)
     ]
-    settings = carbon_traces.settings("PGE").model_copy(update={"beyond": "days", "days": days})
+    settings = carbon_traces.settings("PGE").model_copy(update={"beyond": "days", "days": days, "calendar": calendar})
     series = Series(rows, settings, "marginal", 0.1, "several")
-    for hours, ahead in ((0.0, 9.0), (5.03, 60.0), (30.0, 40.0), (49.9833, 47.9), (71.25, 50.0), (95.9, 30.0)):
+    for hours, ahead in (
+        (0.0, 9.0),
+        (5.03, 60.0),
+        (30.0, 40.0),
+        (49.9833, 47.9),
+        (71.25, 50.0),
+        (95.9, 30.0),
+        (150.0, 60.0),
+    ):
         now = T0 + hours * HOUR
+        if now >= trace.end:
+            continue
         wanted = series.forecast(now, now + ahead * HOUR)
-        found = Known(trace, days).forecast(now, now + ahead * HOUR)
+        found = Known(trace, days, calendar).forecast(now, now + ahead * HOUR)
         assert [(s.start, s.end) for s in found] == [(s.start, s.end) for s in wanted]
         assert [s.rate.value for s in found] == pytest.approx([s.rate.value for s in wanted])
 

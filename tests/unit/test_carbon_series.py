@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 from array import array
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from series_files_made import BEGIN, T0, at, loaded, steps, table
 
-from fedsus.energy.series import Series, load_series
+from fedsus.energy.series import Series
 from fedsus.energy.series_files import Row
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import SeriesSettings
-
-BEGIN = datetime(2021, 3, 1, tzinfo=UTC)
-T0 = BEGIN.timestamp()
-
-
-def at(minutes: float) -> str:
-    return (BEGIN + timedelta(minutes=minutes)).isoformat(sep=" ")
-
-
-def table(*rows: str, header: str = "time,moer") -> str:
-    return "\n".join((header, *rows)) + "\n"
-
-
-def steps(*values: float | str, start: int = 0) -> str:
-    return table(*(f"{at(start + 5 * k)},{value}" for k, value in enumerate(values)))
-
-
-def loaded(folder: Path, text: str | None = None, kind: Any = "marginal", **settings: Any) -> Series:
-    if text is not None:
-        (folder / "a.csv").write_text(text)
-    chosen: dict[str, Any] = {"files": "a.csv", "value": "moer", "unit": "g/kWh"} | settings
-    return load_series(SeriesSettings(**chosen), kind, 0.1, folder)
 
 
 def refused(folder: Path, text: str, kind: Any = "marginal", **settings: Any) -> str:
@@ -120,7 +98,9 @@ def test_bad_rows_are_refused_with_their_line(tmp_path: Path, row: str, said: st
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:
-    assert "column 'moer' (series.value) is missing; there are: time, x" in refused(tmp_path, table(f"{at(0)},1", header="time,x"))
+    assert "column 'moer' (series.value) is missing; there are: time, x" in refused(
+        tmp_path, table(f"{at(0)},1", header="time,x")
+    )
     assert "column 'moer' is there twice" in refused(tmp_path, table("a,1,1", header="time,moer,moer"))
     assert "no rows" in refused(tmp_path, table())
     assert "column 'time' (series.time) is missing" in refused(tmp_path, "")
@@ -219,75 +199,3 @@ def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"time,moer")
     with pytest.raises(ConfigError, match=r"a\.parquet: not a Parquet file"):
         loaded(tmp_path, files="a.parquet")
-
-
-def foretold(folder: Path, **settings: Any) -> Series:
-    days = [f"{at(60 * hour)},{hour},{1000 + hour},{2000 + hour}" for hour in range(30)]
-    return loaded(folder, table(*days, header="time,moer,f1,f2"), forecast="f", **settings)
-
-
-def test_forecasts_are_those_of_the_last_row_then_of_yesterday(tmp_path: Path) -> None:
-    series = foretold(tmp_path)
-    hour = 3600.0
-    now = T0 + 26.5 * hour
-    steps = series.forecast(now, now + 24 * hour)
-    assert steps[0].start == now and steps[-1].end == now + 24 * hour
-    assert all(one.end == two.start for one, two in itertools.pairwise(steps))
-    assert [step.rate.value for step in steps[:5]] == [26, 1026, 2026, 5, 6]
-    assert [step.rate.method for step in steps[:5]] == ["modelled"] * 3 + ["assumed"] * 2
-    # Hours that have not come yet when the forecast is made are taken from the day before; none is looked up.
-    assert max(step.rate.value for step in steps[3:]) == 26
-    assert series.forecast(series.end, series.end + 1) == ()
-    assert series.forecast(now, now) == ()
-
-
-def test_forecasts_end_where_nothing_is_known(tmp_path: Path) -> None:
-    now = T0 + 26.5 * 3600
-    assert len(foretold(tmp_path, beyond="nothing").forecast(now, now + 86_400)) == 3
-    early = foretold(tmp_path).forecast(T0 + 3600, T0 + 86_400)
-    assert [step.rate.value for step in early] == [1, 1001, 2001]
-    holes = loaded(
-        tmp_path,
-        table(f"{at(0)},1,,3", f"{at(5)},2,4,nan", header="time,moer,f1,f2"),
-        forecast="f",
-    )
-    assert [step.rate.value for step in holes.forecast(T0, T0 + 3600)] == [1]
-    assert [step.rate.value for step in holes.forecast(T0 + 300, T0 + 3600)] == [2, 4]
-    assert "column 'g1' is missing" in refused(tmp_path, steps(1, 2), forecast="g")
-
-
-def test_several_days_stand_for_a_forecast_the_newer_the_more(tmp_path: Path) -> None:
-    """Each day counts 0.7 of the one after it; of days that were not seen, none counts."""
-    levels = {0: 100, 1: 200, 2: 400, 3: 50}
-    rows = [f"{at(60 * hour)},{levels[hour // 24] + hour % 24}" for hour in range(24 * 4)]
-    series = loaded(tmp_path, table(*rows), beyond="days", days=3)
-    now = T0 + (3 * 24 + 5) * 3600.0
-    steps = series.forecast(now, now + 40 * 3600)
-    found = {round((step.start - T0) / 3600): step.rate for step in steps}
-    weights = (1, 0.7, 0.49)
-    tomorrow_at_3 = sum(w * (levels[day] + 3) for w, day in zip(weights, (3, 2, 1), strict=True)) / sum(weights)
-    today_at_9 = sum(w * (levels[day] + 9) for w, day in zip(weights, (2, 1, 0), strict=True)) / sum(weights)
-    after_at_9 = found[4 * 24 + 9]
-    assert found[4 * 24 + 3].value == pytest.approx(tomorrow_at_3)
-    assert found[3 * 24 + 9].value == pytest.approx(today_at_9) == after_at_9.value
-    assert (after_at_9.method, found[3 * 24 + 5].method) == ("assumed", "modelled")
-    assert "the same hour of the last 3 days, the newer the more" in after_at_9.source
-    assert after_at_9.low == pytest.approx(0.9 * after_at_9.value)
-    young = series.forecast(T0 + 30 * 3600, T0 + 40 * 3600)
-    assert [step.rate.value for step in young] == [206, *(100 + hour for hour in range(7, 16))]
-    assert len(series.forecast(T0 + 3 * 3600, T0 + 40 * 3600)) == 1, "nothing was seen of any day before"
-
-
-def test_one_day_of_several_is_yesterday(tmp_path: Path) -> None:
-    now = T0 + 26.5 * 3600
-    several = foretold(tmp_path, beyond="days", days=9).forecast(now, now + 20 * 3600)
-    yesterday = foretold(tmp_path).forecast(now, now + 20 * 3600)
-    assert [step.rate.value for step in several] == [step.rate.value for step in yesterday]
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"beyond": "days"}, {"days": 3}, {"beyond": "nothing", "days": 3}, {"beyond": "days", "days": 1}]
-)
-def test_days_are_said_where_they_count(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="'days' and beyond = \"days\" belong together|greater than or equal to 2"):
-        SeriesSettings(files="a.csv", value="v", unit="g/kWh", **wrong)

@@ -227,10 +227,10 @@ NOTES: Final = (
     "starts that emit anything at once; worse: starts that emit more than at once; a run that ends after its deadline "
     "fails the benchmark",
     f"starts are put off in steps of {STEP_MINUTES:g} minutes. cleanest: the round loop's own code, with the series' "
-    f"forecast for 3 hours and the last day's hours after that; {BY_DAYS}: the same hours of so many last days after "
-    "that, each of which counts 0.7 of the one after it; oracle: the same with all that is to come; one piece: the "
-    "lowest mean of the same forecast as cleanest, once, without pauses (Wiesner et al. 2021); threshold: while the "
-    "intensity is among the lowest 30% of the last 24 hours",
+    f"forecast for 3 hours and the last day's hours after that; {BY_DAYS}: the same hours of so many last days of the "
+    "same kind (working days or weekends) after that, each of which counts 0.7 of the one after it; oracle: the same "
+    "with all that is to come; one piece: the lowest mean of the same forecast as cleanest, once, without pauses "
+    "(Wiesner et al. 2021); threshold: while the intensity is among the lowest 30% of the last 24 hours",
     "behind the forecast's end: starts of their own on either side of the split, half as many on each; points: percent "
     "of the grams at once, more than by the last day's hours, of the same starts, with the standard error of the mean "
     "over them",

@@ -6,7 +6,7 @@ one piece   the start whose forecast has the lowest mean over the whole run, wit
 threshold   a round starts while the intensity is among the lowest 30% of the last day, or the slack is used up
 cleanest    `fedsus.rounds.postponing`, with what is known at each moment; the last day's hours stand for what lies
             behind the forecast's end
-10 days     the same; behind the forecast's end, the hours of ten days, the newer the more
+7 days alike  the same; behind the forecast's end, the hours of seven days, working days or weekends as the day itself
 oracle      the same, with all that is to come: an upper bound, on the same grid of starts
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fedsus.energy.series import DAY
+from fedsus.energy.days_alike import DAY
 from fedsus.errors import RunFailed
 from fedsus.journal.entries import AttemptOpened, Entry, RoundReleased
 from fedsus.rounds.postponing import Postponing
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 STEP_MINUTES: Final = 15.0
 """Of `[schedule]`. With the default of 5, what 15 starts saved differed by half a point at most, at twice the time."""
 LOWEST: Final = 0.3
-DAYS: Final = 10
+DAYS: Final = 7
 """Chosen on the years before 2021; see docs/carbon-schedule.md."""
-BY_DAYS: Final = f"{DAYS} days"
+CALENDAR: Final = "America/Los_Angeles"
+BY_DAYS: Final = f"{DAYS} days alike"
 _HASH: Final = "0" * 64
 _LATE: Final = 1e-3
 
@@ -93,11 +94,11 @@ def immediate(trace: Trace, asked: Asked) -> NDArray[np.float64]:
     return asked.checked(_straight(asked.start, asked.job))
 
 
-def known(days: int) -> Policy:
+def known(days: int, calendar: str | None = None) -> Policy:
     """As a server would; behind the forecast's end, the hours of so many last days stand for it."""
 
     def cleanest(trace: Trace, asked: Asked) -> NDArray[np.float64]:
-        return _postponed(Known(trace, days), asked)
+        return _postponed(Known(trace, days, calendar), asked)
 
     return cleanest
 
@@ -138,7 +139,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
     "one piece": one_piece,
     "threshold": threshold,
     "cleanest": known(1),
-    BY_DAYS: known(DAYS),
+    BY_DAYS: known(DAYS, CALENDAR),
     "oracle": oracle,
 }
 

@@ -6,6 +6,7 @@ what `fedsus.energy.series.Series` does, faster: a simulation looks at hundreds 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from fedsus.energy.days_alike import DAY, FADE, ages, calendar_of, weekday_of
 from fedsus.energy.intensity import Rate, Step, Steps
-from fedsus.energy.series import DAY, FADE
 from fedsus.energy.series_files import read
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import SeriesSettings
@@ -178,9 +179,11 @@ class Known(_Traced):
 
     Attributes:
         days: one is ``beyond = "yesterday"``, more are "days".
+        calendar: as that of `SeriesSettings`.
     """
 
     days: int = 1
+    calendar: str | None = None
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:
         """As `fedsus.energy.series.Series.forecast`."""
@@ -194,8 +197,13 @@ class Known(_Traced):
     def _seen(self, row: int, after: NDArray[np.int64]) -> NDArray[np.float64]:
         """What stands for so many steps after a row, by weight over the days; up to the first that was seen on none."""
         day = round(DAY / self.trace.step)
-        ages = -(-after // day) + np.arange(self.days)[:, None]
-        rows = row + after - ages * day
+        newest, kinds = -(-after // day), self._weekdays(row + after)
+        back = np.empty((self.days, len(after)), dtype=np.int64)
+        for first in np.unique(newest):
+            for kind in np.unique(kinds):
+                alike = ages(int(first), None if kind < 0 else int(kind), self.days)
+                back[:, (newest == first) & (kinds == kind)] = np.array(alike)[:, None]
+        rows = row + after - back * day
         weights = np.where(rows >= 0, FADE ** np.arange(self.days, dtype=np.float64)[:, None], 0.0)
         total = weights.sum(axis=0)
         blank = np.flatnonzero(total == 0)
@@ -203,6 +211,15 @@ class Known(_Traced):
         sums = (weights * self.trace.values[np.maximum(rows, 0)]).sum(axis=0)
         found: NDArray[np.float64] = sums[known] / total[known]
         return found
+
+    def _weekdays(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of rows, 0 is Monday; -1 without a calendar."""
+        if self.calendar is None or not len(rows):
+            return np.full(len(rows), -1)
+        times = self.trace.start + rows * self.trace.step
+        hours, places = np.unique(times // 3600, return_inverse=True)
+        found = [_weekday(int(hour), self.calendar) for hour in hours]
+        return np.array(found)[places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +232,13 @@ class Oracle(_Traced):
         return (
             self._steps(now, until, row, self.trace.values[row : row + self._count(row, until)]) if until > now else ()
         )
+
+
+@functools.cache
+def _weekday(hour: int, calendar: str) -> int:
+    """Of an hour since the epoch, of a zone that is whole hours from UTC."""
+    found = weekday_of(hour * 3600.0, calendar_of(calendar))
+    return -1 if found is None else found
 
 
 def _rate(value: float) -> Rate:
