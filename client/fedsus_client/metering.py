@@ -25,14 +25,19 @@ class LateMeter:
 
     def __init__(self, found: Future[Meter]) -> None:
         self._found = found
+        self._meter: Meter | None = None
 
     def phase(self, name: Phase) -> AbstractContextManager[None]:
         """As `fedsus.costs.Meter.phase`."""
-        return self._found.result().phase(name)
+        return (self._meter or self._wait()).phase(name)
 
     def take(self) -> Usage | None:
         """As `fedsus.costs.Meter.take`."""
-        return self._found.result().take()
+        return (self._meter or self._wait()).take()
+
+    def _wait(self) -> Meter:
+        self._meter = self._found.result()
+        return self._meter
 
 
 class Metering:
