@@ -183,7 +183,9 @@ class Standing:
         if reason is None:
             return None
         waits = self.budget.tell_until and not any(bar.hopeless for bar in self.bars)
-        return SitsOut(reason, math.ceil((self.ends - ahead) / _HOUR) if waits else None)
+        # What sits out beside another run's round alone may take part once that is over, today.
+        told = waits and self.too_little() is not None
+        return SitsOut(reason, math.ceil((self.ends - ahead) / _HOUR) if told else None)
 
     def too_little(self, others: int = 0) -> str | None:
         """Likewise, in one line."""
@@ -197,8 +199,10 @@ class Standing:
                     f"{round}: set it higher, or wait until that is {REMEMBERED} days ago"
                 )
             why = f", and a round takes {round}" if bar.left > 0 else ""
-            beside = f" beside {others} joined before" if bar.left > 0 and others else ""
-            return f"{where}: {bar} of today are used{why}{beside}: takes part again from {self.until}"
+            used = f"{where}: {bar} of today are used{why}"
+            if others and self.too_little() is None:
+                return f"{used}, beside {others} of other runs that were joined: takes part again once these are over"
+            return f"{used}: takes part again from {self.until}"
         return None
 
     def unknown(self, sample: Consumed) -> str | None:

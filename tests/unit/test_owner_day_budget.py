@@ -44,8 +44,13 @@ def test_a_run_that_was_joined_and_waits_counts_as_a_round() -> None:
     hands, cap = Hands(None), budget(joules=10.0)
     hands.work(4.0)
     hands.consumption.join(cap, "r", others=0)
-    with pytest.raises(SitsOut):
+    with pytest.raises(SitsOut, match="takes part again once these are over") as refusal:
         hands.consumption.join(cap, "r", others=1)
+    assert refusal.value.hour is None, "today perhaps"
+    hands.work(4.0, attempt=2)
+    with pytest.raises(SitsOut, match="takes part again from") as refusal:
+        hands.consumption.join(cap, "r", others=1)
+    assert refusal.value.hour is not None, "not today, whatever the others take"
 
 
 def test_the_sum_of_an_attempts_lines_is_its_round() -> None:
