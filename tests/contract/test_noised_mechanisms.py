@@ -34,6 +34,7 @@ ROWS: dict[str, tuple[Any, bool]] = {
     "client distributed": (client_distributed(DIMENSION), False),
     "client distributed, metrics": (client_distributed(DIMENSION, metrics=9.0), True),
     "example distributed": (example_distributed(DIMENSION), False),
+    "example distributed, metrics": (example_distributed(DIMENSION, metrics=9.0), True),
     "client central": (client_central(), False),
     "client central, metrics": (client_central(metrics=0.001), True),
     "client central, adaptive": (adaptive(), False),
@@ -48,7 +49,7 @@ UPLINKS = {
 }
 ROWS |= {name: ROWS[whole] for name, (whole, _) in UPLINKS.items()}
 ENCODINGS = {name: Encoding(uplink=Uplink(name=how, share=0.6)) for name, (_, how) in UPLINKS.items()}  # type: ignore[arg-type]
-SCALE = dict.fromkeys(("example distributed", "example distributed, projection"), 0.5 / 20.0)
+SCALE = {row: 0.5 / 20.0 for row in ROWS if row.startswith("example")}
 """What the sum is multiplied by; the others give the mean."""
 
 

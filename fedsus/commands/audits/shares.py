@@ -1,7 +1,7 @@
 """Noise in shares: the integers of a whole cohort, summed, less what the adversary knows, projected on the canary.
 
 The projection is that of the rotated integers on the direction in which all of them are equal. Log-likelihood ratios of
-Gaussians put update and metrics together: the best test, were the noise Gaussian.
+Gaussians, of sampled ones where examples are, put update and metrics together: the best test, were noise Gaussian.
 """
 
 from __future__ import annotations
@@ -154,6 +154,9 @@ def _ratios(
     honest = shares.survivors - (0 if adversary == "recipients" else shares.colluders)
     moved = shares.scale * privacy.clip / math.sqrt(plan.coordinates)
     update = whole[:, : plan.coordinates].sum(axis=1) * (moved / (shares.variance * honest))
+    if isinstance(privacy, ExampleDistributed) and privacy.sampling_rate < 1:
+        rate, half = privacy.sampling_rate, plan.coordinates * moved**2 / (2 * shares.variance * honest)
+        update = np.logaddexp(math.log1p(-rate), math.log(rate) + update - half)  # drawn, or not
     if shares.metrics is None or not plan.told:
         return {"update": update}
     far = METRIC_STEPS if isinstance(privacy, ExampleDistributed) else METRIC_STEPS / 2
