@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fedsus.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LAG: Final = 0.2
 """Seconds by which a reading may be late: NVML's counters move every 20 to 100 ms, RAPL's every one."""
 
 STANDS: Final = 1.0
 """Seconds after which a counter that did not move is broken: hardware that is on draws something."""
+
+
+_BEGINNING: Final = 256
 
 
 class Counter(Protocol):
@@ -37,6 +44,21 @@ class Counter(Protocol):
             EnvironmentFault: it cannot be read (any more).
         """
         ...
+
+
+def beginning(file: Path) -> str:
+    """The first 256 bytes of a file of the system, which makes its text anew for each who opens it.
+
+    Three calls of the system: 4 microseconds for a counter, where `Path.read_text` takes nine calls and 28.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read, or is no ASCII.
+    """
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        return os.read(handle, _BEGINNING).decode("ascii")
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True, slots=True)

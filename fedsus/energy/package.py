@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedsus.energy.counters import Counter, Follower, Lost
+from fedsus.energy.counters import Counter, Follower, Lost, beginning
 from fedsus.energy.model import Range
 from fedsus.energy.spent import Spent, divided
 
@@ -37,7 +37,7 @@ def busy_seconds(file: Path = Path("/proc/stat")) -> float | None:
     See proc_stat(5): user (guests are in it), nice, system, irq, softirq.
     """
     try:
-        fields = file.read_text(encoding="ascii").split("\n", 1)[0].split()
+        fields = beginning(file).split("\n", 1)[0].split()
         user, nice, system, _, _, irq, softirq = (int(word) for word in fields[1:8])
     except (OSError, ValueError):
         return None

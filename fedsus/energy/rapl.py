@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedsus.energy.counters import beginning
 from fedsus.errors import EnvironmentFault
 
 ROOT: Final = Path("/sys/class/powercap")
@@ -81,7 +82,7 @@ def _each_once(counters: list[Rapl]) -> list[Rapl]:
 
 def _microjoules(file: Path) -> int:
     try:
-        text = file.read_text(encoding="ascii").strip()
+        text = beginning(file).strip()
     except PermissionError:
         raise EnvironmentFault(f"{file}: only root may read it; {WAY_OUT}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import types
 import weakref
@@ -232,14 +233,14 @@ def test_nothing_negative_and_nothing_impossible(
 
 
 def test_a_counter_that_only_root_may_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Path.read_text
+    opened = os.open
 
-    def as_a_user(self: Path, *args: Any, **kwargs: Any) -> str:
-        if self.name == "energy_uj":
-            raise PermissionError(13, "Permission denied", str(self))
-        return read(self, *args, **kwargs)
+    def as_a_user(file: Path | str, *args: Any, **kwargs: Any) -> int:
+        if Path(file).name == "energy_uj":
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "read_text", as_a_user)
+    monkeypatch.setattr(os, "open", as_a_user)
     hardware = without(rapl=lambda: rapl.find(machine.root))
     with pytest.raises(EnvironmentFault, match="only root may read it; .*docs/energy.md") as caught:
         look(EnergySettings(meter="counter", missing="refuse"), hardware)
