@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fedsus.energy.series import Series, load_series
 from fedsus.energy.series_files import Row, read
 from fedsus.errors import ConfigError, EnvironmentFault, RunFailed
-from fedsus_simulations.benchmarks import carbon_hours, carbon_traces
+from fedsus_simulations.benchmarks import carbon_beyond, carbon_hours, carbon_traces
 from fedsus_simulations.benchmarks.carbon_hours import Saved
 from fedsus_simulations.benchmarks.carbon_policies import POLICIES, Asked, Job, immediate
 from fedsus_simulations.benchmarks.carbon_traces import Known, Oracle, Trace
@@ -173,6 +173,24 @@ def test_savings_are_counted_over_all_grams_and_over_starts() -> None:
     assert saved.grams.tolist() == [50.0, -20.0, 0.0, 0.0]
     off = np.array([50.0, 220, 0, 50]) - 320 / 350 * np.array([100.0, 200, 0, 50])
     assert saved.error == pytest.approx(100 * np.sqrt((off**2).sum() / 3 / 4) / 87.5)
+
+
+def test_what_stands_for_a_forecast_is_compared_start_by_start() -> None:
+    """Of 100 and 300 g at once: one start gains 20 g, the other loses 4, of 200 g on average."""
+    grams, first, at_once = np.array([60.0, 204.0]), np.array([80.0, 200.0]), np.array([100.0, 300.0])
+    saved, points, worse = carbon_beyond._told(grams, first, at_once)
+    assert (saved, points, worse) == ("34.0", "+4.0 ± 6.0", "0.0")
+    assert carbon_beyond._told(at_once + 1, first, at_once)[2] == "100.0"
+    assert carbon_beyond._told(grams, first, 0 * at_once) == ("0.0", "0.0", "0.0")
+
+
+def test_the_part_to_choose_ends_before_the_part_to_show() -> None:
+    trace = carbon_traces.made("long", 1, days=45)
+    middle = carbon_beyond.split(trace)
+    assert middle == (trace.start + trace.end) / 2, "all of it is after the day on which the real one is split"
+    before = carbon_hours.starts_of(trace, 20, 60 * HOUR, until=middle)
+    after = carbon_hours.starts_of(trace, 20, 60 * HOUR, since=middle)
+    assert before.max() + 60 * HOUR <= middle <= after.min()
 
 
 def test_starts_are_spread_over_hours_and_months_and_leave_room() -> None:

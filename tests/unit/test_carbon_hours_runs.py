@@ -16,7 +16,15 @@ from fedsus.errors import RunFailed
 from fedsus.privacy.choice import ByGrid
 from fedsus.tasks.task import Shard
 from fedsus.types import Member
-from fedsus_simulations.benchmarks import carbon_grids, carbon_hours, carbon_plot, carbon_policies, carbon_runs, cli
+from fedsus_simulations.benchmarks import (
+    carbon_beyond,
+    carbon_grids,
+    carbon_hours,
+    carbon_plot,
+    carbon_policies,
+    carbon_runs,
+    cli,
+)
 from fedsus_simulations.benchmarks import carbon_traces as traces
 from fedsus_simulations.benchmarks.carbon_runs import Ran, ran
 from fedsus_simulations.benchmarks.carbon_traces import Trace
@@ -139,6 +147,10 @@ def test_one_command_gives_the_same_json_twice_and_a_picture(tmp_path: Path) -> 
     tables = {table["title"]: table for table in first["tables"]}
     assert len(tables[carbon_hours.TABLE]["rows"]) == len(carbon_hours.SLACKS) * len(carbon_policies.POLICIES)
     assert carbon_runs.TABLE in tables and carbon_grids.SAVED in tables and carbon_grids.LEARNED in tables
+    beyond = tables[carbon_beyond.TITLE]
+    assert len(set(beyond["columns"])) == len(beyond["columns"])
+    assert [row[2] for row in beyond["rows"][:4]] == ["the last day", "7 days", "7 days alike", "all that is to come"]
+    assert {row[4] for row in beyond["rows"] if row[2] == "the last day"} == {"+0.0 ± 0.0"}
     assert any(title.startswith(carbon_plot.EXAMPLE) for title in tables)
     assert first["ours"]["unit"] == "g CO2e"
     assert (tmp_path / "carbon-hours.png").stat().st_size > 10_000

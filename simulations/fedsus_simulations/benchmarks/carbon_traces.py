@@ -164,7 +164,8 @@ class _Traced:
 
     def _steps(self, now: float, until: float, row: int, values: NDArray[np.float64]) -> Steps:
         """Values of the rows from ``row`` on, from now on and until the end that is asked for."""
-        edges: NDArray[np.float64] = self.trace.start + (row + np.arange(len(values) + 1)) * self.trace.step
+        rows = np.arange(row, row + len(values) + 1, dtype=np.float64)
+        edges = np.asarray(self.trace.start + rows * self.trace.step, dtype=np.float64)
         edges[0], edges[-1] = now, min(edges[-1], until)
         return Steps(edges, values, lambda at: _rate(float(values[at])))
 
