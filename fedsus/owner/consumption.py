@@ -174,9 +174,9 @@ class Consumption:
             SitsOut: what is left of the day does not cover it.
             Refusal: a figure is missing, and the owner refuses then.
         """
+        if not budget.capped and not self._refuse:
+            return  # nothing hangs on what was used until here: it is of the attempt that follows
         with self._lock:
-            if not budget.capped and not self._refuse:
-                return
             self.take()
             for about in self._refuse:
                 if self._faults[about]:
