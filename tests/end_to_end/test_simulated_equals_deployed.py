@@ -97,7 +97,10 @@ def test_whole_devices_in_memory_are_the_same_run_too(tmp_path: Path) -> None:
 PLACEMENTS = {
     "example distributed": {
         "privacy": {
-            **{"unit": "example", "placement": "distributed", "denominator": 60.0, "sampling_rate": 0.2},
+            "unit": "example",
+            "placement": "distributed",
+            "denominator": 60.0,
+            "sampling_rate": 0.2,
             "metrics_share": 0.1,
         },
         "metrics": IN_MEMORY["metrics"],

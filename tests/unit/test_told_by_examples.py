@@ -119,7 +119,7 @@ CLIENT = st.tuples(ANY, st.integers(0, 50), st.one_of(st.just([]), st.lists(ANY,
 
 
 @given(one=CLIENT, other=CLIENT)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_nothing_moves_a_block_further_or_the_gradients_at_all(one: Any, other: Any) -> None:
     """Failed metrics, no held-out rows, reports that are absent, negative or no numbers: all are in the range."""
     first, second = ring(*one), ring(*other)
