@@ -71,6 +71,7 @@ def test_the_median_and_its_interval() -> None:
     assert (found.median, found.low, found.high, found.blocks) == (2.0, 1.0, 3.0, 3)
     assert str(found) == "2 (1 to 3)"
     assert str(estimate([0.25])) == "0.25"
+    assert "no interval" in words(1)
     assert estimate([1.0] * 6 + [100.0]).high == 1.0, "one wild block moves neither"
     assert estimate([0.2, 0.3, 0.4]) == Estimate(0.3, 0.2, 0.4, 3)
     with pytest.raises(RunFailed, match="no block"):

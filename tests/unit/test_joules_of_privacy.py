@@ -315,3 +315,15 @@ def test_nothing_at_all_is_no_method() -> None:
     empty: Sequence[Spent] = [replace(spent(1.0), devices=NOTHING)]
     with pytest.raises(RunFailed, match="different"):
         ratios([spent(1.0)], empty)
+
+
+def test_the_documentation_shows_what_was_measured() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    kept = tables.read(docs / "energy-of-privacy" / "joules-of-privacy.json")
+    assert not kept.quick
+    text = (docs / "energy-of-privacy.md").read_text(encoding="utf-8")
+    assert tables.replaced(text, "joules-of-privacy", tables.markdown(kept), "docs") == text
+    runs = {str(row[0]) for row in kept.tables[0].rows}
+    assert runs == {variant.name for variant in VARIANTS}
+    for name in ("joules-of-privacy.png", "joules-of-privacy.svg"):
+        assert (docs / "images" / name).is_file()

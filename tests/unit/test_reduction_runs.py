@@ -113,7 +113,7 @@ def test_joules_are_told_beside_bytes_by_case_and_epsilon() -> None:
     assert (row["J, devices"], row["J, devices: encode"], row["J, devices: crypto"]) == (1.5, 0.375, 0.0)
     assert (row["bytes down"], row["bytes up"], row["epsilon"]) == (200, 100, "no DP")
     found = {("heart", inf, compression.WHOLE): [row_of()], ("heart", inf, ("projection", 0.25)): [row_of()]}
-    notes = compression_joules.notes(joules, 2, [1.0, 3.0])
+    notes = compression_joules.notes(joules, [1.0, 3.0])
     more = compression_joules.figures(joules)
     result = complete("compression", False, compression.told(found, notes, table, more=more))
     assert result.figures["heart, no DP: joules"].ratio == pytest.approx(0.625)

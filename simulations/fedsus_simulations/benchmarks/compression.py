@@ -61,7 +61,7 @@ def run(quick: bool, options: Options = Options()) -> dict[str, Any]:  # noqa: B
         joules, loads = compression_joules.measure(cases, files, Path(name) / "joules", kept, blocks, some)
     encoding = compression_encode.table(encode.SIZE // 16 if quick else encode.SIZE)
     notes = [
-        *compression_joules.notes(joules, blocks, loads),
+        *compression_joules.notes(joules, loads),
         *([] if real else [simulate_data.MADE]),
     ]
     more = compression_joules.figures(joules)

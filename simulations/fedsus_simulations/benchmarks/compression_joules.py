@@ -42,7 +42,7 @@ EPSILONS: Final = (inf, 8.0)
 DEVICES: Final = 10
 EACH: Final = 600
 ROUNDS: Final = 4
-BLOCKS: Final = 5
+BLOCKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +183,11 @@ def words(epsilon: float) -> str:
     return "no DP" if epsilon == inf else f"{epsilon:g}"
 
 
-def notes(found: Found, blocks: int, loads: Sequence[float]) -> list[str]:
+def notes(found: Found, loads: Sequence[float]) -> list[str]:
     """How joules were measured."""
+    blocks = [
+        f"{case}, {words(epsilon)}: {joules_blocks.words(len(ways[WHOLE]))}" for (case, epsilon), ways in found.items()
+    ]
     measured = dict.fromkeys(joules_spent.measured(ways[WHOLE]) for ways in found.values())
     return [
         f"joules: of the rounds after the first of {ROUNDS}, above idle, devices and server in one process, secure sum "
@@ -192,6 +195,7 @@ def notes(found: Found, blocks: int, loads: Sequence[float]) -> list[str]:
         "that neither transport nor networks are in them",
         *measured,
         "whole / it: each block has all ways once in a random order, ratios are within a block; watts a core are a "
-        f"factor on both sides and cancel; {joules_blocks.words(blocks)}. '{AGAIN}' is the very same as '{WHOLE}': how "
+        f"factor on both sides and cancel. '{AGAIN}' is the very same as '{WHOLE}': how "
         f"far it is from 1 is what the measurement cannot tell apart; {joules_blocks.span(loads)}",
+        *blocks,
     ]

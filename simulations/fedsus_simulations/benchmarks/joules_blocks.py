@@ -78,6 +78,8 @@ def span(loads: Sequence[float]) -> str:
 
 def words(blocks: int) -> str:
     """What an interval over that many blocks is, for a note."""
+    if blocks == 1:
+        return "one block, so that there is no interval"
     return (
         f"median over {blocks} blocks and its bootstrap interval ({RESAMPLES:,} resamples, {100 * LEVEL:g} %), which "
         f"holds the true median in at least {100 * held(blocks):.0f} of 100 such executions, if blocks are independent"

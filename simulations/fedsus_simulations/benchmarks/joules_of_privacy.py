@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HOSPITALS: Final = "four hospitals, deployed"
 IMAGES: Final = "Fashion-MNIST, ten devices in memory"
-BLOCKS: Final = {HOSPITALS: 7, IMAGES: 5}
+BLOCKS: Final = {HOSPITALS: 7, IMAGES: 3}
 ROUNDS: Final = {HOSPITALS: 5, IMAGES: 4}
 
 
