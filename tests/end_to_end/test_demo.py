@@ -89,7 +89,14 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert "Secure aggregation: the same training without it and with it" in done.stdout
     runs = [path for path in tmp_path.iterdir() if (path / "journal.jsonl").exists()]
     assert len(runs) == 4
-    assert "What each run cost, by its signed receipt" in done.stdout
+    costs = done.stdout.partition("What each run cost, by its signed receipt")[2].splitlines()
+    rows = {line.split("  ")[0]: line.split()[-5:] for line in costs if line.startswith("federated")}
+    assert rows.keys() == {"federated", "federated, epsilon 8", "federated, epsilon 3", "federated, sums in clear"}
+    for server, _, owned, milligrams, kilobytes in rows.values():
+        assert min(map(float, (server, owned, milligrams, kilobytes))) > 0
+    told = {title: row[1] for title, row in rows.items()}
+    assert 0 < float(told.pop("federated")) <= 1.01 * float(rows["federated"][2]), "what was told is what owners noted"
+    assert set(told.values()) == {"-"}
     for path in runs:
         verified = [sys.executable, "-m", "fedsus", "receipt", "verify", str(path)]
         checked = subprocess.run([*verified, "--operator", str(folder / "server" / "operator.key.pub")], check=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import EnvironmentFault
+from fedsus.owner import energy_record
 from fedsus_simulations.demo import closing, picture, spread
 from fedsus_simulations.demo.results import Answer, Results, Row, comparison, ordered, table
 from fedsus_simulations.demo.study import (
@@ -226,7 +227,8 @@ def main(runs: Path, rounds: int) -> None:
     console.print(table(results))
     console.print(comparison(results))
     results.write(folder)
-    closed = closing.close(results.answers, folder / "server")
+    records = [folder / hospital / "state" / energy_record.FILE for hospital in HOSPITALS]
+    closed = closing.close(results.answers, folder / "server", records)
     console.print(closing.table(closed))
     for place in (folder, *(Path(answer.run) for answer in results.answers if answer.run)):
         picture.draw(results, place)
