@@ -86,7 +86,9 @@ def sizes(rate: float, rows: int) -> tuple[Curve, Curve]:
     step = -(-rows // MOST_SIZES)
     starts = np.arange(1, rows + 1, step)
     chances = np.add.reduceat(binom.pmf(np.arange(rows + 1), rows, rate), [0, *starts])
-    return np.array([0.0, *np.minimum(starts + step - 1, rows)]), np.log(np.maximum(chances, _LEAST))
+    log_chance = np.log(np.maximum(chances, _LEAST))
+    log_chance[0] = max(rows * math.log1p(-rate), math.log(_LEAST))  # next to 1, where a chance has no digits left
+    return np.array([0.0, *np.minimum(starts + step - 1, rows)]), log_chance
 
 
 def divergence(
@@ -118,12 +120,12 @@ def _of_any(log_chance: Curve, curves: Curve, single: Sampled, orders: tuple[int
     from scipy.special import logsumexp
 
     some = float(-np.expm1(log_chance[0]))
-    share = log_chance[1:, None] - math.log(some)
+    share = log_chance[1:, None] - logsumexp(log_chance[1:])
     order = np.arange(curves.shape[1], dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         tilt = np.where(order >= 1, (order - 1) / order, 0.0) * curves
         tilt = np.where(np.isnan(tilt), math.inf, tilt)
-        together = np.where(order >= 2, order / (order - 1), 0.0) * np.fmax(logsumexp(share + tilt, axis=0), 0.0)
+        together = np.where(order >= 2, order / (order - 1), 0.0) * _log_mean(share, tilt)
     found = single(some, np.where(np.isnan(together), math.inf, together), orders)
     return np.fmax(found, _backwards(log_chance[1:], curves, tilt, single, orders)) if backwards else found
 
@@ -142,12 +144,22 @@ def _backwards(log_chance: Curve, curves: Curve, tilt: Curve, single: Sampled, o
         rates = np.exp(np.minimum(log_chance - weight, 0.0))
         if (log_chance > weight + 1e-12).any():  # a part would have to be drawn more often than always
             continue
-        parts = [
-            log + above * single(float(part), curve, orders)
-            for log, part, curve in zip(weight, rates, curves, strict=True)
-        ]
-        best = np.fmin(best, np.fmax(logsumexp(np.stack(parts), axis=0), 0.0) * (1 + _ERRORS) / above)
+        parts = [single(float(part), curve, orders) for part, curve in zip(rates, curves, strict=True)]
+        best = np.fmin(best, _log_mean(weight[:, None], above * np.stack(parts)) / above)
     return best
+
+
+def _log_mean(log_weight: Curve, exponent: Curve) -> Curve:
+    """Upper bound on log(sum_k w_k exp(x_k)) of weights (k, 1) that add up to 1 and exponents (k, n), none negative.
+
+    It is log(1 + sum_k w_k (exp(x_k) - 1)), of which nothing cancels however small the exponents are.
+    """
+    from scipy.special import logsumexp
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = log_weight + exponent + np.log(-np.expm1(-exponent))
+    found: Curve = np.logaddexp(0.0, logsumexp(terms, axis=0)) * (1 + _ERRORS)
+    return found
 
 
 def _of_gaussian(size: Curve, log_chance: Curve, noise: float, orders: tuple[int, ...]) -> Curve:
@@ -204,8 +216,8 @@ class _Mixture:
         """Hockey-stick divergence of the mixture from the noise alone, at each epsilon."""
         from scipy.special import ndtr
 
-        found = -np.expm1(epsilon)  # all of it, where log L is never so small
         above = epsilon > self.log_chance[0]
+        found = -np.expm1(np.where(above, 0.0, epsilon))  # all of it, where log L is never so small
         x = self._where(epsilon[above])
         mixed = np.exp(self.log_chance) @ ndtr(self.size[:, None] - x)
         found[above] = mixed - np.exp(epsilon[above] + _log_ndtr(-x))

@@ -185,6 +185,26 @@ def test_more_rows_spend_more_and_extremes_are_numbers():
     assert (whole == rdp(dpa.GaussianDpEvent(0.5), (2, 5))).all()
 
 
+@pytest.mark.parametrize(
+    ("rate", "rows", "noise"), [(1e-9, 2, 1000.0), (1e-9, 5, 100.0), (1e-7, 3, 300.0), (0.9, 3, 1e5)]
+)
+def test_small_divergences_are_not_rounded_down(rate, rows, noise):
+    """D_2 in closed form, of two draws of how many rows; 1 and less than 1e-20 do not add up in floating point."""
+    bound = one(gaussian(rate, rows, noise), 2)
+    k = np.arange(1.0, rows + 1)
+    chance = binom.pmf(k, rows, rate)
+    exact = float(np.log1p(chance @ np.expm1(np.outer(k, k) / noise**2) @ chance))
+    assert exact <= bound * (1 + 1e-9)
+    assert rate > 0.5 or bound <= 1.2 * exact
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-6])
+def test_a_row_more_is_never_cheaper_however_little_is_spent(rate):
+    release = SkellamDpEvent(40.0, 10.0, 2000.0)
+    found = [rdp(SampledRowsDpEvent(rate, rows, release), (2, 16, 64)) for rows in (2, 31, 32)]
+    assert all((fewer < more).all() for fewer, more in itertools.pairwise(found))
+
+
 def test_losses_that_take_too_long_are_accounted_for_by_renyi_divergence(monkeypatch):
     """An upper bound all the same, and no refusal."""
     monkeypatch.setattr(groups, "_MOST_LOSSES", 10)
