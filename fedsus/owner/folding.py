@@ -2,7 +2,7 @@
 
 folded   what was used in an hour until ``time``, for a run or, null, for none
 worked   what one of a run's last attempts used; older records have `largest`, the most that one of a day did
-owed     what a run was not told when this was written
+owed     what a run was not told when this was written; again: some of it was told once
 flying   its report under way then
 """
 
@@ -45,7 +45,10 @@ def replay(entry: Mapping[str, Any], recent: Recent, reports: Reports) -> float:
         case "withdrawn":
             reports.withdrawn(_text(entry["run"]), int(entry["attempt"]))
         case "owed":
-            reports.used(_text(entry["run"]), consumed.read(entry["used"]))
+            run = _text(entry["run"])
+            reports.used(run, consumed.read(entry["used"]))
+            if entry.get("again") is True:  # which an older version did not write
+                reports.repeated.add(run)
         case "flying":
             told = consumed.read(entry["used"])
             again = entry["again"] is True
@@ -98,7 +101,10 @@ def folded(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
             for attempt, one in found.items()
             if one.whole
         ),
-        *({"type": "owed", "run": run, "used": used.written()} for run, used in reports.untold.items()),
+        *(
+            {"type": "owed", "run": run, "again": run in reports.repeated, "used": used.written()}
+            for run, used in reports.untold.items()
+        ),
         *(
             {"type": "flying", "run": run, "round": one.round, "attempt": one.attempt, "again": one.again}
             | {"used": one.told.written()}

@@ -160,6 +160,24 @@ def test_a_long_record_is_folded_at_the_start_and_says_the_same(
     assert hands.report()["joules"] == 1.0
 
 
+def test_a_folded_record_knows_what_was_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a server that goes on asking is told it a third time after a restart."""
+    hands = Hands(tmp_path)
+    for attempt in (1, 2):
+        hands.work(4.0, "c", attempt=attempt)
+        hands.report("c", attempt=attempt)
+    hands.consumption.withdrawn("c", 2)
+    hands.killed()
+    long_record(tmp_path, monkeypatch)[0].killed()
+    before = Hands(tmp_path)
+    assert before.consumption._reports.repeated == {"c"}
+    before.killed()
+    monkeypatch.setattr(folding, "_LONG", 20)
+    hands.start()
+    hands.again()  # what was folded is read
+    assert hands.consumption._reports == before.consumption._reports
+
+
 def test_a_long_record_is_folded_on_a_new_day_while_the_agent_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
