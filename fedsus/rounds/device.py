@@ -120,6 +120,7 @@ class Device:
         request = decode_request(raw, self._held)
         if request.plan.exchange != "clear_sum":
             raise ProtocolViolation(f"request: in clear, and its plan says '{request.plan.exchange}'")
+        self._granted(request.plan)  # before the day is asked of: what is refused anyway hears nothing of it
         self.consumption.join(self.policy.budget, request.plan.run)
         work = self.admit(request)
         self._held.keep(request.plan, request.model)
@@ -134,13 +135,17 @@ class Device:
             Refusal: the policy does not allow it, or the plan does not fit the task.
             DataError: the data do not fit the task.
         """
-        if request.plan.costs is not None and request.plan.exchange == "clear_sum":
-            raise Refusal("the plan asks for costs in clear: they are told in a secure sum alone")
         with self.consumption.phase("load"):
-            grant = admit(request.plan, self.policy, self._tasks, self.ledger.grants())
+            grant = self._granted(request.plan)
             mechanism = mechanism_of(request.plan)
             prepared = self._prepared.of(request.plan, grant)
         return Work(self, request, grant, mechanism, prepared)
+
+    def _granted(self, plan: Plan) -> Grant:
+        """What the owner's policy grants to a plan, whatever its task and data are."""
+        if plan.costs is not None and plan.exchange == "clear_sum":
+            raise Refusal("the plan asks for costs in clear: they are told in a secure sum alone")
+        return admit(plan, self.policy, self._tasks, self.ledger.grants())
 
     def _secure(self, raw: bytes, stop: Stop) -> Answer:
         if self._sessions is None:

@@ -340,6 +340,20 @@ def test_a_clear_request_counts_and_sits_out_without_a_reason_on_the_wire(told: 
     assert meter.entered[:6] == ["load", "load", "evaluate", "train", "encode", "encode"]
 
 
+def test_no_server_hears_of_the_day_by_a_request_in_clear_that_the_policy_refuses_anyway() -> None:
+    """It costs nothing and trains nothing: asked again and again, it would tell when the budget is spent."""
+    fleet = Metered()
+    device = fleet.devices["ada"]
+    raw = [encode_request(plan_for(MODEL, None, round=attempt, attempt=attempt), MODEL) for attempt in (1, 2)]
+    device.policy = Policy.model_validate(GRANTS | {"budget": {"joules": 2.0}})
+    assert declined(device.answer(raw[0], lambda: False).body) is None
+    device.consumption.rest()
+    device.policy = Policy.model_validate(GRANTS | {"budget": {"joules": 2.0}, "exchange": {"clear_sum": False}})
+    assert device.answer(raw[1], lambda: False).body == REFUSAL
+    device.policy = Policy.model_validate(GRANTS | {"budget": {"joules": 2.0}})
+    assert declined(device.answer(raw[1], lambda: False).body), "allowed, and over its cap"
+
+
 def test_a_session_is_refused_with_the_hour_and_no_other_refusal_has_one() -> None:
     fleet = Metered()
     out, other = fleet.devices[fleet.names[0]], fleet.devices[fleet.names[1]]
