@@ -47,6 +47,7 @@ class Series:
         values, lows, highs = (np.array([row[k] for row in filled]) for k in (1, 2, 3))
         self._table = np.stack([values, lows, highs])
         self._guessed = np.array([own is None for *_, own in filled])
+        self._own = np.maximum.accumulate(np.where(self._guessed, 0, np.arange(len(filled))))
         wide = max(len(row.forecast) for row in rows)
         self._ahead = np.full((len(filled), wide), np.nan)
         for at, (*_, own) in enumerate(filled):
@@ -93,7 +94,8 @@ class Series:
         return tuple(self._steps(now, until))
 
     def _steps(self, now: float, until: float) -> Iterator[Step]:
-        row = int(np.searchsorted(self._times, now, side="right")) - 1
+        # In a gap that is filled by a line nobody knows its other end yet: the row before it is what was known.
+        row = int(self._own[int(np.searchsorted(self._times, now, side="right")) - 1])
         issued = float(self._times[row])
         start, count = now, 0
         while start < until:

@@ -51,6 +51,21 @@ def test_forecasts_end_where_nothing_is_known(tmp_path: Path) -> None:
         loaded(tmp_path, steps(1, 2), forecast="g")
 
 
+@pytest.mark.parametrize("gaps", ["previous", "linear"])
+def test_a_forecast_within_a_gap_knows_nothing_of_what_follows_it(tmp_path: Path, gaps: str) -> None:
+    hour, now = 3600.0, T0 + 26.5 * 3600
+
+    def forecast(after: int) -> list[float]:
+        days = [f"{at(60 * h)},{h if h < 25 else after},{1000 + h},{2000 + h}" for h in (*range(25), 29, 30)]
+        series = loaded(tmp_path, table(*days, header="time,moer,f1,f2"), forecast="f", gaps=gaps, longest_gap=86_400.0)
+        steps = series.forecast(now, now + 20 * hour)
+        assert steps[0].start == now and steps[-1].end == now + 20 * hour
+        return [step.rate.value for step in steps]
+
+    assert forecast(50) == forecast(2900)
+    assert forecast(50)[:3] == [2024, 3, 4], "the second hour that the row before the gap foretold, then yesterday's"
+
+
 def test_several_days_stand_for_a_forecast_the_newer_the_more(tmp_path: Path) -> None:
     """Each day counts 0.7 of the one after it; of days that were not seen, none counts."""
     levels = {0: 100, 1: 200, 2: 400, 3: 50}
