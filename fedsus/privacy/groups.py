@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     Curve = NDArray[np.float64]
     Sampled = Callable[[float, Curve, tuple[int, ...]], Curve]
 
-MOST_SIZES: Final = 32
-"""Numbers of rows that are told apart; of more rows, numbers are rounded up to multiples."""
+FINEST: Final = 16
+"""Numbers of rows are rounded up by less than one part in so many; up to twice as many they are told apart."""
 
 _LEAST: Final = 1e-300
 """Chances below are rounded up to it."""
@@ -72,23 +72,29 @@ _CUT: Final = 1e-22
 """Of the mass of a privacy loss distribution: what is beyond counts as lost."""
 
 _MOST_LOSSES: Final = 200_000
+_MOST_TERMS: Final = 6_600_000
+"""Losses times sizes: bounds time and memory."""
+
 _MOST_NEWTON: Final = 60
 
 
 def sizes(rate: float, rows: int) -> tuple[Curve, Curve]:
-    """How many of ``rows`` rows are drawn, rounded up to at most `MOST_SIZES` sizes; and the logarithm of their chance.
+    """How many of ``rows`` rows are drawn, rounded up (see `FINEST`); and the logarithm of their chance.
+
+    To what a number is rounded does not depend on ``rows``, so that a row more never spends less.
 
     Returns:
         (k,) float64 from 0 to ``rows``; (k,) float64, whose exponentials add up to 1.
     """
     from scipy.stats import binom
 
-    step = -(-rows // MOST_SIZES)
-    starts = np.arange(1, rows + 1, step)
-    chances = np.add.reduceat(binom.pmf(np.arange(rows + 1), rows, rate), [0, *starts])
+    last = [0]
+    while last[-1] < rows:
+        last.append(min(last[-1] + max(last[-1] // FINEST, 1), rows))
+    chances = np.add.reduceat(binom.pmf(np.arange(rows + 1), rows, rate), [0, *(end + 1 for end in last[:-1])])
     log_chance = np.log(np.maximum(chances, _LEAST))
     log_chance[0] = max(rows * math.log1p(-rate), math.log(_LEAST))  # next to 1, where a chance has no digits left
-    return np.array([0.0, *np.minimum(starts + step - 1, rows)]), log_chance
+    return np.array(last, dtype=np.float64), log_chance
 
 
 def divergence(
@@ -196,7 +202,7 @@ def losses(rate: float, rows: int, noise: float, interval: float) -> Any:
     both = []
     for low, high, deltas in ((*mixture.removed_range(), mixture.removed), (*mixture.added_range(), mixture.added)):
         first, last = math.floor(low / interval), math.ceil(high / interval)
-        if last - first > _MOST_LOSSES:
+        if last - first > min(_MOST_LOSSES, _MOST_TERMS / size.size):
             return None
         grid = np.arange(first, last + 1)
         found = np.maximum.accumulate(np.clip(deltas(np.asarray(grid * interval, dtype=np.float64)), 0.0, 1.0)[::-1])[

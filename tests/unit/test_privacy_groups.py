@@ -163,15 +163,25 @@ def test_no_bound_is_above_the_older_one(rate, rows):
         assert (found >= single).all()
 
 
-def test_of_many_rows_numbers_are_rounded_up(monkeypatch):
-    size, chance = groups.sizes(0.01, 1000)
-    assert size.size <= groups.MOST_SIZES + 1 and size[0] == 0 and size[-1] == 1000
-    assert math.fsum(np.exp(chance)) == pytest.approx(1, abs=1e-12)
-    fine = gaussian(0.05, 20, 8.0)
-    exact = [rdp(fine, (2, 4)), rdp(SampledRowsDpEvent(0.05, 20, SkellamDpEvent(9.0, 3.0, 600.0)), (2, 4))]
-    monkeypatch.setattr(groups, "MOST_SIZES", 7)
-    rounded = [rdp(fine, (2, 4)), rdp(SampledRowsDpEvent(0.05, 20, SkellamDpEvent(9.0, 3.0, 600.0)), (2, 4))]
+def test_of_many_rows_numbers_are_rounded_up_by_less_than_a_sixteenth(monkeypatch):
+    for rows in (2, 32, 33, 1000, 1_000_000):
+        size, chance = groups.sizes(0.01, rows)
+        assert size[0] == 0 and size[-1] == rows and (rows > 32 or size.size == rows + 1) and size.size < 220
+        assert (np.diff(size)[1:] <= np.maximum(size[1:-1] / 16, 1)).all()
+        assert math.fsum(np.exp(chance)) == pytest.approx(1, abs=1e-12)
+    releases = dpa.GaussianDpEvent(8.0), SkellamDpEvent(9.0, 3.0, 600.0)
+    exact, rounded = ([], [])
+    for part, found in ((groups.FINEST, exact), (3, rounded)):
+        monkeypatch.setattr(groups, "FINEST", part)
+        found += [rdp(SampledRowsDpEvent(0.05, 20, release), (2, 4)) for release in releases]
     assert all((one < two).all() for one, two in zip(exact, rounded, strict=True))
+
+
+def test_a_row_more_costs_a_little_more_also_where_numbers_are_rounded():
+    """Were all numbers rounded up to multiples, 33 rows would cost twice as much as 32, and 1,000 far more."""
+    before, after = (epsilon(dp_sgd_event(3.0, 0.01, 7, rows), 1e-5) for rows in (32, 33))
+    assert before < after < 1.05 * before
+    assert epsilon(dp_sgd_event(20.0, 0.001, 200, 1000), 1e-5) == pytest.approx(2.968, abs=2e-3)
 
 
 def test_more_rows_spend_more_and_extremes_are_numbers():
