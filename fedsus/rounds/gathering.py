@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -58,6 +59,7 @@ class Gathering:
         self._specification, self._fleet, self._secure = specification, fleet, secure
         self._draw, self._now, self._sleep = draw, now, sleep
         self._absences, self._waits = absences, waits or (lambda *_: None)
+        self._round, self._failed = 0, 0
 
     def cohort(self, progress: RunState, patient: bool = True) -> list[Member]:
         """Who is asked: all that the plan's size allows, once enough are connected and do not sit out.
@@ -69,6 +71,7 @@ class Gathering:
             RunFailed: too few came, or sit out.
         """
         asked = self._specification.config.plan.cohort
+        self._begin(progress.next_round)
         # The first attempt waits for everyone; later ones take the minimum: one lost device costs no wait.
         wanted = asked.size if progress.attempts == 0 else self._least
         patience = self._now() + self._patience
@@ -95,7 +98,9 @@ class Gathering:
         return list(known)
 
     def returned(self, progress: RunState) -> bool:
-        """Wait while so many of the connected sit out that no attempt can succeed; whether that took any time."""
+        """Wait while so many of the connected sit out that no attempt can succeed, or, after two that failed, that a
+        draw holds too few of the others on average; whether that took any time."""
+        self._begin(progress.next_round)
         look, told = 1.0, None
         while self._absences is not None and self._absences.known:
             members = self._due(self._fleet.members(), progress.next_round)
@@ -122,7 +127,7 @@ class Gathering:
             abandoned: in a row.
             left: attempts that may still be; below 0 the run can have no last round any more.
         """
-        seconds = pause_after(abandoned)
+        self._failed, seconds = abandoned, pause_after(abandoned)
         if self._absences is not None and self._absences.declined and abandoned > 1 and left >= 0:
             seconds = max(seconds, ration(left, self._patience))
         if seconds > _LONGEST_PAUSE_SECONDS:
@@ -139,8 +144,19 @@ class Gathering:
     def _patience(self) -> float:
         return self._specification.config.server.wait_for_devices
 
+    def _begin(self, round: int) -> None:
+        """Attempts that failed in another round say nothing of this one."""
+        if round != self._round:
+            self._round, self._failed = round, 0
+
     def _until(self, known: Sequence[Member]) -> float | None:
-        return None if self._absences is None else self._absences.until(known, self._least)
+        if self._absences is None:
+            return None
+        least, size = self._least, self._specification.config.plan.cohort.size
+        if self._failed > 1 and len(known) > size:
+            # Who is drawn does not depend on who sits out, so that draws would fail again until attempts are spent.
+            least = math.ceil(least * len(known) / size)
+        return self._absences.until(known, least)
 
     def _out(self, known: Sequence[Member]) -> int:
         return 0 if self._absences is None else self._absences.out(known)
