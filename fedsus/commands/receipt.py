@@ -56,14 +56,20 @@ def make(run: Path, key: Path | None, output: Path | None) -> None:
 @click.option("--journal", type=_file, help="The run's journal.  [default: journal.jsonl beside the receipt]")
 @click.option("--roster", type=_file, help="The federation's signed roster.")
 @click.option("--policy", type=_file, help="policy.toml, whose [federation] pins the roster's signers.")
-@click.option("--operator", metavar="KEY", help="The operator's public key: operator.key.pub, or its 64 hex digits.")
+@click.option(
+    "--operator",
+    "operators",
+    metavar="KEY",
+    multiple=True,
+    help="The operator's public key: operator.key.pub, or its 64 hex digits. May be repeated: any of them may sign.",
+)
 @click.option("--model", type=_file, help="The model that was released: a model file, or a checkpoint.")
 def verify(
     receipts: tuple[Path, ...],
     journal: Path | None,
     roster: Path | None,
     policy: Path | None,
-    operator: str | None,
+    operators: tuple[str, ...],
     model: Path | None,
 ) -> None:
     """Check receipts offline: signatures, journal, and every figure anew.
@@ -76,7 +82,7 @@ def verify(
     several = len(receipts) > 1
     if several and (journal or model):
         raise ConfigError(f"--{'journal' if journal else 'model'} is of one run: name one receipt, not {len(receipts)}")
-    common = _common(roster, policy, operator)
+    common = _common(roster, policy, operators)
     if not several:
         for line in _verified(receipts[0], common, journal, model):
             click.echo(line)
@@ -172,7 +178,7 @@ def _file_of(given: Path) -> Path:
     raise ConfigError(f"{path}: no such file; once the run is over, its operator makes it: fedsus receipt make {given}")
 
 
-def _common(roster: Path | None, policy: Path | None, operator: str | None) -> Evidence:
+def _common(roster: Path | None, policy: Path | None, operators: Sequence[str]) -> Evidence:
     """What all receipts are checked against."""
     from fedsus.reporting import receipt as receipts
     from fedsus.reporting.verification import Evidence
@@ -195,7 +201,7 @@ def _common(roster: Path | None, policy: Path | None, operator: str | None) -> E
         if given is None:
             raise ConfigError(f"{policy}: no [federation]: it pins no signers of rosters")
         pins = given.pins
-    return Evidence(b"", signed, pins, None if operator is None else _operator(operator))
+    return Evidence(b"", signed, pins, frozenset(map(_operator, operators)) or None)
 
 
 def _operator(given: str) -> str:

@@ -43,14 +43,14 @@ class Evidence:
         journal: the journal file's bytes.
         roster: the federation's roster file, decoded; None: nobody's signatures of it are checked.
         pins: whose signatures of the roster count; None: those that it names itself.
-        operator: the public key (hex) that must have signed; None: the one that the receipt names.
+        operators: public keys (hex) of which one must have signed; None: the one that the receipt names.
         model: SHA-256 of a model's values, or of a file that holds them, or both; None: not compared.
     """
 
     journal: bytes
     roster: SignedRoster | None = None
     pins: Pins | None = None
-    operator: str | None = None
+    operators: frozenset[str] | None = None
     model: frozenset[str] | None = None
 
 
@@ -79,7 +79,7 @@ def verify(raw: bytes, evidence: Evidence) -> Verified:
         ConfigError: it cannot be checked: of another version, or something is missing that it takes.
     """
     sealed, payload = _opened(raw)
-    _of_operator(sealed, evidence.operator)
+    _of_operator(sealed, evidence.operators)
     derived = _recomputed(payload, evidence.journal, sealed.author)
     _compare(payload, derived)
     names = _countersigned(sealed, _listed(derived.roster, evidence))
@@ -115,11 +115,12 @@ def _opened(raw: bytes) -> tuple[Envelope, dict[str, Any]]:
     return sealed, payload
 
 
-def _of_operator(sealed: Envelope, operator: str | None) -> None:
-    if operator is not None and operator != sealed.author:
+def _of_operator(sealed: Envelope, operators: frozenset[str] | None) -> None:
+    if operators is not None and sealed.author not in operators:
+        named = " or ".join(fingerprint(bytes.fromhex(operator)) for operator in sorted(operators))
         raise ReceiptFault(
             f"signatures.0: signed by the key {fingerprint(bytes.fromhex(sealed.author))}, "
-            f"and not by the operator's, {fingerprint(bytes.fromhex(operator))}"
+            f"and not by the operator's, {named}"
         )
 
 
@@ -255,7 +256,7 @@ def _same_model(payload: dict[str, Any], model: frozenset[str] | None) -> None:
 def _notes(payload: dict[str, Any], evidence: Evidence) -> Iterator[str]:
     if simulated(payload):
         yield SIMULATED
-    if evidence.operator is None:
+    if evidence.operators is None:
         yield "the operator's key is not pinned: compare its fingerprint with one from the operator, or name --operator"
     if payload["predicate"]["participation"]["roster"] is not None:
         if evidence.roster is None:

@@ -172,7 +172,7 @@ MUTATIONS: dict[str, Mutation] = dict(
 def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Held:
     run = request.param(tmp_path_factory.mktemp("run"))
     members = roster() if request.param is private_run else None
-    evidence = Evidence(run.journal, roster=members, operator=OPERATOR.public.hex())
+    evidence = Evidence(run.journal, roster=members, operators=frozenset({OPERATOR.public.hex()}))
     found = Held(run.receipt(), run.journal, evidence)
     verify(found.raw, evidence)
     return found

@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def evidence(run: Run) -> Evidence:
     pins = Pins("six", frozenset({SIGNER.public.hex()}), 1)
-    return Evidence(run.journal, roster(), pins, OPERATOR.public.hex(), frozenset({"d" * 64}))
+    return Evidence(run.journal, roster(), pins, frozenset({OPERATOR.public.hex()}), frozenset({"d" * 64}))
 
 
 def test_what_holds_is_said_with_whose_key_it_is(run: Run, evidence: Evidence) -> None:
@@ -61,7 +61,7 @@ def test_another_operators_signature(run: Run, evidence: Evidence) -> None:
     with pytest.raises(ReceiptFault, match=r"signatures\.0: signed by the key .* and not by the operator's"):
         verify(run.receipt(STRANGER), evidence)
     with pytest.raises(ReceiptFault, match=r"predicate\.operator: the receipt names the key"):
-        verify(signed(run.payload(), STRANGER), replace(evidence, operator=None))
+        verify(signed(run.payload(), STRANGER), replace(evidence, operators=None))
 
 
 def test_an_operator_who_rewrites_the_journal_is_found_by_a_countersignature_alone(

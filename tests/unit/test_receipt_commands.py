@@ -97,6 +97,12 @@ def test_several_runs_are_verified_each_with_its_verdict(run: Run, capsys: Captu
     assert (code, err) == (0, "")
     verdicts = [line for line in out.splitlines() if not line.startswith(" ")]
     assert [line.split(",")[0] for line in verdicts] == ["run: holds: run masked-1", "clear: holds: run clear-1"]
+    key_files.create(Path("other.key"), "operator")
+    both = ("--operator", "home/operator.key.pub", "--operator", "other.key.pub")
+    for order in (both, (*both[2:], *both[:2])):
+        assert told(capsys, "verify", "run", "clear", *order)[::2] == (0, ""), "one of them signed"
+    code, out, err = told(capsys, "verify", "run", "--operator", "other.key.pub", "--operator", "0" * 64)
+    assert (code, " or " in err) == (1, True)
     code, out, err = told(capsys, "verify", "changed", "run", "open", "clear")
     assert (code, out.count(": holds: ")) == (1, 2), "the others are told too"
     first, second, last = err.splitlines()
