@@ -56,8 +56,8 @@ def together(one: Usage | None, other: Usage | None) -> Usage | None:
         high=one.high + other.high,
         idle=one.idle + other.idle,
         method=worst(one.method, other.method),
-        source="; ".join(dict.fromkeys((one.source, other.source))),
-        boundary="; ".join(dict.fromkeys((one.boundary, other.boundary))),
+        source=sources(one.source, other.source),
+        boundary=sources(one.boundary, other.boundary),
         grams=_both(one, other),
     )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fedsus.types import Mean, Summed
 
 log = logging.getLogger("fedsus.server")
+
+_LONGEST_SECONDS: Final = 600.0
+"""Of waiting in one interval."""
 
 Reason: TypeAlias = Literal["completed", "stopped", "failed"]
 
@@ -38,17 +41,34 @@ class UsageOf:
     def __init__(self, meter: Meter | None) -> None:
         self._meter = meter
         self._kept: Usage | None = None
+        self._unknown = False
         self._fault: EnvironmentFault | None = None
 
     def mark(self) -> None:
         """Close an interval within the entry's: what is used in other hours has another carbon intensity."""
-        self._kept = together(self._kept, self._found())
+        found = self._found()
+        self._kept, self._unknown = together(self._kept, found), self._unknown or found is None
 
     def take(self) -> Usage | None:
-        """None where it is not known."""
+        """None where it is not known, be it of a part."""
         self.mark()
-        kept, self._kept = self._kept, None
+        kept = None if self._unknown else self._kept
+        self._kept, self._unknown = None, False
         return kept
+
+    def sleeping(self, sleep: Callable[[float], None]) -> Callable[[float], None]:
+        """A sleep that closes an interval every ten minutes: of what is hours ago, no source may know the carbon."""
+        slept = 0.0
+
+        def rest(seconds: float) -> None:
+            nonlocal slept
+            sleep(seconds)
+            slept += seconds
+            if slept >= _LONGEST_SECONDS:
+                slept = 0.0
+                self.mark()
+
+        return rest
 
     def _found(self) -> Usage | None:
         try:

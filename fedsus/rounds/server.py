@@ -93,10 +93,10 @@ class RunLoop:
         self._specification = specification_of(opened)
         self._strategy: Strategy = create(self._specification.config.plan.strategy)
         self._readers, self._secure = Readers(), SecureRounds.of(self._specification, clock, draw)
-        now, entries, simulated = virtual or clock, self._journal.entries, virtual is not None
-        absences = None if simulated else Absences(now)
+        now, simulated, rest = virtual or clock, virtual is not None, self._usage.sleeping(sleep)
+        absences, entries = None if simulated else Absences(now), self._journal.entries
         self._fleet: Fleet = fleet if absences is None else Heard(fleet, absences)
-        self._gathering = Gathering(self._specification, self._fleet, self._secure, draw, now, sleep, absences, waits)
+        self._gathering = Gathering(self._specification, self._fleet, self._secure, draw, now, rest, absences, waits)
         schedule = self._specification.config.schedule
         self._postponing = Postponing(schedule, intensity, now, sleep, waits, entries, simulated)
         self._budgets = Budgets(self._specification, entries, simulated)
