@@ -63,9 +63,10 @@ class PreparedTasks:
             while len(self._prepared) >= _PREPARED:
                 del self._prepared[next(iter(self._prepared))]
             self._prepared[key] = prepared
-        bounds = {metric.name: (metric.low, metric.high) for metric in plan.metrics}
-        if plan.metrics and bounds != dict(prepared.task.bounds):
-            raise Refusal(f"the plan's metrics {bounds} are not the task's: {dict(prepared.task.bounds)}")
+        bounds, own = {metric.name: (metric.low, metric.high) for metric in plan.metrics}, dict(prepared.task.bounds)
+        # Also in order: totals are told apart by their place alone.
+        if plan.metrics and list(bounds.items()) != list(own.items()):
+            raise Refusal(f"the plan's metrics {bounds} are not the task's, in this order: {own}")
         return prepared
 
     def _load(self, plan: Plan, grant: Grant) -> Prepared:

@@ -55,6 +55,7 @@ def refused(owned: Owned, answer: Answer, reason: str, log: pytest.LogCaptureFix
         ({"limits": {"rounds": 1}}, {}, "rounds 2: the policy allows at most 1"),
         ({}, {"metrics": METRICS[:1]}, "the plan's metrics"),
         ({}, {"metrics": [METRICS[0] | {"high": 9.0}, METRICS[1]]}, "are not the task's"),
+        ({}, {"metrics": METRICS[::-1]}, "in this order"),
         ({}, {"encoding": {"bits": 16}, "cohort": {"size": 9000, "minimum": 3}}, "bits"),
     ],
 )

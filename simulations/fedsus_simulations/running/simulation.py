@@ -222,13 +222,15 @@ class Simulation:
 
 def _check_metrics(scenario: Scenario, task: Task) -> None:
     """Refuse at once what every client would refuse, attempt after attempt."""
-    asked = {metric.name: (metric.low, metric.high) for metric in scenario.plan.metrics}
-    if asked and asked != dict(task.bounds):
+    asked = [(metric.name, (metric.low, metric.high)) for metric in scenario.plan.metrics]
+    if asked and asked != list(task.bounds.items()):
         right = ", ".join(
             f'{{ name = "{name}", low = {float(low)}, high = {float(high)} }}'
             for name, (low, high) in task.bounds.items()
         )
-        raise ConfigError(f"plan.metrics: they are not those of task '{scenario.task.name}'; write [{right}], or none")
+        raise ConfigError(
+            f"plan.metrics: they are not those of task '{scenario.task.name}', in its order; write [{right}], or none"
+        )
 
 
 def _without_last_line(path: Path) -> None:
