@@ -27,13 +27,14 @@ def authorities(ca: Path | None) -> ssl.SSLContext:
         return _system()
     import ssl
 
+    if not ca.is_file():  # a pipe would be waited for
+        raise ConfigError(f"ca: {ca}: {'not a file' if ca.exists() else 'no such file'}")
     try:
         return ssl.create_default_context(cafile=str(ca))
     except ssl.SSLError:
         raise ConfigError(f"ca: {ca}: holds no certificate in PEM form that can be read") from None
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        raise ConfigError(f"ca: {ca}: {reason}") from None
+        raise ConfigError(f"ca: {ca}: cannot be read: {error.strerror}") from None
 
 
 def mistrusted(error: BaseException) -> str | None:

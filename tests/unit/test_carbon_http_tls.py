@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
@@ -111,9 +112,10 @@ def test_a_source_that_speaks_no_tls(tmp_path: Path, fetch: Fetch) -> None:
         (b"nothing of the kind", "holds no certificate in PEM form"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "holds no certificate in PEM form"),
         (b"key", "holds no certificate in PEM form"),
-        (b"folder", "cannot be read|holds no certificate"),
+        (b"folder", "not a file"),
+        (b"pipe", "not a file"),
     ],
-    ids=["missing", "empty", "text", "broken", "a key", "a folder"],
+    ids=["missing", "empty", "text", "broken", "a key", "a folder", "a pipe"],
 )
 def test_a_file_without_authorities_is_refused_before_anything_is_asked(
     serve: Serve, tmp_path: Path, content: bytes | None, said: str
@@ -123,6 +125,8 @@ def test_a_file_without_authorities_is_refused_before_anything_is_asked(
         content = secret(certificate("authority", TODAY + DAY, None)[1])
     if content == b"folder":
         file.mkdir()
+    elif content == b"pipe":
+        os.mkfifo(file)
     elif content is not None:
         file.write_bytes(content)
     text = f"http = {{ url = '{source.url}/ci', ca = 'own.pem' }}"
