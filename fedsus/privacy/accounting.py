@@ -202,14 +202,14 @@ def _expected_loss(leaf: Any, count: int) -> float:
     """An upper bound on the mean privacy loss, from KL <= chi-squared and the convexity of KL."""
     if _is_of_rows(leaf):
         return count * _expected_loss_of_rows(leaf)
-    noise, rate = _noise(leaf), float(getattr(leaf, "sampling_probability", 1.0))
-    return count * min(rate / (2 * noise**2), rate**2 * math.expm1(min(1 / noise**2, 700.0)))
+    precision, rate = (1 / _noise(leaf)) ** 2, float(getattr(leaf, "sampling_probability", 1.0))
+    return count * min(rate * precision / 2, rate**2 * math.expm1(min(precision, 700.0)))
 
 
 def _expected_loss_of_rows(leaf: Any) -> float:
     """Of one release, of rows that are drawn each by itself: mean and overlap of how many are."""
-    rate, rows, noise = float(leaf.sampling_probability), float(leaf.rows), _noise(leaf)
-    return rows * rate * (1 - rate + rows * rate) / (2 * noise**2)
+    rate, rows, precision = float(leaf.sampling_probability), float(leaf.rows), (1 / _noise(leaf)) ** 2
+    return rows * rate * (1 - rate + rows * rate) * precision / 2
 
 
 def _is_of_rows(leaf: Any) -> bool:

@@ -176,7 +176,8 @@ def _of_gaussian(size: Curve, log_chance: Curve, noise: float, orders: tuple[int
     from scipy.special import logsumexp
 
     found = np.full(len(orders), math.inf)
-    step = size / noise
+    with np.errstate(over="ignore"):
+        step = size / noise
     for at, order in enumerate(orders):
         points = math.ceil((order * step[-1] + 2 * _ENDS) / _STEP) if step[-1] < _MOST_POINTS else _MOST_POINTS
         if points >= _MOST_POINTS:

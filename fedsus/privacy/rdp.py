@@ -60,7 +60,8 @@ def rdp(event: DpEvent, orders: Sequence[int] = ORDERS) -> NDArray[np.float64]:
     asked = _checked(orders)
     total = np.zeros(len(asked))
     for leaf, count in leaves(event).items():
-        total += count * _of_release(leaf, asked)
+        with np.errstate(over="ignore"):
+            total += count * _of_release(leaf, asked)
     return total
 
 

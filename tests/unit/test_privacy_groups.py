@@ -190,6 +190,11 @@ def test_more_rows_spend_more_and_extremes_are_numbers():
     for event in (gaussian(1e-12, 2, 0.1), gaussian(0.5, 1_000_000, 5.0), gaussian(1 - 1e-12, 50, 0.1)):
         assert all(value > 0 for value in rdp(event, (2, 8)))
     assert epsilon(dpa.SelfComposedDpEvent(gaussian(0.5, 1_000_000, 1.0), 10), 1e-5) == math.inf
+    assert epsilon_rdp(gaussian(0.5, 2, 5e-324), 1e-5) == rdp(gaussian(1e-9, 40, 5e-324), (3,))[0] == math.inf
+    assert rdp(dpa.SelfComposedDpEvent(SkellamDpEvent(1e150, 1e150, 1.0), 10**9), (2,))[0] == math.inf
+    for event in (gaussian(0.5, 2, 1e200), dpa.PoissonSampledDpEvent(0.5, dpa.GaussianDpEvent(1e200))):
+        with pytest.raises(Refusal, match="cannot be computed"):
+            epsilon(event, 1e-5)
     assert rdp(gaussian(0.0, 3, 1.0), (2,)).tolist() == [0.0]
     whole = rdp(gaussian(1.0, 3, 1.5), (2, 5))
     assert (whole == rdp(dpa.GaussianDpEvent(0.5), (2, 5))).all()
