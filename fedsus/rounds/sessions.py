@@ -170,7 +170,8 @@ class Sessions:
         keys = cohort_keys(session, roster)
         seat = Seat(session, sid, keys, index, self.identity, self.signatures, self.marks, self.workers)
         state, advert = advertise(seat, now)
-        self._retire(session, session.attempt - 2)  # the one before may be under way still: this one rides on it
+        # The one before may be under way still: this one rides on it.
+        self._retire(session, session.attempt - 2, untrained=policy.budget.capped)
         self._forget(now, MOST)
         answered = wire.frame(Kind.ADVERTISE, advert)
         self._live[sid] = _Live(session, state, {Kind.ADVERTISE: (content, answered)})
@@ -266,11 +267,13 @@ class Sessions:
         waiting = {live.session.run for live in self._live.values() if isinstance(live.state, Advertised | Shared)}
         return len(waiting - {session.run})
 
-    def _retire(self, session: Session, newest: int, kept: _Live | None = None) -> None:
-        """Attempts up to ``newest`` of a session's run are over; but for them, they would push out another run's."""
+    def _retire(self, session: Session, newest: int, kept: _Live | None = None, *, untrained: bool = False) -> None:
+        """Attempts up to ``newest`` of a session's run are over; but for them, they would push out another run's.
+        So are those still to be trained for, if ``untrained``: the day's budget was asked for one round of a run."""
         for sid, other in list(self._live.items()):
             same = (other.session.federation, other.session.run) == (session.federation, session.run)
-            if other is not kept and same and other.session.attempt <= newest:
+            over = other.session.attempt <= newest or (untrained and isinstance(other.state, Advertised | Shared))
+            if other is not kept and same and over:
                 self._live.pop(sid).wipe()
 
     def _forget(self, now: float, many: int) -> None:

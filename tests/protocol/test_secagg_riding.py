@@ -26,7 +26,7 @@ Weak = Callable[[], AbstractContextManager[Any]]
 
 def never_retires() -> AbstractContextManager[Any]:
     """A device that keeps an older attempt's session after a newer one was answered."""
-    return patch.object(Sessions, "_retire", lambda *_: None)
+    return patch.object(Sessions, "_retire", lambda *_, **__: None)
 
 
 def any_attempt() -> AbstractContextManager[Any]:

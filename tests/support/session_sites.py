@@ -77,6 +77,7 @@ class Site:
     fails: Callable[[], None] = lambda: None
     denied: Exception | None = None
     plans: list[Plan] = field(default_factory=list)
+    policy: Policy = field(default_factory=Policy)
 
     def admit(self, request: Request) -> Work:
         self.plans.append(request.plan)
@@ -85,7 +86,7 @@ class Site:
         return Work(np.full(SIZE, 2**31 + self.number, np.uint32), self.noted, self.fails)
 
     def answer(self, raw: bytes) -> Answer:
-        answer = self.sessions.answer(raw, Policy(), self.admit, lambda: False)
+        answer = self.sessions.answer(raw, self.policy, self.admit, lambda: False)
         if answer.refusal is not None:
             self.refusals.append(answer.refusal)
         return answer
@@ -103,11 +104,14 @@ class Sites:
     asked: list[list[Kind]] = field(default_factory=list)
     before: Meddle = lambda *_: None
     after: Meddle = lambda *_: None
+    policy: Policy = field(default_factory=Policy)
 
     def __post_init__(self) -> None:
         self.pact = members(4)
         self.names = sorted(self.pact.identities)
-        self.sites = {name: Site(self.device(name), number) for number, name in enumerate(self.names)}
+        self.sites = {
+            name: Site(self.device(name), number, policy=self.policy) for number, name in enumerate(self.names)
+        }
         self.first = self.sites[self.names[0]]
 
     def device(self, name: str) -> Sessions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from session_sites import (
@@ -21,6 +22,7 @@ from session_sites import (
 
 from fedsus import plan as plans
 from fedsus.errors import Cancelled, CohortTooSmall
+from fedsus.owner.policy import Policy
 from fedsus.rounds.sessions import MOST
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
@@ -120,6 +122,20 @@ def test_the_next_session_rides_on_this_one_and_the_older_is_retired() -> None:
     assert again.summed.total.tolist() == done.summed.total.tolist()
     assert list(sites.first.sessions._live) == [following.sid]
     assert sites.first.noted == ["charged", "trained", "sent", "4 survivors"] * 2
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_of_two_sessions_of_a_run_that_a_capped_device_joined_one_is_trained_for(order: tuple[int, int]) -> None:
+    """The day's budget was asked for one round: else a server that prepares two at once goes over the cap by both."""
+    sites = Sites(policy=Policy.model_validate({"budget": {"joules": 10.0, "missing": "assume"}}))
+    plans_of = [dict[str, Any](attempt=number, round=number) for number in order]
+    both = [sites.establish(a_plan(**each), nonce=f"{each['attempt']:064x}") for each in plans_of]
+    with pytest.raises(CohortTooSmall):
+        sites.sum(both[0], a_plan(both[0].sid.hex(), **plans_of[0]))
+    assert sites.first.noted == []
+    assert sites.first.refusals[-1] == "phase contribute of a session that this device is not in"
+    sites.sum(both[1], a_plan(both[1].sid.hex(), **plans_of[1]))
+    assert sites.first.noted == ["charged", "trained", "sent", "4 survivors"]
 
 
 def test_a_restarted_device_is_a_dropout_of_its_session(tmp_path: Path) -> None:
