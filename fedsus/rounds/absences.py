@@ -44,6 +44,8 @@ class Absences:
     def __init__(self, now: Clock) -> None:
         self._now = now
         self._until: dict[str, float] = {}
+        self._left: set[str] = set()
+        self._again: dict[str, float] = {}
         self.declined = 0
 
     @property
@@ -64,6 +66,16 @@ class Absences:
                 self._answered(reply)
             case Lost() | Partial():
                 pass
+
+    def see(self, connected: Sequence[Member]) -> None:
+        """Who left and came back is asked again, for its owner may have raised the cap; once for each hour it says."""
+        here, now = {member.id for member in connected}, self._now()
+        for client in self._left & here & self._until.keys():
+            self._again[client] = self._until.pop(client)
+        self._again = {client: at for client, at in self._again.items() if at > now}
+        self._left = {
+            client for client, at in self._until.items() if client not in here and at != self._again.get(client)
+        }
 
     def until(self, members: Sequence[Member], least: int) -> float | None:
         """When so many of these take part again, seconds since the epoch; None where they do, or are too few anyway."""

@@ -26,7 +26,8 @@ log = logging.getLogger("fedsus.server")
 
 _WAIT_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 30.0
-_LONGEST_LOOK_SECONDS: Final = 60.0
+_LONGEST_LOOK_SECONDS: Final = 10.0
+"""An agent whose owner raised a cap stays away for longer: it is seen to leave and come back."""
 
 
 def pause_after(abandoned: int) -> float:
@@ -77,7 +78,7 @@ class Gathering:
         patience = self._now() + self._patience
         said = ""
         while True:
-            members = self._due(self._fleet.members(), progress.next_round)
+            members = self._connected(progress.next_round)
             known = members if self._secure is None else self._secure.known(members)
             if len(known) >= wanted:
                 if self._until(known) is None:
@@ -103,7 +104,7 @@ class Gathering:
         self._begin(progress.next_round)
         look, told = 1.0, None
         while self._absences is not None and self._absences.known:
-            members = self._due(self._fleet.members(), progress.next_round)
+            members = self._connected(progress.next_round)
             known = members if self._secure is None else self._secure.known(members)
             until = self._until(known)
             if until is None:
@@ -164,6 +165,13 @@ class Gathering:
     def _tell(self, until: float, why: str) -> None:
         self._waits(until, why)
         log.info("waits %s until %s", why, datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%d %H:%M UTC"))
+
+    def _connected(self, round: int) -> Sequence[Member]:
+        """Who is connected and may take part in the next round."""
+        members = self._fleet.members()
+        if self._absences is not None:
+            self._absences.see(members)
+        return self._due(members, round)
 
     def _due(self, members: Sequence[Member], round: int) -> Sequence[Member]:
         """Who may take part in the next round: with noise that is correlated over b rounds, each client in every b-th.

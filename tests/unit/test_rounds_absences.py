@@ -93,7 +93,7 @@ def test_two_that_sit_out_until_midnight_cost_one_attempt_and_the_run_waits(tmp_
     assert until == MIDNIGHT + SKEW_SECONDS
     assert why == "for 2 of 3 devices, whose day's budget is spent,"
     assert waiting.told[1:] == [(None, "")], "told once"
-    assert fleet.looks < (MIDNIGHT - BEGAN) / 60 + 30, "the fleet is looked at ever more seldom"
+    assert fleet.looks < (MIDNIGHT - BEGAN) / 10 + 60, "the fleet is looked at ever more seldom"
 
 
 def test_who_sits_out_is_not_waited_for_where_the_others_are_enough(tmp_path: Path) -> None:
@@ -116,6 +116,30 @@ def test_nobody_is_waited_for_once_others_come(tmp_path: Path) -> None:
     assert BEGAN + HOUR < time.now < BEGAN + 2 * HOUR
     assert any(isinstance(entry, RoundReleased) for entry in entries)
     assert waiting.told[-1] == (None, "")
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_who_leaves_and_comes_back_is_asked_again_once_for_its_owner_may_have_raised_the_cap(
+    tmp_path: Path, raised: bool
+) -> None:
+    time = Time()
+    fleet = Sitting(time, {"0": MIDNIGHT, "1": MIDNIGHT})
+    everyone = fleet.members
+
+    def members() -> Sequence[Member]:
+        away = int((time.now - BEGAN) / 15) in (40, 60, 80, 100)  # for 15 s, again and again
+        if raised and time.now > BEGAN + 600:
+            fleet.until.pop("0", None)
+        return [member for member in everyone() if member.id != "0" or not away]
+
+    fleet.members = members  # type: ignore[method-assign]
+    entries, _ = run(tmp_path, fleet, time, config(rounds=1, spare=9))
+    if raised:
+        assert BEGAN + 600 < time.now < BEGAN + 700
+        assert attempts(entries)[1] == 1
+    else:
+        assert time.now >= MIDNIGHT
+        assert attempts(entries)[1] == 2, "a device that flaps costs one attempt more, however often it does"
 
 
 def test_a_device_that_says_so_for_ever_delays_each_spare_attempt_by_a_day_at_most(tmp_path: Path) -> None:
