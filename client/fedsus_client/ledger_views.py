@@ -15,6 +15,7 @@ from fedsus.owner.accounts import Standing
 from fedsus.owner.caps import ADJACENCY, Account, Cap, PrivacyPolicy, accounts
 from fedsus.owner.charges import epsilon_so_far
 from fedsus.privacy.adversaries import ADVERSARIES
+from fedsus.privacy.stated import shown
 
 if TYPE_CHECKING:
     from fedsus.owner.ledger import Ledger, RunSpent
@@ -72,7 +73,7 @@ def _accounts_table(book: Ledger, privacy: PrivacyPolicy, names: Sequence[str]) 
                 account.unit,
                 account.adversary,
                 "none" if cap is None else str(cap),
-                _number(_spent(now, cap, privacy)),
+                _epsilon(_spent(now, cap, privacy)),
                 f"{now.left(cap):.0%}" if finite and cap is not None else "",
                 _rule(now, cap, privacy),
             )
@@ -89,7 +90,7 @@ def _runs_table(book: Ledger, names: Sequence[str]) -> Any:
         table.add_column(title, no_wrap=True)
     for name in names:
         for run in book.runs(name):
-            numbers = (_number(run.epsilon), _number(run.epsilon_so_far), _number(run.delta))
+            numbers = (_epsilon(run.epsilon), _epsilon(run.epsilon_so_far), f"{run.delta:.4g}")
             table.add_row(name, run.run, f"{run.used} of {run.attempts}", *numbers)
     return table
 
@@ -168,8 +169,8 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _number(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{value:.4g}"
+def _epsilon(value: float) -> str:
+    return "infinite" if math.isinf(value) else shown(value)
 
 
 def _day(seconds: float) -> str:

@@ -10,6 +10,7 @@ from fedsus.commands.privacy_plan import Planned, noise_of, sentence, warnings
 from fedsus.commands.privacy_told import told_beside
 from fedsus.encoding.costs import told_devices, told_rounding, told_spread
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS
+from fedsus.privacy.stated import shown
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
 
 if TYPE_CHECKING:
@@ -55,11 +56,7 @@ def against(plan: Planned, who: Adversary) -> str:
 
 def number(epsilon: float) -> str:
     """Rounded up, so that what is printed is true; "none" where nothing protects."""
-    if math.isinf(epsilon):
-        return "none"
-    small = 0 < epsilon < 0.1
-    places = 1 - math.floor(math.log10(epsilon)) if small else 3 if epsilon < 10 else 1
-    return f"{math.ceil(epsilon * 10**places - 1e-9) / 10**places:.{places}f}"
+    return "none" if math.isinf(epsilon) else shown(epsilon)
 
 
 def size(count: float) -> str:

@@ -20,6 +20,7 @@ from fedsus.errors import BudgetExhausted, Refusal
 from fedsus.owner import filters
 from fedsus.owner.caps import Account, Cap, Composition
 from fedsus.owner.charges import Charge
+from fedsus.privacy.stated import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -194,7 +195,7 @@ def check_filter(now: Standing, cap: Cap, order: int, run: str, charge: Charge, 
     way = f"ask for less epsilon, {_RUNS}" if now.order is None else "ask for less epsilon"
     whole = filters.allowance(cap, order).divergence
     raise BudgetExhausted(
-        f"{now.account}: run '{run}' asks epsilon {filters.epsilon(asked, order, left.delta):.4g}, "
+        f"{now.account}: run '{run}' asks epsilon {shown(filters.epsilon(asked, order, left.delta))}, "
         f"{min(asked / whole, 99):.0%} of what the cap {cap} lets pass by the Renyi filter of order {order}; "
         f"{1 - now.left(cap):.0%} is spent: {fits}; {way}"
     )

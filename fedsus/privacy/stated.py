@@ -23,6 +23,18 @@ def rounded(epsilon: float) -> float | str:
     return float(Context(prec=DIGITS, rounding=ROUND_CEILING).create_decimal(Decimal(epsilon)))
 
 
+def shown(epsilon: float) -> str:
+    """For people, wherever an epsilon that was spent is told: rounded up, so that what is shown is true.
+
+    Three decimals below 10, one from there on; two digits that count below 0.1; "inf" where nothing protects.
+    """
+    if not math.isfinite(epsilon):
+        return "inf"
+    small = 0 < epsilon < 0.1
+    places = 1 - math.floor(math.log10(epsilon)) if small else 3 if epsilon < 10 else 1
+    return f"{math.ceil(epsilon * 10**places - 1e-9) / 10**places:.{places}f}"
+
+
 def alike(said: object, found: float) -> bool:
     """Whether ``said`` may be written for ``found``, which another version computed: give or take `TOLERANCE`."""
     return repr(said) in {repr(rounded(found * (1 + shift))) for shift in (-TOLERANCE, 0.0, TOLERANCE)}

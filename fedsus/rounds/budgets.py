@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from fedsus.errors import ConfigError, Refusal
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased
+from fedsus.privacy.stated import shown
 from fedsus.rounds.postponing import Stopwatch
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _before_epsilon(specification: Specification, attempts: int) -> str:
     except Refusal:
         spent = math.inf
     asked = specification.config.plan.privacy.epsilon or math.inf
-    return f"; it came before epsilon, of which {spent:.3g} of {asked:g} are spent (planned)"
+    return f"; it came before epsilon, of which {shown(spent)} of {asked:g} are spent (planned)"
 
 
 def _left_out(found: Counted) -> str:

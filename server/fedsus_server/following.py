@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fedsus.errors import EnvironmentFault, FedsusError, RunFailed
+from fedsus.privacy.stated import shown
 from fedsus.reporting import follow, summary
 from fedsus.reporting import runs as all_runs
 from fedsus_server import looping, progress
@@ -139,7 +140,7 @@ def _released(folder: Path) -> str:
     epsilon = progress.planned_epsilon(specification, found.attempts)
     if epsilon is None:
         return text
-    return f"{text}, epsilon {epsilon:.2f} {progress.against(specification)} (planned)"
+    return f"{text}, epsilon {shown(epsilon)} {progress.against(specification)} (planned)"
 
 
 def _noted(home: Home, folder: Path) -> ActiveRun | None:

@@ -18,6 +18,7 @@ from fedsus.journal import (
     RunClosed,
     RunOpened,
 )
+from fedsus.privacy.stated import shown
 from fedsus.protection import ClientCentral, Distributed
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Progress:
         name = "evaluation" if last.round > self.rounds else f"round {last.round}/{self.rounds}"
         parts = [name, f"clients {last.survivors}/{asked}", *metric_words(dict(last.metrics or {}))]
         if epsilon is not None and self.specification is not None:
-            parts.append(f"epsilon {epsilon:.2f} {against(self.specification)} (planned)")
+            parts.append(f"epsilon {shown(epsilon)} {against(self.specification)} (planned)")
         if last.saturated:
             parts.append(f"{self._edge} {last.saturated}")
         parts.append(size(last.bytes_sent + last.bytes_received))
@@ -239,7 +240,7 @@ def _view(progress: Progress, spent: Spent) -> ConsoleRenderable:
     epsilon = spent.get(0)
     if epsilon is not None and progress.specification is not None:
         budget, whom = progress.specification.config.plan.privacy.epsilon, against(progress.specification)
-        rows.add_row("epsilon", f"{epsilon:.2f} of {budget:g} {whom} (planned)")
+        rows.add_row("epsilon", f"{shown(epsilon)} of {budget:g} {whom} (planned)")
     rows.add_row("bytes", size(progress.bytes))
     left = progress.seconds_left
     rows.add_row("left", "..." if left is None else duration(left))

@@ -16,7 +16,7 @@ from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed, RunOpened
 from fedsus.privacy import accounting
 from fedsus.privacy.adversaries import spent
-from fedsus.privacy.stated import alike, rounded
+from fedsus.privacy.stated import alike, rounded, shown
 from fedsus.reporting import read, sci
 from fedsus.reporting.figures import Absent, Figure
 from fedsus.reporting.figures import exact as exactly
@@ -267,6 +267,11 @@ def test_an_epsilon_is_written_rounded_up_and_no_other_number_passes(number: flo
     assert rounded(math.inf) == "infinite"
     assert alike("infinite", math.inf)
     assert not alike("infinite", number)
+
+
+def test_an_epsilon_is_shown_rounded_up_everywhere() -> None:
+    assert (shown(6.7551), shown(2.4907), shown(12.31), shown(0.01234)) == ("6.756", "2.491", "12.4", "0.013")
+    assert shown(math.inf) == "inf"
 
 
 def test_no_figure_outside_its_range() -> None:

@@ -218,7 +218,7 @@ def test_epsilon_is_named_where_energy_is_spent_first() -> None:
     entries = [attempt(1), abandoned(1, server=usage(1)), attempt(2), released(2, server=usage(9)), attempt(3)]
     found = Budgets(specification, entries)
     short = found.shortage()
-    assert short is not None and "it came before epsilon, of which 3.75 of 8 are spent (planned)" in short
+    assert short is not None and "it came before epsilon, of which 3.750 of 8 are spent (planned)" in short
     assert found.beside().startswith(", and epsilon with them, before 10 of 15 J")
 
 

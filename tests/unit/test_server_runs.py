@@ -21,6 +21,7 @@ from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased
 from fedsus.model_file import metadata, write_model
 from fedsus.plan import TaskPart
 from fedsus.privacy.accounting import dp_sgd_event, epsilon
+from fedsus.privacy import stated
 from fedsus.reporting import read
 from fedsus.rounds.specification import open_run, specification_of, specified
 from fedsus.secagg import roster as rosters
@@ -274,7 +275,7 @@ def test_planned_epsilon_counts_every_attempt(tmp_path: Path) -> None:
     assert spent == epsilon(event, 1e-5)
     assert 0 < spent < 3.0
     text, _ = shown(tmp_path, config)
-    assert f"epsilon {spent:.2f} against everyone (planned)" in text.splitlines()[-1]
+    assert f"epsilon {stated.shown(spent)} against everyone (planned)" in text.splitlines()[-1]
 
 
 def test_live_progress_shows_the_same(tmp_path: Path) -> None:

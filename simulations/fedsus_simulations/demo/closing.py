@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fedsus.errors import EnvironmentFault
+from fedsus.privacy.stated import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,7 +111,7 @@ def _epsilon(answer: Answer) -> str:
     """The most that a hospital's own ledger was charged."""
     spent = [row.epsilon for row in answer.rows if row.epsilon is not None]
     worst = max(spent, default=math.inf)
-    return "inf" if math.isinf(worst) else f"{worst:.2f}"
+    return shown(worst)
 
 
 def _value(found: Quantity | None, times: float = 1) -> str:

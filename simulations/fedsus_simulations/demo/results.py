@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fedsus.privacy.stated import shown
 from fedsus_simulations.demo.study import ALONE, CLEAR, FEDERATED, HOSPITALS, POOLED, SECURE, Judged
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _short(value: float | None) -> str:
 def _epsilon(value: float | None) -> str:
     if value is None:
         return ""
-    return "inf" if value == float("inf") else f"{value:.2f}"
+    return shown(value)
 
 
 def _size(count: int) -> str:

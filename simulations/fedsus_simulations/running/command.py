@@ -14,6 +14,7 @@ import click
 
 from fedsus.cli import INTERRUPTED
 from fedsus.errors import RunFailed
+from fedsus.privacy.stated import shown
 from fedsus_simulations.running import saved
 from fedsus_simulations.running.options import Options, scenario_of
 from fedsus_simulations.scenario import catalogue
@@ -132,7 +133,7 @@ class Runner:
             self.say(f"on the test part: {'  '.join(metric_words(found.central))}")
         if found.epsilon is not None:
             whom = f"at delta {found.delta:g} against {found.against}"
-            self.say(f"epsilon {found.epsilon:.2f} {whom}: planned, for {found.attempts} attempts")
+            self.say(f"epsilon {shown(found.epsilon)} {whom}: planned, for {found.attempts} attempts")
         both = size(found.bytes_sent + found.bytes_received)
         ways = f"{size(found.bytes_sent)} to the clients and {size(found.bytes_received)} from them"
         self.say(f"{found.exchange} ran {found.asked} times: {both}, {ways}, models included; {found.seconds:.1f} s")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fedsus.privacy.stated import shown
 from fedsus_simulations.running import evaluation
 from fedsus_simulations.running.saved import whole
 
@@ -140,7 +141,7 @@ def table(found: Sequence[Row]) -> Table:
     for row in found:
         runs = f"{len(row.runs)}" + (f", {len(row.failed)} failed" if row.failed else "")
         cells = [row.label, runs, *(str(row.metrics.get(name, "")) for name in names)]
-        cells += [f"{row.epsilon.mean:.2f}" if row.epsilon else ""] if private else []
+        cells += [shown(row.epsilon.mean) if row.epsilon else ""] if private else []
         cells += [size(int(row.bytes.mean)) if row.bytes else "", f"{row.seconds.mean:.1f}" if row.seconds else ""]
         cells += [duration(row.virtual.mean) if row.virtual else ""] if virtual else []
         made.add_row(*cells)

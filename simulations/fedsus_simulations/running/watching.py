@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
+from fedsus.privacy.stated import shown
 from fedsus_server.progress import Progress, against, duration, metric_words, planned_epsilon, size
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Watching:
 
     def _spent(self, latest: tuple[int, float]) -> str:
         whom = f" {against(self.progress.specification)}" if self.progress.specification is not None else ""
-        return f"epsilon {latest[1]:.2f}{whom} (planned, after {latest[0]} attempt{'s' * (latest[0] > 1)})"
+        return f"epsilon {shown(latest[1])}{whom} (planned, after {latest[0]} attempt{'s' * (latest[0] > 1)})"
 
     def view(self) -> ConsoleRenderable:
         """The live view."""
