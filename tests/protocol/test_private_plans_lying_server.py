@@ -213,7 +213,7 @@ def test_noise_in_shares_without_a_secure_sum(privacy: dict[str, Any]) -> None:
         (CLIENT, {"purpose": "evaluate"}),
         (CLIENT, {"clip": 1.0}),
         (ADAPTIVE, {"clip": None}),
-        (EXAMPLE | {"shares": SHARES | {"metrics": 1.0}}, {}),
+        (EXAMPLE, {"costs": {"joules": 5.0, "grams": 1.0}}),
         (EXAMPLE | {"sampling_rate": 0.0}, {}),
         (CLIENT | {"shares": SHARES | {"colluders": 3}}, {}),
         (CLIENT | {"shares": SHARES | {"variance": 8.1e10}}, {}),
