@@ -20,8 +20,8 @@ from fedsus.errors import ConfigError, UserError
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened
 from fedsus.model_file import metadata, write_model
 from fedsus.plan import TaskPart
-from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.privacy import stated
+from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.reporting import read
 from fedsus.rounds.specification import open_run, specification_of, specified
 from fedsus.secagg import roster as rosters
