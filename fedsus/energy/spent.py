@@ -22,7 +22,7 @@ class Spent:
         idle: joules of the idle baseline.
         method: the worst of all parts.
         sources, boundaries: each once, in the order in which they came.
-        lost: why counters were not used where they should have been, each once.
+        lost: why counters were not used where they should have been, each once, with the numbers of the first time.
     """
 
     joules: Mapping[Phase, float] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Spent:
             method=worst(self.method, other.method),
             sources=tuple(dict.fromkeys(self.sources + other.sources)),
             boundaries=tuple(dict.fromkeys(self.boundaries + other.boundaries)),
-            lost=tuple(dict.fromkeys(self.lost + other.lost)),
+            lost=_each_reason(self.lost + other.lost) if self.lost and other.lost else self.lost or other.lost,
         )
 
     def usage(self, seconds: float) -> Usage:
@@ -69,6 +69,14 @@ class Part(Protocol):
     def spend(self, work: Work) -> Spent:
         """Joules since it was asked last, over which this process did ``work``."""
         ...
+
+
+def _each_reason(lost: tuple[str, ...]) -> tuple[str, ...]:
+    """The first of each: a counter that fails at every reading has other numbers each time."""
+    found: dict[str, str] = {}
+    for one in lost:
+        found.setdefault(one.partition(": ")[0], one)
+    return tuple(found.values())
 
 
 def divided(joules: float, work: Work) -> dict[Phase, float]:
