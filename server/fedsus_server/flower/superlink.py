@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
@@ -145,16 +145,15 @@ def _let_tasks_start_slowly(state: Any) -> None:
     """
     from flwr.supercore.date import now
     from flwr.supercore.state.schema.corestate_models import Task
-    from sqlalchemy import update
 
-    claim = state.claim_task
+    claim, tasks = state.claim_task, cast("Any", Task.__table__)
 
     def claim_for_longer(task_id: int) -> str | None:
         token: str | None = claim(task_id)
         if token is not None:
             until = now() + timedelta(seconds=_LAUNCH_SECONDS)
             with state.session() as session:
-                session.execute(update(Task).where(Task.token == token).values(active_until=until))
+                session.execute(tasks.update().where(Task.token == token).values(active_until=until))
         return token
 
     state.claim_task = claim_for_longer
