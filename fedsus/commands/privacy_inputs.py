@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.config import RunConfig, load, validate
 from fedsus.errors import ConfigError
+from fedsus.tasks import metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+
+    from fedsus.tasks.task import Task
 
 _SIMULATED: Final = frozenset({"seed", "population", "simulation", "traces", "owners", "sweep"})
 """What a scenario of `fedsus simulate` says beyond a run."""
@@ -54,7 +57,10 @@ def read(file: Path, model: Path | None, dimension: int | None, members: int | N
     if members is None and config.plan.exchange == "secure_sum":
         where = "the scenario's population is known when it is loaded" if scenario is not None else "no roster yet"
         raise ConfigError(f"{file}: {where}: say how many members there are: --members N")
-    size, origin = _dimension(file, config, model, dimension, reference)
+    made = _task(config, reference, dimension is not None)
+    if made is not None and not metrics.are_of(config.plan.metrics, made.bounds):
+        raise ConfigError(f"{file}: {metrics.for_operator(reference or config.task.name, made.bounds)}")
+    size, origin = _dimension(file, config, model, dimension, made)
     return Inputs(config, size, origin, members, scenario is not None)
 
 
@@ -94,7 +100,7 @@ def _members(file: Path, config: RunConfig) -> int | None:
 
 
 def _dimension(
-    file: Path, config: RunConfig, model: Path | None, given: int | None, reference: str | None
+    file: Path, config: RunConfig, model: Path | None, given: int | None, task: Task | None
 ) -> tuple[int, str]:
     """Parameters, from an option, a model file or the task; whatever the unit cannot train is refused."""
     from fedsus.model_file import read_model
@@ -102,8 +108,7 @@ def _dimension(
     if given is not None:
         return given, "--dimension"
     found = model or file.parent / config.server.model
-    made = _task_model(config, reference)
-    size = None if made is None else _checked(made, config)
+    size = None if task is None else _checked(task.model(0), config)
     if model is not None or found.exists():
         vector, _ = read_model(found)
         if size is not None and size != len(vector):
@@ -117,14 +122,20 @@ def _dimension(
     return size, f"task '{config.task.name}'"
 
 
-def _task_model(config: RunConfig, reference: str | None) -> nn.Module | None:
-    """The task's model, if the task is installed here."""
+def _task(config: RunConfig, reference: str | None, sized: bool) -> Task | None:
+    """The task, if it is installed here; where the size was given, it is only asked for its metrics."""
     from fedsus.tasks.registry import BUILT_IN, build, resolve
 
     name = reference or config.task.name
-    if name not in BUILT_IN and ":" not in name:
+    if (name not in BUILT_IN and ":" not in name) or (sized and not config.plan.metrics):
         return None
-    return build(resolve(name), config.task.settings).model(0)
+    try:
+        found = resolve(name)
+    except ConfigError:
+        if sized and reference is None:
+            return None  # as on a server without PyTorch
+        raise
+    return build(found, config.task.settings)
 
 
 def _checked(made: nn.Module, config: RunConfig) -> int:

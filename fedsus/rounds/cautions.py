@@ -114,11 +114,12 @@ def _drowned(specification: Specification) -> Iterator[str]:
     noise, size, rounds = told_devices(plan, asked.cohort.size), asked.cohort.size, asked.rounds
     if not plan.told or noise <= _DROWNS * size:
         return
+    fewer = ", or to leave 'metrics' or [plan.costs] out" if plan.metrics and plan.costs is not None else ""
     many = (noise * math.sqrt(rounds), size * rounds)
     yield (
         f"noise drowns what a round tells of metrics and costs: its deviation is the whole range of {noise:.3g} "
-        f"devices in a sum over {size}, and of {many[0]:.3g} in one over {many[1]} of all rounds; larger cohorts, "
-        "fewer figures or a larger metrics_share help"
+        f"devices in a sum over {size}, and of {many[0]:.3g} in one over {many[1]} of all rounds; larger cohorts "
+        f"or a larger metrics_share help{fewer}"
     )
 
 

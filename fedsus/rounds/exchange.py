@@ -137,7 +137,7 @@ def clear_sum(plan: Plan, request: bytes | Forms, cohort: Sequence[str], mechani
         raise CohortTooSmall(
             f"{survivors} of {len(cohort)} clients answered ({refused} refused, {lost} lost); "
             f"the plan's minimum is {plan.cohort.minimum}"
-            f"{'; the owners see why with: fedsus client status' if refused else ''}"
+            f"{'; the owners see why with: fedsus client status; check it: fedsus privacy plan' if refused else ''}"
         )
     return Summed(total, survivors, refused, lost)
 

@@ -11,6 +11,7 @@ from fedsus import plan as plans
 from fedsus.errors import FedsusError, Refusal
 from fedsus.plan import Plan
 from fedsus.rounds.answers import line
+from fedsus.tasks import metrics
 
 if TYPE_CHECKING:
     from fedsus.learning import Trainer
@@ -63,10 +64,8 @@ class PreparedTasks:
             while len(self._prepared) >= _PREPARED:
                 del self._prepared[next(iter(self._prepared))]
             self._prepared[key] = prepared
-        bounds, own = {metric.name: (metric.low, metric.high) for metric in plan.metrics}, dict(prepared.task.bounds)
-        # Also in order: totals are told apart by their place alone.
-        if plan.metrics and list(bounds.items()) != list(own.items()):
-            raise Refusal(f"the plan's metrics {bounds} are not the task's, in this order: {own}")
+        if not metrics.are_of(plan.metrics, prepared.task.bounds):
+            raise Refusal(metrics.for_owner(plan.metrics, prepared.task.bounds))
         return prepared
 
     def _load(self, plan: Plan, grant: Grant) -> Prepared:

@@ -286,4 +286,6 @@ def _named(*kinds: Kind) -> str:
 
 
 def _why(refused: set[str]) -> str:
-    return f" ({len(refused)} refused; the owners see why with: fedsus client status)" if refused else ""
+    if not refused:
+        return ""
+    return f" ({len(refused)} refused; the owners see why with: fedsus client status; check it: fedsus privacy plan)"

@@ -25,7 +25,7 @@ task = { name = "heart" }
 rounds = 2
 spare_attempts = 0
 cohort = { size = 40, minimum = 30 }
-metrics = [{ name = "loss", low = 0.0, high = 10.0 }]
+metrics = [{ name = "loss", low = 0.0, high = 10.0 }, { name = "accuracy", low = 0.0, high = 1.0 }]
 secure_sum = { colluders = 5 }
 [plan.privacy]
 unit = "client"

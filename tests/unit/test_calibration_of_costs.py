@@ -112,6 +112,9 @@ def test_noise_that_drowns_what_is_told_is_said_with_how_many_devices_it_is() ->
     assert len(drowned) == 1
     noise = told_devices(run(SHARED).specification.first_plan, SIZE)
     assert f"the whole range of {noise:.3g} devices in a sum over 20, and of {noise * math.sqrt(20):.3g}" in drowned[0]
+    assert drowned[0].endswith("help, or to leave 'metrics' or [plan.costs] out")
+    alone = [line for line in cautions(run(SHARED, metrics=False).specification, SIZE) if "drowns" in line]
+    assert alone[0].endswith("or a larger metrics_share help")
     many = run(SHARED | {"epsilon": 20.0}, members=20_000, cohort={"size": 2000, "minimum": 1998})
     assert told_devices(many.specification.first_plan, 2000) < 200
     assert not any(line.startswith("noise drowns") for line in cautions(many.specification, 20_000))
@@ -136,7 +139,7 @@ name = "heart"
 [plan]
 rounds = 20
 cohort = { size = 20, minimum = 18 }
-metrics = [{ name = "loss", low = 0.0, high = 10.0 }]
+metrics = [{ name = "loss", low = 0.0, high = 10.0 }, { name = "accuracy", low = 0.0, high = 1.0 }]
 [plan.costs]
 joules = 500
 grams = 0.25
@@ -163,7 +166,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
         in exact
     )
     noised = shown(tmp_path, RUN + PRIVATE + "metrics_share = 0.2\n")
-    assert "told loss, joules, grams: noised, with 20 % of the budget" in noised
+    assert "told loss, accuracy, joules, grams: noised, with 20 % of the budget" in noised
     assert "their sum is noised by" in noised and "(standard deviations)" in noised
     nothing = shown(tmp_path, RUN + PRIVATE)
     assert "costs none are sent" in nothing and "warning plan.costs asks for what devices use" in nothing
@@ -172,7 +175,10 @@ def test_what_is_printed(tmp_path: Path) -> None:
 def test_what_is_printed_of_the_example_unit(tmp_path: Path) -> None:
     example = PRIVATE.replace("client", "example").replace("central", "distributed") + "denominator = 200.0\n"
     text = shown(tmp_path, RUN + example + "metrics_share = 0.2\n")
-    assert "told loss, joules, grams: noised, with 20 % of the budget; in a sum over 20 the noise of each is" in text
+    assert (
+        "told loss, accuracy, joules, grams: noised, with 20 % of the budget; in a sum over 20 the noise of each is"
+        in text
+    )
     assert "alone spends 0.600; the gradients' noise is 0.9" in text and "instead of 2^16" in text
     assert "their sum is noised by" in text and "warning noise drowns what a round tells" in text
     said = json.loads(shown(tmp_path, RUN + example + "metrics_share = 0.2\n", "--json"))
@@ -188,7 +194,7 @@ def test_what_programs_read(tmp_path: Path) -> None:
     costs = said["costs"]
     assert costs["most"] == {"joules": 500.0, "grams": 0.25}
     multiplier = said["noise"]["multiplier"] * math.sqrt(0.8 / 0.2)
-    assert costs["deviation"]["joules"] == pytest.approx(multiplier * math.sqrt(3) / 2 * 500, rel=1e-6)
+    assert costs["deviation"]["joules"] == pytest.approx(multiplier * math.sqrt(4) / 2 * 500, rel=1e-6)
     assert costs["rounding"]["grams"] == pytest.approx(20 / 2 * 0.25 / 4096)
     assert said["budget"]["metrics_share"] == 0.2
     assert (

@@ -38,6 +38,7 @@ cohort = { size = 10, minimum = 8 }
 secure_sum = { colluders = 2, dropouts = 2 }
 [plan.privacy]
 """
+LOSS, ACCURACY = '{ name = "loss", low = 0.0, high = 10.0 }', '{ name = "accuracy", low = 0.0, high = 1.0 }'
 KINDS = {
     "example local": 'unit = "example"\nepsilon = 3.0\ndelta = 1e-5\nsampling_rate = 1.0\ndenominator = 100.0\n',
     "example distributed": 'unit = "example"\nplacement = "distributed"\nepsilon = 3.0\ndelta = 1e-5\n'
@@ -181,13 +182,23 @@ def test_without_privacy_nobody_is_protected(tmp_path: Path) -> None:
 
 
 def test_metrics_have_their_share_or_are_not_sent(tmp_path: Path) -> None:
-    metrics = '\nmetrics = [{ name = "loss", low = 0.0, high = 9.0 }]\n[plan.privacy]'
+    metrics = f"\nmetrics = [{LOSS}, {ACCURACY}]\n[plan.privacy]"
     asked = RUN.replace("[plan.privacy]", "").rstrip() + metrics + "\n" + KINDS["client distributed"]
     text = " ".join(printed(file(tmp_path, asked), *SMALL).split())
     assert "none is sent: no budget is set aside for them; set metrics_share" in text
     text = " ".join(printed(file(tmp_path, asked + "metrics_share = 0.2\n"), *SMALL).split())
-    assert "loss: noised, with 20 % of the budget" in text
+    assert "loss, accuracy: noised, with 20 % of the budget" in text
     assert "none is sent" not in text
+
+
+@pytest.mark.parametrize("options", [SMALL, ("--members", "10")])
+@pytest.mark.parametrize("named", [(ACCURACY,), (ACCURACY, LOSS), (LOSS.replace("10", "9"), ACCURACY)])
+def test_metrics_that_every_device_would_refuse_are_refused_here(
+    named: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
+) -> None:
+    asked = RUN.replace("[plan.privacy]", f"metrics = [{', '.join(named)}]")
+    text = refused(file(tmp_path, asked), *options)
+    assert f"write metrics = [{LOSS}, {ACCURACY}], or leave 'metrics' out" in text
 
 
 @pytest.mark.parametrize(

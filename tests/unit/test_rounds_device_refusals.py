@@ -53,7 +53,12 @@ def refused(owned: Owned, answer: Answer, reason: str, log: pytest.LogCaptureFix
         ),
         ({}, {"privacy": PRIVATE | {"epsilon": 1.0}, "metrics": []}, "the plan claims epsilon 1; its numbers spend"),
         ({"limits": {"rounds": 1}}, {}, "rounds 2: the policy allows at most 1"),
-        ({}, {"metrics": METRICS[:1]}, "the plan's metrics"),
+        (
+            {},
+            {"metrics": METRICS[:1]},
+            "the plan's metrics (loss 0 to 10) are not the task's, in this order: it must name all of (loss 0 to 10, "
+            "accuracy 0 to 1), or none",
+        ),
         ({}, {"metrics": [METRICS[0] | {"high": 9.0}, METRICS[1]]}, "are not the task's"),
         ({}, {"metrics": METRICS[::-1]}, "in this order"),
         ({}, {"encoding": {"bits": 16}, "cohort": {"size": 9000, "minimum": 3}}, "bits"),

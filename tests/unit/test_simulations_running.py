@@ -195,7 +195,7 @@ def test_a_folder_of_another_scenario_is_refused(tmp_path: Path, loader: Loader)
 def test_metrics_that_no_client_would_report_are_refused_before_anything_runs(tmp_path: Path, loader: Loader) -> None:
     plan = scenario().plan.model_copy(update={"metrics": scenario().plan.metrics[:1]})
     with pytest.raises(
-        ConfigError, match=r"plan\.metrics: .* write \[\{ name = \"loss\", low = 0\.0, high = 10\.0 \}, "
+        ConfigError, match=r"plan\.metrics: .* write metrics = \[\{ name = \"loss\", low = 0\.0, high = 10\.0 \}, "
     ):
         Simulation.of(scenario().model_copy(update={"plan": plan}), loader.root, loader=loader)
 

@@ -15,6 +15,7 @@ from fedsus.journal.disk import fault
 from fedsus.reporting import read
 from fedsus.rounds.server import RunLoop, pause_after
 from fedsus.rounds.specification import open_run, specification_of
+from fedsus.tasks import metrics
 from fedsus_simulations.clients.attempts import AttemptFile
 from fedsus_simulations.clients.fleet import fleet_of
 from fedsus_simulations.clients.partitions import population_of
@@ -222,15 +223,8 @@ class Simulation:
 
 def _check_metrics(scenario: Scenario, task: Task) -> None:
     """Refuse at once what every client would refuse, attempt after attempt."""
-    asked = [(metric.name, (metric.low, metric.high)) for metric in scenario.plan.metrics]
-    if asked and asked != list(task.bounds.items()):
-        right = ", ".join(
-            f'{{ name = "{name}", low = {float(low)}, high = {float(high)} }}'
-            for name, (low, high) in task.bounds.items()
-        )
-        raise ConfigError(
-            f"plan.metrics: they are not those of task '{scenario.task.name}', in its order; write [{right}], or none"
-        )
+    if not metrics.are_of(scenario.plan.metrics, task.bounds):
+        raise ConfigError(metrics.for_operator(scenario.task.name, task.bounds))
 
 
 def _without_last_line(path: Path) -> None:
