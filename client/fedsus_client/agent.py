@@ -27,7 +27,7 @@ from fedsus_client.flower import HEARTBEAT_SECONDS, MESSAGE_TYPES, FleetConnecti
 from fedsus_client.logs import start_log
 from fedsus_client.metering import Metering
 from fedsus_client.pace import Backoff, Pace
-from fedsus_client.standing import StandingPolicy
+from fedsus_client.standing import AWAY_SECONDS, Raised, StandingPolicy
 from fedsus_client.status import paused
 from fedsus_client.telling import Telling
 
@@ -70,7 +70,7 @@ class Agent:
         self._metering = Metering(config, clock)
         self._consumption = self._metering.consumption
         self._answering = Answering(config, policy, self._ledger, seeds, clock, self._consumption)
-        self._heard = 0.0
+        self._raised, self._heard = Raised(policy), 0.0
         self._confirming = threading.Thread(target=lambda: None)
         self._confirming.start()
         self._owner = Telling(config.state.folder, config.server.address, clock)
@@ -96,6 +96,7 @@ class Agent:
             while not self._stopped.is_set():
                 try:
                     self._connected()
+                    self._stopped.wait(AWAY_SECONDS)  # at once where it is over
                 except (ConnectionLost, TlsFailure, NotAdmitted, ProtocolViolation) as error:
                     self._wait_to_reconnect(error)
         finally:
@@ -107,7 +108,7 @@ class Agent:
             self._owner.last("stopped")
 
     def _connected(self) -> None:
-        """One connection, from activation to its loss or the agent's end."""
+        """One connection, from activation to its loss, the agent's end, or a budget that was raised."""
         server = self._config.server
         connection = FleetConnection(server.address, server.ca_file, self._key, self._clock)
         try:
@@ -115,7 +116,7 @@ class Agent:
             self._heard = self._clock()
             log.info("connected to %s as node %d", server.address, number)
             self._answering.start()
-            while not self._stopped.is_set():
+            while not self._stopped.is_set() and not self._raised.due():
                 try:
                     self._step(connection)
                     self._backoff.reset()
@@ -172,6 +173,7 @@ class Agent:
             answer = self._answer(connection, incoming, raw)
             if answer is not None and not self._stopped.is_set():
                 self._owner.answered(answer)
+                self._raised.answered(answer)
                 answer.sent()
                 with self._consumption.phase("communicate"):
                     self._send(connection, incoming, answer.body)
@@ -203,7 +205,7 @@ class Agent:
 
         if paused(self._config.state.folder):
             log.info("refused: the owner paused this device")
-            return Answer(refusal_of(raw), lambda: None, "paused by the owner")
+            return Answer(refusal_of(raw), lambda: None, "paused by the owner", declined="paused by the owner")
 
         def stop() -> bool:
             return self._stopped.is_set() or self._clock() >= incoming.expires

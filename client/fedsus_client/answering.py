@@ -100,7 +100,7 @@ class Answering:
             policy = self._policy.current()
         except ConfigError as error:
             log.warning("refused: %s", error)
-            return Answer(refusal_of(raw), nothing, str(error))
+            return Answer(refusal_of(raw), nothing, str(error), declined=str(error))
         if light and self._sessions is not None:
             sessions = self._sessions.result()
             return without_identity(raw) if sessions is None else sessions.answer(raw, policy, _untrained, stop)

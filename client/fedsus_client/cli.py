@@ -146,7 +146,8 @@ def status(agent_file: Path, policy_file: Path | None, as_json: bool) -> None:
             click.echo(f"last round:   {last.round} of {last.rounds} of run '{last.run}'")
         click.echo(f"requests:     {last.answered} answered, {last.refused} refused")
         if last.last_refusal:
-            click.echo(f"last refusal: {last.last_refusal}")
+            at = "" if last.last_refused is None else f"{_when(last.last_refused)}: "
+            click.echo(f"last refusal: {at}{last.last_refusal}")
         if alive and last.memory:
             click.echo(f"memory:       {last.memory / 2**20:.0f} MiB")
     click.echo(f"energy:       {today['energy']}")

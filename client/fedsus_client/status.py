@@ -35,6 +35,7 @@ class Status:
         answered: how many requests were answered since the start.
         refused: how many were refused since the start.
         last_refusal: the reason of the last; it never leaves the device.
+        last_refused: when that was, seconds since the epoch.
         memory: resident bytes.
     """
 
@@ -50,6 +51,7 @@ class Status:
     answered: int = 0
     refused: int = 0
     last_refusal: str | None = None
+    last_refused: float | None = None
     memory: int | None = None
 
 

@@ -62,14 +62,16 @@ class Telling:
             self.tell(state)
 
     def answered(self, answer: Answer) -> None:
-        """Note an answer; a refusal with its reason, which never leaves the device."""
-        status, plan = self._status, answer.plan
+        """Note an answer, and a refusal, be it of the next session alone; its reason never leaves the device."""
         self._untold = True
-        if answer.refusal is not None:
-            self._status = replace(status, refused=status.refused + 1, last_refusal=answer.refusal)
-        elif plan is not None:
+        status, plan = self._status, answer.plan
+        if plan is not None:
             last = min(plan.round, plan.rounds)  # the evaluation of the final model comes after the last round
-            self._status = replace(status, answered=status.answered + 1, run=plan.run, round=last, rounds=plan.rounds)
+            status = replace(status, answered=status.answered + 1, run=plan.run, round=last, rounds=plan.rounds)
+        if answer.declined is not None:
+            refused, now = status.refused + 1, self._clock()
+            status = replace(status, refused=refused, last_refusal=answer.declined, last_refused=now)
+        self._status = status
 
 
 def _resident() -> int | None:

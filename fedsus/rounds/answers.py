@@ -24,12 +24,14 @@ class Answer:
     Attributes:
         refusal: the reason, for the owner alone; None where the request was answered.
         plan: what was answered, for the owner's status; None for a refusal, and for a phase without a plan.
+        declined: why any phase of it was refused, for the owner's status; None where it is nobody's fault.
     """
 
     body: bytes
     sent: Callable[[], None]
     refusal: str | None = None
     plan: Plan | None = None
+    declined: str | None = None
 
 
 class Granted(Protocol):
@@ -82,7 +84,8 @@ def refusal_of(raw: bytes) -> bytes:
 
 def refused(error: Exception, body: bytes = REFUSAL) -> Answer:
     """A refusal; its owner reads the reason in the log, as one line."""
-    return Answer(body, nothing, logged(error))
+    reason = logged(error)
+    return Answer(body, nothing, reason, declined=reason)
 
 
 def hour_of(error: Exception) -> bytes:

@@ -110,7 +110,7 @@ class Sessions:
             return refused(error)
         # Guarded, for a state that another thread could wipe or replace while it trains would be none.
         with self._guard, self.consumption.phase("crypto"):
-            answer = self._joined([self._one(frames, policy, admit, stop) for frames in asked])
+            answer = self._joined([self._one(frames, len(asked), policy, admit, stop) for frames in asked])
             self._forget(self.clock(), MOST + 1)  # no server asks for what has expired, and its secrets would stay
         return answer
 
@@ -122,8 +122,8 @@ class Sessions:
             self._live.clear()
             self.marks.close()
 
-    def _one(self, asked: Sequence[Frame], policy: Policy, admit: Admit, stop: Stop) -> Answer:
-        """Answer one phase."""
+    def _one(self, asked: Sequence[Frame], phases: int, policy: Policy, admit: Admit, stop: Stop) -> Answer:
+        """Answer one phase of so many."""
         kind = asked[-1].kind
         try:
             if kind == Kind.ADVERTISE:
@@ -143,7 +143,8 @@ class Sessions:
             return Answer(wire.frame(kind, wanting=True), nothing)
         except (NotHere, NotInCohort) as error:
             log.info("%s", error)
-            return Answer(wire.frame(kind, refused=True), nothing, str(error))
+            declined = str(error) if isinstance(error, NotInCohort) and phases == 1 else None
+            return Answer(wire.frame(kind, refused=True), nothing, str(error), declined=declined)
         except Exception as error:  # also what nobody thought of: no request may end the agent
             return refused(error, wire.frame(kind, hour_of(error), refused=True))
 
@@ -294,4 +295,5 @@ class Sessions:
 
         body = b"".join(one.body for one in answers) if len(answers) > 1 else answers[0].body
         reason = why[0] if len(why) == len(answers) else None
-        return Answer(body, sent, reason, told.plan if told else None)
+        declined = next((one.declined for one in answers if one.declined is not None), None)
+        return Answer(body, sent, reason, told.plan if told else None, declined)

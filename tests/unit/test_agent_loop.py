@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from scripted_agent import MESSAGE, Server, agent_config, answered, player, status
 
-from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, ProtocolViolation
+from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, ProtocolViolation, Refusal
+from fedsus.rounds.answers import refused
 from fedsus.rounds.device import Answer
 from fedsus.rounds.messages import REFUSAL
+from fedsus_client import agent as agents
 from fedsus_client import telling
 from fedsus_client.config import AgentConfig
 from fedsus_client.failures import ConnectionLost, NotAdmitted, TlsFailure
@@ -60,6 +62,28 @@ def test_a_policy_that_became_wrong_refuses_everything(
     play(server, work)
     assert server.replies == [b"body", REFUSAL]
     assert "policy.toml: unknown field 'exchange.clear'" in caplog.text
+
+
+def test_a_budget_that_is_raised_after_a_refusal_makes_the_agent_leave_and_come_back(
+    play: Any, policy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(agents, "AWAY_SECONDS", 0.0)
+    policy.write_text("[budget]\njoules = 10.0\n", encoding="utf-8")
+
+    class Raising(Server):
+        def receive(self) -> Any:
+            if self.replies and len(self.script) == 2:
+                policy.write_text("[budget]\njoules = 99.0\n", encoding="utf-8")
+            return super().receive()
+
+    server = Raising(MESSAGE, None, None)
+    with caplog.at_level(logging.INFO):
+        play(server, lambda _: refused(Refusal("[budget] joules: 10 J of 10 J of today are used")))
+    assert server.calls.count("connect") == server.calls.count("close") == 2
+    assert "[budget] was changed: away for" in caplog.text
+    server = Raising(MESSAGE, None, None)
+    play(server)
+    assert server.calls.count("connect") == 1, "nothing was declined"
 
 
 def test_a_paused_device_refuses_everything(play: Any, config: AgentConfig, caplog: pytest.LogCaptureFixture) -> None:

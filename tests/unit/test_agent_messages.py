@@ -13,8 +13,9 @@ import pytest
 from fake_meter import FakeMeter
 from scripted_agent import MESSAGE, NAME, FakeDevice, Server, agent_config, answered, player, status
 
-from fedsus.errors import Cancelled
+from fedsus.errors import Cancelled, Refusal
 from fedsus.owner.energy_record import Attempt, history
+from fedsus.rounds.answers import refused
 from fedsus.rounds.device import Answer
 from fedsus.rounds.messages import REFUSAL
 from fedsus.secagg import wire
@@ -48,10 +49,22 @@ def test_an_answer_is_sent_once_and_told_to_the_owner(play: Any, config: AgentCo
 
 def test_a_refusal_is_sent_and_its_reason_kept(play: Any, config: AgentConfig) -> None:
     server = Server(MESSAGE)
-    play(server, lambda _: Answer(REFUSAL, lambda: None, "the owner said no"))
+    play(server, lambda _: refused(Refusal("the owner said no")))
     assert server.replies == [REFUSAL]
     found = status(config)
     assert (found.answered, found.refused, found.last_refusal, found.run) == (0, 1, "the owner said no", None)
+    assert found.last_refused == pytest.approx(found.updated, abs=60.0)
+
+
+def test_a_refusal_beside_an_answer_counts_and_what_is_nobodys_fault_does_not(play: Any, config: AgentConfig) -> None:
+    plan: Any = SimpleNamespace(run="r", round=3, rounds=9)
+    given = [
+        Answer(b"body", lambda: None, plan=plan, declined="the next session"),
+        Answer(REFUSAL, lambda: None, "phase confirm of a session that this device is not in"),
+    ]
+    play(Server(MESSAGE, MESSAGE), lambda _: given.pop(0))
+    found = status(config)
+    assert (found.answered, found.refused, found.last_refusal) == (1, 1, "the next session")
 
 
 def test_an_answer_is_sent_again_when_the_connection_breaks(play: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.resources import files
@@ -159,12 +160,14 @@ def test_status_tells_a_live_agent_from_a_dead_one(run: Run, tmp_path: Path) -> 
     write_status(tmp_path / "state", alive)
     assert "agent:        idle" in run("status").output
     assert json.loads(run("status", "--json").output)["running"] is True
-    dead = replace(alive, started="earlier", run="winter", round=3, rounds=9, last_refusal="epsilon 9")
+    dead = replace(
+        alive, started="earlier", run="winter", round=3, rounds=9, last_refusal="epsilon 9", last_refused=1e9
+    )
     write_status(tmp_path / "state", dead)
     text = run("status").output
     assert "not running" in text
     assert "3 of 9 of run 'winter'" in text
-    assert "epsilon 9" in text
+    assert f"last refusal: {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(1e9))}: epsilon 9" in text
     assert json.loads(run("status", "--json").output)["running"] is False
 
 

@@ -145,9 +145,13 @@ def test_a_restarted_device_is_a_dropout_of_its_session(tmp_path: Path) -> None:
     sites.first.sessions = sites.device(sites.names[0])
     answer = sites.first.answer(contribution(established, a_plan(established.sid.hex())))
     assert answer.refusal == "phase contribute of a session that this device is not in"
-    again = sites.first.answer(wire.frame(Kind.ADVERTISE, plans.canonical(established.party.session.model_dump())))
+    assert answer.declined is None, "nobody's fault"
+    body = plans.canonical(established.party.session.model_dump())
+    again = sites.first.answer(wire.frame(Kind.ADVERTISE, body))
     assert is_refused(again.body)
-    assert again.refusal == "run 'run-1': this session was joined before"
+    assert again.refusal == again.declined == "run 'run-1': this session was joined before"
+    both = sites.first.answer(wire.frame(Kind.SHARE, established.sid, bytes(4)) + wire.frame(Kind.ADVERTISE, body))
+    assert both.declined == "run 'run-1': this session was joined before", "not what is nobody's fault"
     summed = sites.sum(established, a_plan(established.sid.hex())).summed
     assert (summed.survivors, summed.total.tolist()) == (3, [(3 * 2**31 + 6) % 2**32] * SIZE)
 
