@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 Exact: TypeAlias = Fraction | float
 """A sum without rounding, or infinity."""
 
-_RUNS: Final = 'or set [privacy] composition = "runs", which charges a run at its own epsilon'
+_RUNS: Final = 'set [privacy] composition = "runs", which charges a run at its own epsilon'
+_HIGHEST_CAP: Final = 1000.0
+"""`fedsus.owner.caps.EpsilonCap`."""
+_DIGITS, _TRIES = 4, 5
+"""Of a cap that would do, and how often the last one is raised for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +196,68 @@ def check_filter(now: Standing, cap: Cap, order: int, run: str, charge: Charge, 
     if filters.divergence(together, order) <= left.divergence:
         return
     fitting = max(math.floor((left.divergence - taken) * attempts / asked * (1 - 1e-9)), 0)
-    fits = f"{fitting} of {attempts} attempts would fit" if fitting else "nothing of it fits"
-    way = f"ask for less epsilon, {_RUNS}" if now.order is None else "ask for less epsilon"
     whole = filters.allowance(cap, order).divergence
     raise BudgetExhausted(
-        f"{now.account}: run '{run}' asks epsilon {shown(filters.epsilon(asked, order, left.delta))}, "
+        f"{now.account}: run '{run}' asks {_asked(now, charge, attempts)}"
         f"{min(asked / whole, 99):.0%} of what the cap {cap} lets pass by the Renyi filter of order {order}; "
-        f"{1 - now.left(cap):.0%} is spent: {fits}; {way}"
+        f"{1 - now.left(cap):.0%} is spent: "
+        f"{f'{fitting} of {attempts} attempts would fit' if fitting else 'nothing of it fits'}; "
+        f"{_ways(now, cap, charge, attempts)}"
     )
+
+
+def _asked(now: Standing, charge: Charge, attempts: int) -> str:
+    """A run's own epsilon, as its plan has it, which no filter gives; nothing of single attempts."""
+    own = _own(now, charge)
+    return f"epsilon {shown(own)}, " if attempts == charge.times and math.isfinite(own) else ""
+
+
+def _own(now: Standing, charge: Charge) -> float:
+    try:
+        return charge.whole(now.account.key)
+    except Refusal:
+        return math.inf
+
+
+def _ways(now: Standing, cap: Cap, charge: Charge, attempts: int) -> str:
+    """What would let a run pass that its filter does not."""
+    ways, least = ["ask for less epsilon"], least_cap(now, cap, charge, attempts)
+    if least is not None:
+        ways.append(f"grant a cap of epsilon {least:g}{'' if now.order else ', which lets it pass at its best order'}")
+    whole = now.epsilon + exact([own]) if math.isfinite(own := _own(now, charge)) else math.inf
+    if now.order is None and whole <= exact([cap.epsilon]) and now.delta + exact([charge.delta]) <= exact([cap.delta]):
+        ways.append(_RUNS)
+    return ", or ".join(ways)
+
+
+def least_cap(now: Standing, cap: Cap, charge: Charge, attempts: int) -> float | None:
+    """The least epsilon, of four digits, with which a cap of this delta lets so many more attempts pass.
+
+    By the order of the account's filter, or, where that is not fixed yet, by the best for such a cap, which the first
+    run fixes. Tried, since what is told must hold; None where no cap that may be granted does.
+    """
+    more = Counter({charge.events[now.account.key]: attempts})
+    room = now.left_to_filter(Cap(cap.epsilon, cap.delta))
+    if room.delta <= 0 or not math.isfinite(now.epsilon):
+        return None
+    least = filters.least_epsilon(room, now.order, Counter(now.tally) + more) + float(now.epsilon)
+    digits = Context(prec=_DIGITS, rounding=ROUND_CEILING)
+    for _ in range(_TRIES):
+        if not least <= _HIGHEST_CAP:
+            return None
+        least = float(digits.create_decimal(Decimal(least)))
+        trial = Cap(least, cap.delta)
+        order = order_of(now, trial, charge, "renyi")
+        if order is not None and _passes(now, trial, order, more):
+            return least
+        least = math.nextafter(least, math.inf)
+    return None
+
+
+def _passes(now: Standing, cap: Cap, order: int, more: filters.Tally) -> bool:
+    left, together = filters.allowance(now.left_to_filter(cap), order), Counter(now.tally) + Counter(more)
+    enough = not filters.releases(more) or filters.releases(together) <= left.releases
+    return enough and filters.divergence(together, order) <= left.divergence
 
 
 def _roomier(cap: Cap, releases: int) -> str:

@@ -91,6 +91,31 @@ def largest_epsilon(delta: float, releases: int) -> float | None:
     return epsilon if epsilon > 0 and _for_samplers(Cap(epsilon, delta))[0] >= releases else None
 
 
+def least_epsilon(cap: Cap, order: int | None, tally: Tally) -> float:
+    """About the epsilon from which a cap with this delta lets a whole tally pass; infinity where none does.
+
+    Args:
+        cap: of which the delta counts; its epsilon is where the search begins.
+        order: of the filter; None for the best, as a filter has that is not fixed yet.
+
+    Raises:
+        Refusal: an event cannot be accounted for.
+    """
+    import numpy as np
+
+    from fedsus.privacy import rdp
+
+    orders = rdp.ORDERS if order is None else (order,)
+    curve = np.array([divergence(tally, one) for one in orders])
+    epsilon = cap.epsilon
+    for _ in range(2):  # what samplers have of delta depends on epsilon, and next to nothing on it depends on that
+        rest = _for_samplers(Cap(epsilon, cap.delta))[1]
+        epsilon = rdp.epsilon_of(curve, orders, rest)[0] if rest > 0 else math.inf
+        if not math.isfinite(epsilon):
+            break
+    return epsilon
+
+
 @lru_cache(maxsize=256)
 def best_order(cap: Cap, event: str) -> int:
     """The order at which the most of ``event`` fits within a cap.

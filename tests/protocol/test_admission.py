@@ -153,19 +153,29 @@ def test_beyond_the_caps() -> None:
 
 
 def test_a_filter_charges_more_than_a_run_that_was_fixed_beforehand() -> None:
-    """Its line says how much, how many attempts would fit, and both ways out."""
+    """Its line says how much, how many attempts would fit, which cap would do, and the other ways out."""
     tight = {"epsilon": SPENDS, "delta": DELTA}
     with pytest.raises(BudgetExhausted) as caught:
         admit(plan(), policy(privacy=tight), TASKS)
     found = re.search(r"asks epsilon ([\d.]+), 1\d\d% .* filter of order (\d+); 0% is spent", str(caught.value))
     assert found is not None
     asked, order = float(found[1]), int(found[2])
-    assert SPENDS < asked < 1.3 * SPENDS
-    whole = rdp.rdp(dp_sgd_event(NOISE, RATE, STEPS * (ROUNDS + SPARES)), (order,))
-    assert asked == pytest.approx(rdp.epsilon_of(whole, (order,), DELTA)[0], rel=1e-3)
+    assert asked == pytest.approx(SPENDS, abs=1e-3)  # as its plan says
+    needed = re.search(r"grant a cap of epsilon ([\d.]+), which lets it pass at its best order", str(caught.value))
+    assert needed is not None
+    cap = float(needed[1])
+    whole = rdp.rdp(dp_sgd_event(NOISE, RATE, STEPS * (ROUNDS + SPARES)))
+    assert SPENDS < cap == pytest.approx(rdp.epsilon_of(whole, rdp.ORDERS, DELTA)[0], rel=1e-3)
+    assert cap < rdp.epsilon_of(whole[[rdp.ORDERS.index(order)]], (order,), DELTA)[0] * 1.001
     for words in ("5 of 7 attempts would fit", "ask for less epsilon", 'composition = "runs"'):
         assert words in str(caught.value)
-    admit(plan(), policy(privacy={"epsilon": asked * 1.001, "delta": DELTA}), TASKS)
+    admit(plan(), policy(privacy={"epsilon": cap, "delta": DELTA}), TASKS)
+    with pytest.raises(BudgetExhausted) as closer:
+        admit(plan(), policy(privacy={"epsilon": cap * 0.998, "delta": DELTA}), TASKS)
+    assert f"a cap of epsilon {cap:g}, " in str(closer.value)
+    with pytest.raises(BudgetExhausted) as lower:
+        admit(plan(), policy(privacy={"epsilon": SPENDS * 0.99, "delta": DELTA}), TASKS)
+    assert "composition" not in str(lower.value)  # charged whole it would not fit either
 
 
 def test_a_private_run_has_no_extra_attempt_and_no_evaluation() -> None:

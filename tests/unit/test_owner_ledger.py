@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -72,10 +73,16 @@ def test_a_run_that_could_break_the_cap_is_refused_at_its_first_round(ledger: Le
     large = charge(noise=1.5, attempts=7)
     with pytest.raises(
         BudgetExhausted, match=r"asks epsilon [\d.]+, 1\d\d% of .* 7% is spent: 6 of 7 attempts would fit"
-    ):
+    ) as caught:
         ledger.open_run("clinic", "r2", large, POLICY)
     assert [entry["type"] for entry in ledger.export()][:2] == ["granted", "opened"]
     assert [entry["run"] for entry in ledger.export() if entry["type"] == "opened"] == ["r1"]
+    found = re.search(r"ask for less epsilon, or grant a cap of epsilon ([\d.]+)$", str(caught.value))
+    assert found is not None
+    needed = float(found[1])
+    with pytest.raises(BudgetExhausted):
+        ledger.open_run("clinic", "r2", large, POLICY.model_copy(update={"epsilon": 0.998 * needed}))
+    ledger.open_run("clinic", "r3", large, POLICY.model_copy(update={"epsilon": needed}))
     ledger.open_run("clinic", "r2", charge(noise=1.5, attempts=6), POLICY)
 
 
