@@ -132,7 +132,9 @@ class Gathering:
         if self._absences is not None and self._absences.declined and abandoned > 1 and left >= 0:
             seconds = max(seconds, ration(left, self._patience))
         if seconds > _LONGEST_PAUSE_SECONDS:
-            self._tell(self._now() + seconds, "after devices declined (their owners see why: fedsus client status)")
+            spare = f"{left or 'no'} spare attempt{'s are' if left > 1 else ' is'} left"
+            why = f"after devices declined (their owners see why: fedsus client status; {spare})"
+            self._tell(self._now() + seconds, why)
         self._sleep(seconds)
         if seconds > _LONGEST_PAUSE_SECONDS:
             self._waits(None, "")

@@ -106,7 +106,7 @@ class Opening:
         Raises:
             CohortTooSmall: below the floor.
         """
-        self.party.enough(len(self._adverts), "adverts")
+        self.party.enough(len(self._adverts), "joined")
         raw = wire.encode_adverts([self._adverts[index] for index in sorted(self._adverts)])
         root = sessions.root(self.sid, raw)
         return Sharing(self.party, self.sid, raw, self._adverts, root, self.party.session.graph(root))
@@ -151,7 +151,7 @@ class Sharing:
             CohortTooSmall: below the floor, or too few signatures for a certificate.
         """
         session = self.party.session
-        self.party.enough(len(self._shared), "shares")
+        self.party.enough(len(self._shared), "sent shares")
         if len(self._shared) < session.quorum:
             raise CohortTooSmall(f"shares: {len(self._shared)} clients; a certificate needs {session.quorum}")
         return Established(self.party, self.sid, self.tid, self.adverts, self.graph, self._shared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from fedsus.reporting import follow, summary
 from fedsus.reporting import runs as all_runs
 from fedsus_server import looping, progress
 from fedsus_server.home import ActiveRun, Home, home_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 log = logging.getLogger("fedsus.server")
 
@@ -33,16 +37,13 @@ def follow_run(home: Home, folder: Path) -> None:
     """
     from rich.console import Console
 
-    finished, console, said = summary(folder).closed is not None, Console(), ""
+    finished, console = summary(folder).closed is not None, Console()
+    waiting = _Waiting(folder, console)
 
     def over() -> bool:
-        nonlocal said
         if finished:
             return False  # all of it is there to be read
-        waits = looping.waits(folder) or ""
-        if waits and waits != said:
-            console.print(waits, soft_wrap=True, markup=False, highlight=False)
-        said = waits
+        waiting.look()
         noted = _noted(home, folder)
         return home.running() is None or (noted is not None and noted.given_up is not None)
 
@@ -54,7 +55,7 @@ def follow_run(home: Home, folder: Path) -> None:
     if seen.closed is None:
         noted = _noted(home, folder)
         if noted is not None and noted.given_up is not None:
-            raise RunFailed(f"run {folder.name} was given up: {noted.given_up}; go on: {_resume(home, folder)}")
+            raise RunFailed(f"run {folder.name} was given up: {noted.given_up}; {_resume(home, folder)}")
         raise EnvironmentFault(f"the server stopped; run {folder.name} goes on when it starts again")
     if seen.closed.reason == "failed":
         loop = looping.of(folder)
@@ -67,6 +68,23 @@ def follow_run(home: Home, folder: Path) -> None:
         click.echo(f"why: {seen.closed.because}")
     if seen.closed.model is not None:
         click.echo(f"model: fedsus model export {folder}")
+
+
+class _Waiting:
+    """Says what a run waits for, each wait once, after what the journal says until then: that led to it."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self._folder, self._console = folder, console
+        self._said = self._seen = ""
+
+    def look(self) -> None:
+        """Called before each look at the journal: a wait is said at the second one that finds it."""
+        waits = looping.waits(self._folder) or ""
+        if waits == self._seen:
+            if waits and waits != self._said:
+                self._console.print(waits, soft_wrap=True, markup=False, highlight=False)
+            self._said = waits
+        self._seen = waits
 
 
 def status_text(home: Home) -> str:
@@ -103,10 +121,13 @@ def print_runs(home: Home, folder: Path) -> None:
     for title in ("state", "rounds", "attempts", "bytes", "seconds"):
         table.add_column(title)
     for one in found:
-        state = _state(active[one.run]) if one.status == "open" and one.run in active else one.status
+        state = _state(active[one.run]).partition(":")[0] if one.status == "open" and one.run in active else one.status
         moved = progress.size(one.bytes_sent + one.bytes_received)
         table.add_row(one.run, state, str(len(one.rounds)), str(one.attempts), moved, f"{one.seconds:.1f}")
     Console().print(table)
+    for one in found:
+        if one.status == "open" and one.run in active and active[one.run].given_up is not None:
+            click.echo(f"{one.run} was given up: {active[one.run].given_up}")
 
 
 def _state(run: ActiveRun) -> str:
@@ -148,4 +169,4 @@ def _noted(home: Home, folder: Path) -> ActiveRun | None:
 
 
 def _resume(home: Home, folder: Path) -> str:
-    return f"fedsus server run --resume {folder}{home_option(home)}"
+    return f"mend that (run.toml is not read again), then: fedsus server run --resume {folder}{home_option(home)}"

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fedsus.errors import ConfigError, EnvironmentFault
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -75,15 +77,27 @@ def located(carbon: CarbonSettings, folder: Path) -> CarbonSettings:
     return carbon.model_copy(update=changes)
 
 
-def check(config: RunConfig, file: Path) -> None:
-    """Refuse before a run of ``file`` opens what its round loop could not use. Connects to nothing.
+def check(config: RunConfig, file: Path, clock: Clock) -> None:
+    """Refuse before a run of ``file`` opens what its round loop could not use.
+
+    A source without which the run would end, once its first round is released, is asked for its present value.
 
     Raises:
-        ConfigError, EnvironmentFault: as `of`.
+        ConfigError, EnvironmentFault: as `of`; or there is no such value.
     """
     if config.carbon.source is None and (config.energy.meter, config.energy.missing) != ("counter", "refuse"):
         return
-    of(config, file.parent, lambda: 0.0, str(file))
+    _, intensity = of(config, file.parent, clock, str(file))
+    if intensity is None or config.carbon.missing != "refuse":
+        return
+    try:
+        now = clock()
+        intensity.over(now, now)
+    except EnvironmentFault as fault:
+        raise ConfigError(
+            f'{file}: [carbon] has no figure for now, and missing = "refuse": {fault}; mend the source, or set '
+            'missing = "assume", or give [carbon.fallback]'
+        ) from None
 
 
 def lines(config: RunConfig) -> list[str]:

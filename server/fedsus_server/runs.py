@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _STOP_SECONDS: Final = 10.0
 
 
-def prepare(path: Path) -> tuple[RunConfig, Vector]:
+def prepare(path: Path, clock: Clock) -> tuple[RunConfig, Vector]:
     """A run's configuration and initial model, checked against each other.
 
     Raises:
@@ -54,7 +54,7 @@ def prepare(path: Path) -> tuple[RunConfig, Vector]:
             raise ConfigError(f"{path}: 'server.evaluate' = '{config.server.evaluate}': no such file")
         config = config.model_copy(update={"server": config.server.model_copy(update={"evaluate": str(data)})})
     config = config.model_copy(update={"carbon": metering.located(config.carbon, path.parent.resolve())})
-    metering.check(config, path)
+    metering.check(config, path, clock)
     return config, model
 
 
@@ -102,7 +102,7 @@ def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> Act
     from fedsus.secagg.session import NO_SERVER
     from fedsus_server import certificates
 
-    config, model = prepare(path)
+    config, model = prepare(path, clock)
     roster = roster_of(path, config)
     stamp = datetime.fromtimestamp(clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
     run = f"{config.name[:36]}-{stamp}-{secrets.token_hex(3)}"

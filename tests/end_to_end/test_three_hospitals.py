@@ -168,7 +168,7 @@ def the_device_is_stolen(journey: Journey) -> None:
         journey.do(step)
     shutil.copyfile(operator / "model.safetensors", operator / "old.safetensors")
     (operator / "old.toml").write_text(OLD, encoding="utf-8")
-    assert "adverts: 1 of 3 clients" in journey.type(OPERATOR, "fedsus server run old.toml", expected=1)
+    assert "joined: 1 of 3 clients" in journey.type(OPERATOR, "fedsus server run old.toml", expected=1)
     entries = read(journey.run_folder(1))
     assert [type(entry).__name__ for entry in entries] == [
         "RunOpened",

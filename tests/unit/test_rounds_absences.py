@@ -175,8 +175,11 @@ def test_who_says_no_hour_is_asked_ever_more_slowly_and_the_last_spare_attempt_i
     entries, waiting = run(tmp_path, fleet, time, config(rounds=3, spare=3))
     assert attempts(entries) == (3 + 3 + 1, 3)
     assert time.slept == 1 + 900 / 8 + 900
-    last = [(until, why) for until, why in waiting.told if until is not None][-1]
-    assert last == (BEGAN + 1 + 112.5 + 900, "after devices declined (their owners see why: fedsus client status)")
+    declined = "after devices declined (their owners see why: fedsus client status; {} left)"
+    assert [(until, why) for until, why in waiting.told if until is not None] == [
+        (BEGAN + 1 + 112.5, declined.format("1 spare attempt is")),
+        (BEGAN + 1 + 112.5 + 900, declined.format("no spare attempt is")),
+    ]
     closed = entries[-1]
     assert isinstance(closed, RunClosed) and closed.reason == "completed"
 

@@ -1,7 +1,8 @@
-"""A run whose [carbon] cannot be used is refused before it is opened: no folder, and nobody is connected to."""
+"""A run whose [carbon] cannot be used is refused before it is opened: no folder, and no device is asked."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,18 @@ def test_it_is_told_with_file_and_setting_before_a_run_opens(folder: Path, carbo
     assert not (folder / "runs").exists()
     file.write_text(f"{RUN}[carbon]\ngrams_per_kwh = 300.0\n")
     assert Path(runs.open_new(file, folder / "runs", lambda: 0.0).folder).is_dir()
+
+
+def test_a_source_without_a_value_for_now_opens_no_run_that_refuses_to_go_on_without(folder: Path) -> None:
+    """Else the first round is released, and its privacy spent, before the run is given up."""
+    (folder / "good.csv").write_text("time,v\n2021-03-01T00:00Z,5\n2021-03-01T01:00Z,6\n")
+    table = "[carbon]\nmissing = 'refuse'\nseries = { files = 'good.csv', value = 'v', unit = 'g/kWh' }\n"
+    file, now = folder / "run.toml", datetime(2021, 3, 1, 0, 30, tzinfo=UTC).timestamp()
+    file.write_text(RUN + table)
+    with pytest.raises(ConfigError, match=r'\[carbon\] has no figure for now, and missing = "refuse"') as caught:
+        runs.open_new(file, folder / "runs", lambda: now + 86_400)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "runs").exists()
+    assert Path(runs.open_new(file, folder / "runs", lambda: now).folder).is_dir()
+    file.write_text(f"{RUN}{table}fallback = {{ grams_per_kwh = 300.0 }}\n")
+    assert Path(runs.open_new(file, folder / "runs", lambda: now + 86_400).folder).is_dir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from fedsus.cli import USER, explain
 from fedsus.config import RunConfig
-from fedsus.errors import ConfigError, UserError
+from fedsus.errors import ConfigError, RunFailed, UserError
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened
 from fedsus.model_file import metadata, write_model
 from fedsus.plan import TaskPart
@@ -76,6 +77,23 @@ def test_the_table_of_runs_never_cuts_a_name(
     assert row[:3] == [active.run, "running", "0"]
 
 
+def test_why_a_run_was_given_up_stands_below_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    home, why = Home(tmp_path / "home"), "the source of carbon intensity has no value for this hour " * 3
+    home.make()
+    active = runs.open_new(write_run(tmp_path), tmp_path / "runs", lambda: 0.0)
+    home.activate(replace(active, given_up=why))
+    following.print_runs(home, tmp_path / "runs")
+    _, row, said = capsys.readouterr().out.splitlines()
+    assert row.split()[:3] == [active.run, "given", "up"]
+    assert said == f"{active.run} was given up: {why}"
+    monkeypatch.setattr(Home, "running", lambda _: object())
+    with pytest.raises(RunFailed, match=r"mend that \(run.toml is not read again\), then: fedsus server run --resume"):
+        following.follow_run(home, Path(active.folder))
+
+
 @pytest.mark.parametrize(
     ("text", "task", "settings", "reason"),
     [
@@ -97,7 +115,7 @@ def test_mistakes_in_a_run_are_one_line(
 
 def test_the_operators_evaluation_file_is_found_beside_run_toml(tmp_path: Path) -> None:
     (tmp_path / "held.csv").write_text("x", encoding="ascii")
-    config, _ = runs.prepare(write_run(tmp_path, GOOD + 'server = { evaluate = "held.csv" }'))
+    config, _ = runs.prepare(write_run(tmp_path, GOOD + 'server = { evaluate = "held.csv" }'), lambda: 0.0)
     assert config.server.evaluate == str(tmp_path / "held.csv")
 
 
@@ -184,7 +202,7 @@ def test_a_roster_that_no_device_would_take_is_refused_in_one_line(
 
 
 def test_a_run_in_clear_needs_no_roster(tmp_path: Path) -> None:
-    config, _ = runs.prepare(write_run(tmp_path))
+    config, _ = runs.prepare(write_run(tmp_path), lambda: 0.0)
     assert runs.roster_of(tmp_path / "run.toml", config) is None
 
 

@@ -13,7 +13,7 @@ import pytest
 from fedsus.config import RunConfig
 from fedsus.energy.parents import Parents
 from fedsus.errors import ConfigError
-from fedsus.journal import Entry, Journal, RunClosed
+from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, Journal, RunClosed
 from fedsus.reporting import follow, read
 from fedsus.rounds.specification import open_run
 from fedsus.types import Stop
@@ -79,6 +79,9 @@ def test_who_follows_a_run_sees_each_wait_once(
         if looks[-1] == 1:
             looping.note_wait(folder, UNTIL)
         if looks[-1] == 6:
+            with Journal.open(folder, lambda: 1.7e9) as journal:
+                journal.append(AttemptOpened(round=1, attempt=1, plan_digest="0" * 64, cohort=2))
+                journal.append(AttemptAbandoned(round=1, attempt=1, reason="1 of 2 clients answered"))
             looping.note_wait(folder, UNTIL + 3600)
         if looks[-1] == 9:
             with Journal.open(folder, lambda: 1.7e9) as journal:
@@ -92,6 +95,7 @@ def test_who_follows_a_run_sees_each_wait_once(
     assert told.count("waits for a cleaner hour") == 2
     assert SAID in told and "09:00 UTC" in told
     assert "why: [budget] joules is spent: 9 of 9 J" in told
+    assert told.index("attempt 1 abandoned") < told.index("09:00 UTC"), "what caused a wait comes before it"
 
 
 def _quick(folder: Path, over: Stop) -> Iterator[Entry]:
