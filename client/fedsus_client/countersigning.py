@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fedsus.owner.runs import Run
     from fedsus_client.config import AgentConfig
 
-_PREDICATE: Final = "urn:fedsus:receipt:1"
+_PREDICATE: Final = "urn:fedsus:receipt:2"
 
 
 def countersign(agent: AgentConfig, file: Path, output: Path | None) -> Iterator[str]:

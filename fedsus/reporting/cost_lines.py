@@ -46,13 +46,14 @@ class Operational(Strict):
     """Carbon of one machine's (or all devices') joules, by where the intensity is from.
 
     Attributes:
+        grams: absent where the noise of the run hides them.
         kind: of the intensity; "mixed" over devices, which do not tell.
         covered, of: how many of the attempts (server) or reports (devices) know an intensity.
     """
 
     machine: Literal["server", "devices"]
     kind: Literal["average", "marginal", "mixed"]
-    grams: Figure
+    grams: Quantity
     covered: Count
     of: Count
 

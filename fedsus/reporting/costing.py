@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from fedsus.journal import AttemptAbandoned, AttemptOpened, RoundReleased
 from fedsus.reporting.figures import MOST_SOURCES, Absent, Figure, How, joined
 from fedsus.reporting.outside import GRAMS, assumed, embodied_devices, embodied_server, network_grams, network_joules
 from fedsus.reporting.predicate import Carbon, Energy, EnergySpent, Operational
-from fedsus.reporting.spending import costs_deviation, costs_rounding
+from fedsus.reporting.reported import hidden, range_of, reporting_of, reports
 from fedsus.reporting.traffic import traffic
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 
     from fedsus.costs import Grams, Usage
     from fedsus.journal import Entry
+    from fedsus.reporting.figures import Quantity
     from fedsus.rounds.specification import Specification
 
-_NO_METER = "the server noted no energy: it had no meter, or it was switched off"
 _NO_REPORTS = "no device's costs were asked for: the plan has no [plan.costs]"
 _NO_SHARE = "no device's costs left it: no part of the privacy budget was set aside for them, or no round was released"
 
@@ -42,7 +41,7 @@ def set_back(entries: Sequence[Entry]) -> bool:
 def energy(specification: Specification, entries: Sequence[Entry]) -> EnergySpent:
     """Joules of the server, of the devices and of the network between them."""
     return EnergySpent(
-        server=_server(entries),
+        server=_server(specification, entries),
         devices=_devices(specification, entries),
         assumed=assumed(specification, entries, "joules"),
         network=network_joules(specification, traffic(entries)),
@@ -54,10 +53,32 @@ def _intervals(entries: Sequence[Entry]) -> list[Usage | None]:
     return [entry.server for entry in entries if isinstance(entry, RoundReleased | AttemptAbandoned)]
 
 
-def _server(entries: Sequence[Entry]) -> Energy | Absent:
+def _unmetered(specification: Specification, entries: Sequence[Entry]) -> str:
+    """Why there are no joules of the server, as far as the journal tells."""
+    energy, carbon = specification.config.energy, specification.config.carbon
+    if energy.meter == "off":
+        return 'the server noted no energy: its meter was switched off ([energy] meter = "off")'
+    if not _intervals(entries):
+        return "the server noted no energy: no attempt came to an end that is in the journal"
+    strict = [
+        name
+        for name, refused in (
+            ("[energy]", energy.meter == "counter" and energy.missing == "refuse"),
+            ("[carbon]", carbon.source is not None and carbon.missing == "refuse"),
+        )
+        if refused
+    ]
+    if not strict:
+        return "the server noted no energy: it had no meter"
+    return (
+        f'the server noted no energy: no figure was there, and {" and ".join(strict)} missing = "refuse" assumes none'
+    )
+
+
+def _server(specification: Specification, entries: Sequence[Entry]) -> Energy | Absent:
     known = [usage for usage in _intervals(entries) if usage is not None]
     if not known:
-        return Absent(absent=_NO_METER)
+        return Absent(absent=_unmetered(specification, entries))
     total, method = math.fsum(usage.total for usage in known), worst(*(usage.method for usage in known))
     low = min(math.fsum(usage.low for usage in known), total)
     high = max(math.fsum(usage.high for usage in known), total)
@@ -104,20 +125,19 @@ def _idle(joules: float, method: How) -> Figure:
     )
 
 
-def _reports(entries: Sequence[Entry]) -> list[tuple[RoundReleased, Mapping[str, float]]]:
-    return [(e, e.costs) for e in entries if isinstance(e, RoundReleased) and e.costs is not None]
-
-
 def _devices(specification: Specification, entries: Sequence[Entry]) -> Energy | Absent:
     """Sums of the devices' reports. A device reports what it used since its last report that was summed."""
-    told = _reports(entries)
+    told = reports(entries)
     if not told:
         return Absent(absent=_NO_REPORTS if specification.config.plan.costs is None else _NO_SHARE)
     asked = sum(entry.survivors for entry, _ in told)
-    reporting = _reporting(told)
+    reporting = reporting_of(told)
     if reporting == 0:
         return Absent(absent="every owner switched its device's reports off, or no device had a meter")
-    joules, low, high = _range(specification, told, "joules")
+    gone = hidden(specification, told, "joules")
+    if gone is not None:
+        return gone
+    joules, low, high = range_of(specification, told, "joules")
     counted = round(math.fsum(costs.get("counted", 0.0) for _, costs in told))
     private = specification.privacy.unit != "none"
     source = (
@@ -150,39 +170,6 @@ def _devices(specification: Specification, entries: Sequence[Entry]) -> Energy |
     )
 
 
-def _reporting(told: Sequence[tuple[RoundReleased, Mapping[str, float]]]) -> int | None:
-    """How many reports are in the sums; None where private reports do not tell."""
-    if not any("devices" in costs for _, costs in told):
-        return None
-    return round(math.fsum(costs.get("devices", 0.0) for _, costs in told))
-
-
-def _range(
-    specification: Specification, told: Sequence[tuple[RoundReleased, Mapping[str, float]]], name: str
-) -> tuple[float, float, float]:
-    """Value, low and high of a summed cost: the devices' own range, or three standard deviations of noise.
-
-    Noise may take a sum below zero, which nobody can have used: it is then said to be 0, and the source says why.
-    """
-    value = math.fsum(costs.get(name, 0.0) for _, costs in told)
-    plan, survivors = specification.first_plan, Counter(entry.survivors for entry, _ in told)
-    if specification.privacy.unit == "none":
-        spread = _told_range(told, value, name)
-    else:
-        spread = 3 * costs_deviation(plan, name, survivors)
-    spread += costs_rounding(plan, name, survivors)
-    found = max(value, 0.0)
-    return found, max(value - spread, 0.0), max(value + spread, found)
-
-
-def _told_range(told: Sequence[tuple[RoundReleased, Mapping[str, float]]], value: float, name: str) -> float:
-    """What the devices say that their joules may be off, and in proportion for what follows from them."""
-    joules, spread = (math.fsum(costs.get(key, 0.0) for _, costs in told) for key in ("joules", "spread"))
-    if name == "joules":
-        return spread
-    return value * spread / joules if joules > 0 else 0.0
-
-
 def _share(total: Figure, part: float, whole: float) -> Figure:
     """One phase of a total, with the total's relative range."""
     scale = part / whole if whole else 0.0
@@ -199,23 +186,38 @@ def _share(total: Figure, part: float, whole: float) -> Figure:
 def carbon(specification: Specification, entries: Sequence[Entry]) -> Carbon:
     """Grams of CO2 equivalent: operational by source and kind; embodied and network apart."""
     lines = [*_server_grams(entries), *_device_grams(specification, entries)]
-    machines = sorted({line.machine for line in lines}, reverse=True)
-    missing = [machine for machine in ("server", "devices") if machine not in machines]
+    known = [line for line in lines if isinstance(line.grams, Figure)]
+    gone: dict[str, str] = {line.machine: line.grams.absent for line in lines if isinstance(line.grams, Absent)}
+    machines = sorted({line.machine for line in known}, reverse=True)
+    missing = [
+        f"{machine} ({gone[machine]})" if machine in gone else machine
+        for machine in ("server", "devices")
+        if machine not in machines
+    ]
     covered = {machine: sum(line.covered for line in lines if line.machine == machine) for machine in machines}
-    of = {line.machine: line.of for line in lines}
+    of = {line.machine: line.of for line in known}
     partial = [f"{machine} ({covered[machine]} of {of[machine]})" for machine in of if covered[machine] < of[machine]]
-    boundary = f"operational carbon of {' and '.join(machines) or 'nothing'}, location-based, idle baseline left out"
+    boundary = "no operational carbon is known"
+    if machines:
+        boundary = f"operational carbon of {' and '.join(machines)}, location-based, idle baseline left out"
     boundary += f"; not known: {', '.join(missing)}" if missing else ""
     boundary += f"; in part: {', '.join(partial)}" if partial else ""
     return Carbon(
         operational=tuple(lines),
-        total=summed([line.grams for line in lines], GRAMS, boundary) if lines else Absent(absent="no intensity known"),
+        total=_total(lines, boundary, gone),
         assumed=assumed(specification, entries, "grams"),
         embodied_server=embodied_server(specification, lasted(entries), set_back(entries)),
         embodied_devices=embodied_devices(),
         network=network_grams(specification, traffic(entries), entries),
         boundary=boundary,
     )
+
+
+def _total(lines: Sequence[Operational], boundary: str, gone: Mapping[str, str]) -> Quantity:
+    known = [line.grams for line in lines if isinstance(line.grams, Figure)]
+    if known:
+        return summed(known, GRAMS, boundary)
+    return Absent(absent="; ".join(f"{machine}: {why}" for machine, why in gone.items()) or "no intensity known")
 
 
 def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
@@ -245,13 +247,16 @@ def _server_grams(entries: Sequence[Entry]) -> list[Operational]:
 
 
 def _device_grams(specification: Specification, entries: Sequence[Entry]) -> list[Operational]:
-    told = _reports(entries)
+    told = reports(entries)
     private = specification.privacy.unit != "none"
-    reporting = sum(entry.survivors for entry, _ in told) if private else _reporting(told)
+    reporting = sum(entry.survivors for entry, _ in told) if private else reporting_of(told)
     priced = reporting if private else round(math.fsum(costs.get("priced", 0.0) for _, costs in told))
     if not told or not reporting or not priced:
         return []
-    value, low, high = _range(specification, told, "grams")
+    gone = hidden(specification, told, "grams")
+    if gone is not None:
+        return [Operational(machine="devices", kind="mixed", grams=gone, covered=priced, of=reporting)]
+    value, low, high = range_of(specification, told, "grams")
     source = "the devices' own intensities"
     source += ", whichever know one; with the noise of the run" if private else f": {priced} of {reporting} reports"
     grams = Figure(value=value, low=low, high=high, unit=GRAMS, method="assumed", source=source)

@@ -25,7 +25,7 @@ from fedsus.reporting.privacy_lines import SecureSum as SecureSum
 from fedsus.strict import Strict
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE: Final = "urn:fedsus:receipt:1"
+PREDICATE_TYPE: Final = "urn:fedsus:receipt:2"
 SIMULATED: Final = "a simulation: no device took part, and its noise may come from a seed that somebody knows"
 
 
@@ -148,6 +148,7 @@ class Metric(Strict):
     """A metric over the run.
 
     Attributes:
+        first, last, best: of the releases whose noise does not hide it.
         better: "lower" for losses and errors, else "higher".
     """
 
@@ -225,7 +226,7 @@ class Predicate(Strict):
     carbon: Carbon
     traffic: Traffic
     sci: SoftwareCarbonIntensity
-    metrics: dict[str, Metric] | Absent
+    metrics: dict[str, Metric | Absent] | Absent
     time: Time
     budgets: Budgets
     model: Model | Absent
@@ -241,7 +242,7 @@ class Statement(Strict):
 
     type: Literal["https://in-toto.io/Statement/v1"] = Field(default=STATEMENT_TYPE, alias="_type")
     subject: Annotated[tuple[Subject, ...], Field(min_length=1)]
-    predicate_type: Literal["urn:fedsus:receipt:1"] = Field(default=PREDICATE_TYPE, alias="predicateType")
+    predicate_type: Literal["urn:fedsus:receipt:2"] = Field(default=PREDICATE_TYPE, alias="predicateType")
     predicate: Predicate
 
 

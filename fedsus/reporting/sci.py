@@ -22,7 +22,7 @@ def intensity(
     specification: Specification,
     found: Carbon,
     released: Sequence[RoundReleased],
-    metrics: dict[str, Metric] | Absent,
+    metrics: dict[str, Metric | Absent] | Absent,
 ) -> Intensity:
     """Software carbon intensity, (E * I + M) / R. What is not known is left out, and the boundary says so."""
     parts: dict[str, Quantity] = {"operational": found.total, "assumed (devices)": found.assumed}
@@ -35,8 +35,8 @@ def intensity(
     left = [name for name in parts if name not in known]
     boundary = f"in it: {', '.join(known) or 'nothing'}" + (f"; left out, not known: {', '.join(left)}" if left else "")
     boundary += f"; {found.boundary}"
-    if "operational" not in known:
-        none = Absent(absent="operational carbon is not known")
+    if isinstance(found.total, Absent):
+        none = Absent(absent=f"operational carbon is not known: {found.total.absent}")
         return Intensity(per_round=none, per_accuracy_point=none, boundary=boundary)
     rounds = sum(entry.round <= specification.config.plan.rounds for entry in released)
     total = summed(list(known.values()), GRAMS, boundary)
@@ -47,11 +47,13 @@ def intensity(
     )
 
 
-def _per_point(total: Figure, metrics: dict[str, Metric] | Absent) -> Quantity:
+def _per_point(total: Figure, metrics: dict[str, Metric | Absent] | Absent) -> Quantity:
     """Noise of the run in the accuracies widens the range; a rise that may be nothing but noise has no rate."""
     accuracy = None if isinstance(metrics, Absent) else metrics.get("accuracy")
     if accuracy is None:
         return Absent(absent="no metric named 'accuracy' left the devices")
+    if isinstance(accuracy, Absent):
+        return Absent(absent=f"accuracy is not known: {accuracy.absent}")
     first, last = accuracy.first.value, accuracy.last.value
     gained, least, most = (
         100 * rise for rise in (last.value - first.value, last.low - first.high, last.high - first.low)

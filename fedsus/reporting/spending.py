@@ -89,8 +89,8 @@ def _assumptions(specification: Specification, unit: Unit, who: Adversary, *, pr
         yield "the server adds the noise of the plan, keeps it secret, and clips as the plan says"
     else:
         yield (
-            f"each sum holds the noise of at least {here.shares.survivors} clients, of whom at most "
-            f"{here.shares.colluders} tell the adversary theirs; noise of one client alone hides little"
+            f"each sum holds the noise of at least {_clients(here.shares.survivors)}, of whom at most "
+            f"{here.shares.colluders} may tell the adversary theirs; noise of one client alone hides little"
         )
     if isinstance(here, ExampleDistributed) and here.shares.metrics is not None:
         yield "metrics and costs count in full, unsampled: one example may move all that its client tells of them"
@@ -108,12 +108,18 @@ def _unprotected(specification: Specification, unit: Unit, who: Adversary) -> st
 
 def _adversary(specification: Specification, who: Adversary) -> str:
     here = specification.privacy
-    some = f"at most {here.shares.colluders} clients of each cohort" if isinstance(here, Distributed) else "any clients"
+    some = "any clients"
+    if isinstance(here, Distributed):
+        some = f"at most {_clients(here.shares.colluders)} of each cohort"
     return {
         "server": f"the adversary is the server, which may lie, and works with {some}",
         "clients": f"the adversary is {some}; the server is honest",
         "recipients": "the adversary sees the released models alone, and knows nobody's share of the noise",
     }[who]
+
+
+def _clients(count: int) -> str:
+    return f"{count} client{'s' * (count != 1)}"
 
 
 def _adjacency(specification: Specification, unit: Unit) -> str:
@@ -165,6 +171,11 @@ def costs_deviation(plan: Plan, name: str, survivors: Counter[int]) -> float:
     """
     found = (rounds * told_spread(plan, count).get(name, 0.0) ** 2 for count, rounds in sorted(survivors.items()))
     return math.sqrt(math.fsum(found))
+
+
+def most_told(plan: Plan, name: str, survivors: Counter[int]) -> float:
+    """The most that the sum can be: the plan's bound of each report."""
+    return plan.cost_ranges[name][1] * sum(count * rounds for count, rounds in survivors.items())
 
 
 def costs_rounding(plan: Plan, name: str, survivors: Counter[int]) -> float:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fedsus.errors import ConfigError, CorruptionError
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened, fold
-from fedsus.reporting import costing, outside, sci, spending
+from fedsus.reporting import costing, noise, outside, sci, spending
 from fedsus.reporting.figures import Absent, Figure, exact
 from fedsus.reporting.predicate import (
     Asked,
@@ -165,7 +165,7 @@ def _participation(
     )
 
 
-def _metrics(specification: Specification, released: Sequence[RoundReleased]) -> dict[str, Metric] | Absent:
+def _metrics(specification: Specification, released: Sequence[RoundReleased]) -> dict[str, Metric | Absent] | Absent:
     """First, last and best value of each metric. A round's metrics are of the model that it was sent."""
     told = [entry for entry in released if entry.metrics]
     if not told:
@@ -182,29 +182,32 @@ def _no_metrics(specification: Specification) -> str:
     return "no released round had held-out examples"
 
 
-def _metric(plan: Plan, name: str, told: Sequence[RoundReleased]) -> Metric:
+def _metric(plan: Plan, name: str, told: Sequence[RoundReleased]) -> Metric | Absent:
+    """Of the releases whose noise does not hide it; why there is none where it hides all."""
+    having = [(entry, entry.metrics[name]) for entry in told if entry.metrics and name in entry.metrics]
+    why = [noise.hidden_metric(plan, name, entry.survivors) for entry, _ in having]
     values = [
-        Measured(round=entry.round, value=_value(plan, name, entry.metrics[name], entry))
-        for entry in told
-        if entry.metrics and name in entry.metrics
+        Measured(round=entry.round, value=_value(plan, name, value, entry))
+        for (entry, value), gone in zip(having, why, strict=True)
+        if gone is None
     ]
+    if not values:
+        return next(gone for gone in why if gone is not None)
     better: Literal["lower", "higher"] = "lower" if any(word in name for word in _LOWER) else "higher"
     ranked = min if better == "lower" else max
     return Metric(first=values[0], last=values[-1], best=ranked(values, key=lambda one: one.value.value), better=better)
 
 
 def _value(plan: Plan, name: str, value: float, entry: RoundReleased) -> Figure:
-    """With noise, the range is three standard deviations to either side."""
-    spread = 3 * spending.metric_deviation(plan, name, entry.survivors)
-    who = f"mean over {entry.held_out} held-out examples" if not spread else f"mean over {entry.survivors} clients"
-    return Figure(
-        value=value,
-        low=value - spread,
-        high=value + spread,
-        unit="1",
-        method="summed",
-        source=who + (", with the noise of the run" if spread else ""),
+    """With noise, the range is three standard deviations to either side, as far as the metric's own range goes."""
+    noisy = spending.metric_deviation(plan, name, entry.survivors) > 0
+    value, low, high = noise.metric_within(plan, name, value, entry.survivors)
+    source = (
+        f"mean over {entry.survivors} clients, with the noise of the run"
+        if noisy
+        else f"mean over {entry.held_out} held-out examples"
     )
+    return Figure(value=value, low=low, high=high, unit="1", method="summed", source=source)
 
 
 def _time(entries: Sequence[Entry], released: Sequence[RoundReleased]) -> Time:

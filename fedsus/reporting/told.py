@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fedsus.envelope import Envelope
     from fedsus.reporting.figures import Quantity
-    from fedsus.reporting.predicate import Energy, Predicate
+    from fedsus.reporting.predicate import Energy, Measured, Metric, Operational, Predicate
     from fedsus.reporting.verification import Verified
 
 _WIDTH: Final = 14
@@ -70,8 +70,7 @@ def lines(sealed: Envelope, payload: Any) -> Iterator[str]:
     yield _line("seconds", f"{figure(said.time.run)}; waited {figure(said.time.waited)}")
     if not isinstance(said.metrics, Absent):
         for name, metric in said.metrics.items():
-            values = [f"{one.value.value:.4g} (round {one.round})" for one in (metric.first, metric.last, metric.best)]
-            yield _line(name, f"first {values[0]}, last {values[1]}, best {values[2]}")
+            yield _line(name, _metric(metric))
 
 
 def _who(said: Predicate) -> Iterator[str]:
@@ -103,7 +102,7 @@ def _costs(said: Predicate) -> Iterator[str]:
     yield _line("energy", f"network: {figure(said.energy.network)}")
     for one in said.carbon.operational:
         part = "" if one.covered == one.of else f", of {one.covered} of {one.of}"
-        yield _line("carbon", f"{one.machine}: {figure(one.grams)}{part}; {one.kind}, {one.grams.source}")
+        yield _line("carbon", f"{one.machine}: {figure(one.grams)}{part}{_priced(one)}")
     yield _line("carbon", f"operational: {figure(said.carbon.total)}")
     yield _line("carbon", f"devices, assumed: {figure(said.carbon.assumed)}")
     yield _line("carbon", f"embodied: server {figure(said.carbon.embodied_server)}")
@@ -112,6 +111,24 @@ def _costs(said: Predicate) -> Iterator[str]:
     yield _line("SCI", figure(said.sci.per_round))
     yield _line("SCI", figure(said.sci.per_accuracy_point))
     yield _line("bytes", f"sent {figure(said.traffic.total.sent)}, received {figure(said.traffic.total.received)}")
+
+
+def _priced(one: Operational) -> str:
+    return "" if isinstance(one.grams, Absent) else f"; {one.kind}, {one.grams.source}"
+
+
+def _metric(found: Metric | Absent) -> str:
+    if isinstance(found, Absent):
+        return figure(found)
+    first, last, best = (_measured(one) for one in (found.first, found.last, found.best))
+    return f"first {first}, last {last}, best {best}"
+
+
+def _measured(one: Measured) -> str:
+    """With its range, where noise gives it one."""
+    noisy = one.value.low != one.value.high
+    ranged = f"; {one.value.low:.3g} to {one.value.high:.3g} with its noise" if noisy else ""
+    return f"{one.value.value:.4g} (round {one.round}{ranged})"
 
 
 def _energy(used: Energy) -> str:

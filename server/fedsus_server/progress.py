@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from fedsus.protection import ClientCentral, Distributed
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
 
+    from fedsus.plan import Plan
     from fedsus.rounds.specification import Specification
 
 _FIRST: Final = ("loss", "accuracy")
@@ -94,7 +95,11 @@ class Progress:
         last = self.released[-1]
         asked = last.survivors + last.refused + last.lost
         name = "evaluation" if last.round > self.rounds else f"round {last.round}/{self.rounds}"
-        parts = [name, f"clients {last.survivors}/{asked}", *metric_words(dict(last.metrics or {}))]
+        parts = [
+            name,
+            f"clients {last.survivors}/{asked}",
+            *metric_words(last.metrics or {}, self._plan, last.survivors),
+        ]
         if epsilon is not None and self.specification is not None:
             parts.append(f"epsilon {shown(epsilon)} {against(self.specification)} (planned)")
         if last.saturated:
@@ -104,6 +109,15 @@ class Progress:
         if self.seconds_left:
             parts.append(f"{duration(self.seconds_left)} left")
         return "  ".join(parts)
+
+    @property
+    def _plan(self) -> Plan | None:
+        return self.specification.first_plan if self.specification is not None else None
+
+    def words(self) -> list[str]:
+        """The latest metrics, as `metric_words`."""
+        last = next((entry.survivors for entry in reversed(self.released) if entry.metrics), 0)
+        return metric_words(self.metrics, self._plan, last)
 
     @property
     def _edge(self) -> str:
@@ -236,7 +250,7 @@ def _view(progress: Progress, spent: Spent) -> ConsoleRenderable:
         asked = last.survivors + last.refused + last.lost
         rows.add_row("clients", f"{last.survivors} of {asked}  (refused {last.refused}, lost {last.lost})")
     if progress.metrics:
-        rows.add_row("metrics", "  ".join(metric_words(progress.metrics)))
+        rows.add_row("metrics", "  ".join(progress.words()))
     epsilon = spent.get(0)
     if epsilon is not None and progress.specification is not None:
         budget, whom = progress.specification.config.plan.privacy.epsilon, against(progress.specification)
@@ -247,10 +261,17 @@ def _view(progress: Progress, spent: Spent) -> ConsoleRenderable:
     return rows
 
 
-def metric_words(metrics: dict[str, float]) -> list[str]:
-    """Loss and accuracy first, then others by name."""
+def metric_words(metrics: Mapping[str, float], plan: Plan | None = None, survivors: int = 0) -> list[str]:
+    """Loss and accuracy first, then others by name: each with its noise, or that noise hides it.
+
+    Args:
+        plan: of the run; None where metrics have no noise.
+        survivors: whose sum they are of.
+    """
+    from fedsus.reporting.noise import live
+
     names = [name for name in _FIRST if name in metrics] + sorted(metrics.keys() - set(_FIRST))
-    return [f"{name} {metrics[name]:.4g}" for name in names]
+    return live(plan, {name: metrics[name] for name in names}, survivors)
 
 
 def size(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +14,11 @@ import pytest
 from receipts import clear_run, costs, exact_run, example_run, private_run, usage
 
 from fedsus.errors import ConfigError, CorruptionError
-from fedsus.journal import NAME, AttemptOpened, RoundReleased, RunClosed, RunOpened
+from fedsus.journal import NAME, AttemptOpened, Entry, RoundReleased, RunClosed, RunOpened
 from fedsus.privacy import accounting
 from fedsus.privacy.adversaries import spent
 from fedsus.privacy.stated import alike, rounded, shown
-from fedsus.reporting import read, sci
+from fedsus.reporting import noise, read, sci
 from fedsus.reporting.figures import Absent, Figure
 from fedsus.reporting.figures import exact as exactly
 from fedsus.reporting.predicate import Measured, Metric, Predicate, Statement, schema
@@ -38,6 +39,20 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return private_run(tmp_path_factory.mktemp("private")).folder
+
+
+@pytest.fixture(scope="module")
+def quiet(private: Path) -> list[Entry]:
+    """The entries of the private run, as if its metrics and costs had a twentieth of the noise."""
+    return quieter(private)
+
+
+def quieter(folder: Path, factor: float = 20.0) -> list[Entry]:
+    opened, *others = read(folder)
+    assert isinstance(opened, RunOpened)
+    config = json.loads(json.dumps(opened.config))
+    config["privacy"]["shares"]["metrics"] /= factor**2
+    return [replace(opened, config=config), *others]
 
 
 def said(folder: Path, entries=None) -> Predicate:
@@ -92,12 +107,11 @@ def test_all_counters_make_a_counter(exact: Path) -> None:
     assert said(exact, entries).energy.devices.total.method == "counter"
 
 
-def test_the_range_of_noised_reports_is_three_deviations(private: Path) -> None:
+def test_the_range_of_noised_reports_is_three_deviations(private: Path, quiet: list[Entry]) -> None:
     """The noise of the sum over three rounds, in joules, computed from the calibrated shares."""
-    opened = read(private)[0]
-    shares = specification_of(opened).privacy.shares
+    shares = specification_of(quiet[0]).privacy.shares
     one = math.sqrt(shares.metrics * 5) / 4096 * 1000.0
-    devices = said(private).energy.devices
+    devices = said(private, quiet).energy.devices
     assert devices.total.value == pytest.approx(51)
     assert devices.total.high - 51 == pytest.approx(3 * one * math.sqrt(3) + 3 * 5 / 2 / 4096 * 1000)
     assert devices.total.low == 0.0
@@ -106,26 +120,91 @@ def test_the_range_of_noised_reports_is_three_deviations(private: Path) -> None:
 
 def test_joules_and_metrics_are_told_with_their_noise_under_the_example_unit_too(tmp_path: Path) -> None:
     folder = example_run(tmp_path / "examples").folder
-    shares = specification_of(read(folder)[0]).privacy.shares
-    one, found = math.sqrt(shares.metrics * 5) / 4096, said(folder)
+    entries = quieter(folder, 60.0)
+    shares = specification_of(entries[0]).privacy.shares
+    one, found = math.sqrt(shares.metrics * 5) / 4096, said(folder, entries)
     devices = found.energy.devices
     assert devices.total.value == pytest.approx(51)
     assert devices.total.high - 51 == pytest.approx(3 * one * 1000 * math.sqrt(3) + 3 * 5 / 2 / 4096 * 1000)
     accuracy = found.metrics["accuracy"].last.value
     assert accuracy.value == pytest.approx(0.8) and accuracy.high - 0.8 == pytest.approx(3 * one / 5)
-    (goal,) = [loss for loss in found.privacy.losses if loss.goal]
+    (goal,) = [loss for loss in said(folder).privacy.losses if loss.goal]
     assert (goal.unit, goal.adversary) == ("example", "server") and goal.epsilon <= 8.0
     assert any("one example may move all that its client tells" in line for line in goal.assumptions)
 
 
-def test_a_noised_sum_below_zero_says_so(private: Path) -> None:
+def test_a_noised_sum_below_zero_says_so(private: Path, quiet: list[Entry]) -> None:
     entries = [
         replace(entry, costs={"joules": -9.0, "grams": 0.1}) if isinstance(entry, RoundReleased) else entry
-        for entry in read(private)
+        for entry in quiet
     ]
     total = said(private, entries).energy.devices.total
     assert total.value == 0.0
     assert "below zero" in total.source
+
+
+@pytest.mark.parametrize(("joules", "accuracy"), [(1e6, 25.0), (-1e6, -25.0)])
+def test_no_noised_figure_goes_beyond_what_it_can_be(
+    private: Path, quiet: list[Entry], joules: float, accuracy: float
+) -> None:
+    """Three rounds of five reports, of at most 1,000 J each; an accuracy of 0 to 1."""
+    beyond = {"costs": {"joules": joules, "grams": joules}, "metrics": {"accuracy": accuracy, "loss": accuracy}}
+    found = said(private, [replace(e, **beyond) if isinstance(e, RoundReleased) else e for e in quiet])
+    end = float(joules > 0)
+    total, last = found.energy.devices.total, found.metrics["accuracy"].last.value
+    assert (total.low, total.value, total.high) == (15_000 * end,) * 3
+    assert (last.low, last.value, last.high) == (end,) * 3
+    assert found.carbon.operational[1].grams.high == 15 * end
+
+
+def test_what_noise_hides_is_no_figure_and_nothing_is_made_of_it(private: Path) -> None:
+    found = said(private)
+    for name, of in (("accuracy", "0 to 1"), ("loss", "0 to 10")):
+        assert re.search(rf"noise of \+-[0-9.]+ hides it: its range is {of}$", found.metrics[name].absent)
+    assert re.search(r"noise of \+-1.17e\+04 J hides it: its range is 0 to 15000 J", found.energy.devices.absent)
+    server, devices = found.carbon.operational
+    assert "its range is 0 to 15 g CO2e" in devices.grams.absent
+    assert found.carbon.total == server.grams.model_copy(update={"source": found.carbon.boundary})
+    assert "not known: devices (noise of" in found.carbon.boundary and "devices (noise of" in found.sci.boundary
+    assert "accuracy is not known: noise of" in found.sci.per_accuracy_point.absent
+
+
+def test_a_carbon_that_is_noise_alone_is_absent_with_its_rate(private: Path) -> None:
+    entries = [replace(e, server=None) if hasattr(e, "server") else e for e in read(private)]
+    found = said(private, entries)
+    assert "devices: noise of" in found.carbon.total.absent and "noise of" in found.sci.per_round.absent
+    assert found.carbon.boundary.startswith("no operational carbon is known; not known: server, devices (noise")
+
+
+@pytest.mark.parametrize(("deviation", "gone"), [(0.249, False), (0.25, True), (0.0, False)])
+def test_noise_hides_a_figure_where_95_percent_of_it_span_all_that_it_can_be(deviation: float, gone: bool) -> None:
+    assert (noise.hidden(deviation, 0.0, 1.0) is not None) == gone
+
+
+def test_rounds_that_noise_does_not_hide_are_told(private: Path) -> None:
+    """One survivor alone has five times the noise in the mean, less a root: only the last is told."""
+    entries = quieter(private, 4.0)
+    few = [replace(e, survivors=1) if isinstance(e, RoundReleased) and e.round < 3 else e for e in entries]
+    found = said(private, few).metrics["accuracy"]
+    assert (found.first.round, found.best.round) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("tables", "why"),
+    [
+        ({}, "it had no meter"),
+        ({"energy": {"meter": "off"}}, "its meter was switched off"),
+        (
+            {"carbon": {"country": "FRA", "missing": "refuse"}},
+            r'no figure was there, and \[carbon\] missing = "refuse"',
+        ),
+    ],
+)
+def test_why_a_server_noted_no_energy_is_what_the_journal_tells(exact: Path, tables: dict[str, Any], why: str) -> None:
+    opened, *others = [replace(e, server=None) if hasattr(e, "server") else e for e in read(exact)]
+    run = {**opened.config["run"], **tables}
+    found = said(exact, [replace(opened, config={**opened.config, "run": run}), *others])
+    assert re.search(why, found.energy.server.absent)
 
 
 def test_what_nobody_measured_is_absent_with_a_reason(tmp_path: Path) -> None:
@@ -152,7 +231,7 @@ def test_carbon_and_its_rate(exact: Path) -> None:
 
 
 def test_a_rise_of_accuracy_that_may_be_noise_has_no_rate(private: Path) -> None:
-    found = said(private)
+    found = said(private, quieter(private, 4.0))
     assert found.metrics["accuracy"].last.value.value > found.metrics["accuracy"].first.value.value
     assert isinstance(found.sci.per_round, Figure)
     assert "may be the noise" in found.sci.per_accuracy_point.absent
@@ -222,13 +301,13 @@ def test_bytes_by_phase_and_what_is_not_known_of_them(exact: Path) -> None:
     assert traffic.unknown == 1, "the attempt that a crash cut off"
 
 
-def test_metrics_first_last_and_best(exact: Path, private: Path) -> None:
+def test_metrics_first_last_and_best(exact: Path, private: Path, quiet: list[Entry]) -> None:
     found = said(exact).metrics
     assert (found["loss"].first.value.value, found["loss"].best.round, found["loss"].better) == (1.0, 3, "lower")
     assert (found["accuracy"].last.value.value, found["accuracy"].better) == (pytest.approx(0.8), "higher")
     assert found["accuracy"].last.value.low == found["accuracy"].last.value.high
-    noised = said(private).metrics["accuracy"].last.value
-    shares = specification_of(read(private)[0]).privacy.shares
+    noised = said(private, quiet).metrics["accuracy"].last.value
+    shares = specification_of(quiet[0]).privacy.shares
     assert noised.high - noised.value == pytest.approx(3 * math.sqrt(shares.metrics * 5) / 4096 / 5)
 
 

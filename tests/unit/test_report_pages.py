@@ -208,8 +208,8 @@ def test_waits_are_shown(tmp_path: Path) -> None:
     assert carbon.beside is not None
     told = dict(row[:2] for row in carbon.beside.rows)
     assert told["Rounds that were put off"] == "5 of 24"
-    assert told["Waited in all"] == "4.00 hours"
-    assert told["Longest wait of one round"] == "2.00 hours"
+    assert told["Put off for cleaner hours, in all"] == "4.00 hours"
+    assert told["Longest that one round was put off"] == "2.00 hours"
     assert [chart.name for chart in carbon.charts] == ["hours", "waits"]
 
 

@@ -12,6 +12,7 @@ from fedsus.reporting.pages.document import Table
 from fedsus.reporting.pages.parts import budgets, privacy, summary
 from fedsus.reporting.pages.render import _environment, _tidy, document
 from fedsus.reporting.pages.words import COLUMNS, cleaned, counted, listed, rows
+from fedsus.reporting.predicate import Metric
 
 if TYPE_CHECKING:
     from fedsus.reporting.pages.source import Source
@@ -54,7 +55,8 @@ def _head(source: Source) -> str:
     """The card's YAML."""
     fields: list[tuple[str, Any]] = [("library_name", "fedsus"), ("tags", _tags(source))]
     if not isinstance(source.said.metrics, Absent):
-        fields.append(("metrics", [cleaned(name) for name in source.said.metrics]))
+        known = [cleaned(name) for name, one in source.said.metrics.items() if not isinstance(one, Absent)]
+        fields += [("metrics", known)] if known else []
     lines = ["# license: " + FILL]
     lines += [f"{name}: {_yaml(one)}" for name, one in fields]
     carbon = source.said.carbon
@@ -150,6 +152,12 @@ def _limits(source: Source) -> tuple[str, ...]:
         found.append(f"Training did not complete: {cleaned(source.said.budgets.ended_by)}.")
     if isinstance(source.said.metrics, Absent):
         found.append(f"Its quality is not known: {cleaned(source.said.metrics.absent)}.")
+    else:
+        found += [
+            f"Its {cleaned(name)} is not known: {cleaned(one.absent)}."
+            for name, one in source.said.metrics.items()
+            if isinstance(one, Absent)
+        ]
     missing = [
         name
         for name, one in (
@@ -160,6 +168,6 @@ def _limits(source: Source) -> tuple[str, ...]:
     ]
     if missing:
         found.append(f"Not counted: {listed(missing)}.")
-    if not isinstance(source.said.metrics, Absent):
+    if not isinstance(source.said.metrics, Absent) and any(isinstance(m, Metric) for m in source.said.metrics.values()):
         found.append("Quality was measured on the participants' own examples; elsewhere it may be worse.")
     return tuple(found)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from fedsus.journal import AttemptAbandoned, RoundReleased
+from fedsus.reporting import noise
+from fedsus.reporting.figures import Absent
 
 if TYPE_CHECKING:
     from fedsus.privacy.adversaries import Adversary
@@ -69,17 +71,26 @@ class Hours:
 
     Attributes:
         variance: of the devices' noise.
+        most: that the devices can have reported; only with noise.
         known: whose grams are in it.
     """
 
     server: list[float] = field(default_factory=lambda: [0.0] * 24)
     devices: list[float] = field(default_factory=lambda: [0.0] * 24)
     variance: list[float] = field(default_factory=lambda: [0.0] * 24)
+    most: list[float] = field(default_factory=lambda: [0.0] * 24)
     known: set[str] = field(default_factory=set)
 
     def tops(self) -> list[float]:
         """Grams of each hour, with nothing below zero."""
-        return [max(server, 0.0) + max(devices, 0.0) for server, devices in zip(self.server, self.devices, strict=True)]
+        return [max(self.server[hour], 0.0) + self.told(hour)[0] for hour in range(24)]
+
+    def told(self, hour: int) -> tuple[float, float, float]:
+        """Grams of the devices in an hour, with their range: three standard deviations, as far as they can be."""
+        value, spread = self.devices[hour], noise.WIDE * math.sqrt(self.variance[hour])
+        if not spread:
+            return max(value, 0.0), max(value, 0.0), max(value, 0.0)
+        return noise.within(value, spread, 0.0, self.most[hour])
 
     def used(self) -> list[int]:
         """Hours in which there is anything."""
@@ -88,9 +99,10 @@ class Hours:
 
 def hours(source: Source) -> Hours:
     """Carbon by hour: an interval's grams are spread evenly over it."""
-    from fedsus.reporting.spending import costs_deviation
+    from fedsus.reporting.spending import costs_deviation, most_told
 
     found, deviations, plan = Hours(), dict[int, float](), source.specification.first_plan
+    hidden = {line.machine for line in source.said.carbon.operational if isinstance(line.grams, Absent)}
     for entry in source.entries:
         if not isinstance(entry, RoundReleased | AttemptAbandoned):
             continue
@@ -99,12 +111,16 @@ def hours(source: Source) -> Hours:
             for hour, part in parts(entry.time, entry.server.seconds):
                 found.server[hour] += part * entry.server.grams.value
         if isinstance(entry, RoundReleased) and entry.costs is not None and "grams" in entry.costs:
+            if "devices" in hidden:
+                continue
             found.known.add("devices")
             if entry.survivors not in deviations:
                 deviations[entry.survivors] = costs_deviation(plan, "grams", Counter({entry.survivors: 1}))
             for hour, part in parts(entry.time, entry.seconds):
                 found.devices[hour] += part * entry.costs["grams"]
                 found.variance[hour] += (part * deviations[entry.survivors]) ** 2
+                if deviations[entry.survivors]:
+                    found.most[hour] += part * most_told(plan, "grams", Counter({entry.survivors: 1}))
     return found
 
 

@@ -153,7 +153,7 @@ class Watching:
             asked = last.survivors + last.refused + last.lost
             rows.add_row("clients", f"{last.survivors} of {asked}  (refused {last.refused}, lost {last.lost})")
             if progress.metrics:
-                rows.add_row("clients' metrics", "  ".join(metric_words(progress.metrics)))
+                rows.add_row("clients' metrics", "  ".join(progress.words()))
             if self.central:
                 rows.add_row("central", "  ".join(metric_words(self.central)))
             if self.epsilon.latest is not None:

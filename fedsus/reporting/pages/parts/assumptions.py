@@ -49,6 +49,14 @@ def _gaps(source: Source) -> Iterator[tuple[str, str]]:
         "Carbon of making the devices": said.carbon.embodied_devices,
         "Carbon of the network": said.carbon.network,
         "Metrics": said.metrics,
+        **{
+            f"Carbon of the {line.machine}, operational": line.grams
+            for line in said.carbon.operational
+            if isinstance(line.grams, Absent)
+        },
+        **(
+            {} if isinstance(said.metrics, Absent) else {f"Metric {cleaned(k)}": one for k, one in said.metrics.items()}
+        ),
         "Secure sum": said.secure_sum,
         "Released model": said.model,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from fedsus.reporting.pages import charts, series
@@ -80,12 +79,11 @@ def _hours(found: Hours) -> Table:
 def _grams(found: Hours, machine: str, hour: int, factor: float) -> str:
     if machine not in found.known:
         return "not known"
-    grams = (found.server if machine == "server" else found.devices)[hour]
-    shown = digits(max(grams, 0.0) / factor)
-    if machine == "server" or not found.variance[hour]:
-        return shown
-    spread = 3 * math.sqrt(found.variance[hour])
-    return f"{shown} (at most {digits(max(grams + spread, 0.0) / factor)})"
+    if machine == "server":
+        return digits(max(found.server[hour], 0.0) / factor)
+    grams, _, most = found.told(hour)
+    shown = digits(grams / factor)
+    return f"{shown} (at most {digits(most / factor)})" if found.variance[hour] else shown
 
 
 def _charts(found: Hours) -> tuple[Chart, ...]:
@@ -110,7 +108,7 @@ def _plot(axis: Axes, found: Hours) -> None:
         (label, colour, [max(one, 0.0) for one in values])
         for label, colour, values in (
             ("server", charts.BLUE, found.server),
-            ("devices", charts.ORANGE, found.devices),
+            ("devices", charts.ORANGE, [found.told(hour)[0] for hour in range(24)]),
         )
         if label in found.known
     ]
@@ -123,8 +121,8 @@ def _plot(axis: Axes, found: Hours) -> None:
         )
         base = [below + one / factor for below, one in zip(base, values, strict=True)]
     for hour in (hour for hour in range(24) if found.variance[hour]):
-        spread = 3 * math.sqrt(found.variance[hour])
-        ends = [max(tops[hour] - spread, 0.0) / factor, (tops[hour] + spread) / factor]
+        server, (_, low, high) = max(found.server[hour], 0.0), found.told(hour)
+        ends = [(server + low) / factor, (server + high) / factor]
         axis.plot([hour + 0.5] * 2, ends, color=charts.INK, linewidth=1.0)
     axis.set_xlim(0, 24)
     axis.set_xticks(range(0, 25, 4), [f"{hour}:00" for hour in range(0, 25, 4)])
@@ -145,12 +143,12 @@ def _waits(source: Source) -> Table:
     told = (
         ("Schedule", policy),
         ("Rounds that were put off", f"{sum(one > 0 for one in waited):,} of {len(waited):,}"),
-        ("Waited in all", value(source.said.time.waited)),
-        ("Longest wait of one round", amount(max(waited, default=0.0), "s")),
+        ("Put off for cleaner hours, in all", value(source.said.time.waited)),
+        ("Longest that one round was put off", amount(max(waited, default=0.0), "s")),
     )
     note = (
         "Only the time of a round moves: who is asked is never chosen by a grid, so that the privacy account stays as "
-        "it is."
+        "it is. What a run waited for devices is not in these figures."
     )
     return Table("Waiting for cleaner hours", ("", "Value"), told, note)
 

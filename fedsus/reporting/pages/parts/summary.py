@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fedsus.reporting.figures import Quantity
     from fedsus.reporting.pages.source import Source
-    from fedsus.reporting.predicate import Energy, Metric
+    from fedsus.reporting.predicate import Energy
 
 _STATES = {"open": "is still open", "completed": "completed", "stopped": "was stopped", "failed": "failed"}
 
@@ -75,9 +75,11 @@ def _quality(source: Source) -> Tile:
     if isinstance(found, Absent):
         return Tile("Quality of the model", "not known", (cleaned(found.absent),))
     name = "accuracy" if "accuracy" in found else next(iter(found))
-    one: Metric = found[name]
+    one = found[name]
+    if isinstance(one, Absent):
+        return Tile(cleaned(name).capitalize()[:40], "not known", (cleaned(one.absent),))
     last = one.last.value
-    ranged = "no noise in it" if last.low == last.high else f"range {span(last).removesuffix(' 1')}"
+    ranged = "no noise in it" if last.low == last.high else f"range with its noise {span(last).removesuffix(' 1')}"
     return Tile(
         cleaned(name).capitalize()[:40],
         digits(last.value),

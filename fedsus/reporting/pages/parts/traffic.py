@@ -20,7 +20,9 @@ _PHASES: Final = {
     "share": "share secrets",
     "contribute": "model and masked update",
     "confirm": "confirm who is in",
+    "confirm+advertise": "confirm, and the next keys",
     "unmask": "remove the masks",
+    "unmask+share": "unmask, and the next secrets",
 }
 
 
@@ -52,6 +54,11 @@ def name(phase: str) -> str:
     """A phase of the exchange in words."""
     words = _PHASES.get(phase)
     return f"{words} ({phase})" if words else cleaned(phase)[:40]
+
+
+def _label(phase: str) -> str:
+    """Beside a bar."""
+    return _PHASES.get(phase) or cleaned(phase)[:24]
 
 
 def _compared(source: Source) -> Table:
@@ -92,4 +99,4 @@ def _plot(axis: Axes, found: Traffic) -> None:
         ("to clients", charts.BLUE, [both.sent.value / factor for _, both in shown]),
         ("from clients", charts.ORANGE, [both.received.value / factor for _, both in shown]),
     ]
-    charts.bars(axis, [cleaned(phase)[:16] for phase, _ in shown], groups, unit)
+    charts.bars(axis, [_label(phase) for phase, _ in shown], groups, unit)
