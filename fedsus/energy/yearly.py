@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Mapping
 from importlib import util
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ WORLD: Final = Rate(
     source="the world's average of 2023 (Ember, Global Electricity Review 2024); the range holds every country's",
 )
 
+_BEGINNING: Final = 3
 _TABLE: Final = "data/private_infra/global_energy_mix.json"
 
 
@@ -66,11 +68,18 @@ def _table() -> Mapping[str, Mapping[str, Any]]:
 
 
 def _hint(country: str, table: Mapping[str, Mapping[str, Any]]) -> str:
-    """What may have been meant, by code or by name."""
+    """What may have been meant, by code or by name: other languages and slips of the pen leave a name's beginning."""
     names = {str(row["country_name"]).lower(): code for code, row in table.items()}
-    codes = {code.lower(): code for code in table}
-    known = names | codes
-    close = difflib.get_close_matches(country.lower(), known, n=1, cutoff=0.6)
+    given = country.lower()
+    whole = max((name for name in names if given.startswith(name)), key=len, default="")
+    alike = {
+        name: len(list(takewhile(lambda pair: pair[0] == pair[1], zip(name, given, strict=False)))) for name in names
+    }
+    most = max(alike.values(), default=0)
+    beginning = [name for name in names if alike[name] == most and most >= _BEGINNING]
+    known = names | {code.lower(): code for code in table if len(given) >= len(code)}
+    close = [whole] if whole else difflib.get_close_matches(given, beginning, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(given, known, n=1, cutoff=0.8)
     found = known[close[0]] if close else ""
     if not found:
         return "; three letters of ISO 3166-1 are expected, such as DEU"
