@@ -90,7 +90,8 @@ def roster(agent_file: Path, policy_file: Path | None, file: Path | None) -> Non
 def countersign(agent_file: Path, receipt: Path, output: Path | None) -> None:
     """Compare a receipt with this device's ledger, and sign it too.
 
-    RECEIPT is the operator's receipt.json. Plans, attempts and epsilon must be those that this device knows of.
+    RECEIPT is the operator's receipt.json, or the run's folder. Plans, attempts and epsilon must be those that this
+    device knows of.
     """
     from fedsus_client import countersigning
     from fedsus_client.config import load_agent

@@ -29,15 +29,23 @@ if TYPE_CHECKING:
 
 _PREDICATE: Final = "urn:fedsus:receipt:2"
 
+_FILE: Final = "receipt.json"
+"""In a run's folder."""
+
 
 def countersign(agent: AgentConfig, file: Path, output: Path | None) -> Iterator[str]:
     """Compare a receipt with this device's ledger, and sign it; yields lines for the owner.
+
+    Args:
+        file: the receipt, or the run's folder that holds it.
 
     Raises:
         ConfigError: a file is missing or no receipt.
         Refusal: the receipt does not fit the ledger; nothing is written.
     """
     identity = key_files.load(agent.identity.signing, "identity")
+    if file.is_dir():
+        file = file / _FILE
     found = pinning.read(file, envelope.MAX_BYTES)
     if found is None:
         raise ConfigError(f"{file}: no such file")

@@ -74,7 +74,8 @@ def verify(
 ) -> None:
     """Check receipts offline: signatures, journal, and every figure anew.
 
-    RECEIPTS are their files, or the runs' folders. Names of each the first thing that does not hold. The exit code is
+    RECEIPTS are their files, or the runs' folders. Those that hold are told first; of each other, the first thing
+    that does not hold. The exit code is
     0 where all hold, 1 where one does not, and 2 where one cannot be checked.
     """
     if policy is not None and roster is None:
@@ -93,9 +94,10 @@ def verify(
             first, *more = _verified(receipt, common)
         except FedsusError as error:
             faults.append(error)
-            click.echo(f"error: {error}", err=True)
             continue
         click.echo("\n".join([f"{receipt}: {first}", *(f"  {line}" for line in more)]))
+    for fault in faults:
+        click.echo(f"error: {fault}", err=True)
     if faults:
         raise _verdict(faults, len(receipts))
 
@@ -174,7 +176,7 @@ def _file_of(given: Path) -> Path:
     if path.exists():
         return path
     if not (given / NAME).exists():
-        raise ConfigError(f"{path}: no such file; is {given} the folder of a run?")
+        raise ConfigError(f"{given}: not a run's folder: it holds neither {FILE} nor {NAME}")
     raise ConfigError(f"{path}: no such file; once the run is over, its operator makes it: fedsus receipt make {given}")
 
 

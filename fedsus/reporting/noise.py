@@ -21,6 +21,8 @@ SURE: Final = 2
 WIDE: Final = 3
 """Likewise, of the ranges that figures have."""
 
+_LARGE: Final = 1000.0
+
 
 def within(value: float, spread: float, low: float, high: float) -> tuple[float, float, float]:
     """Value, low and high of what is ``spread`` off to either side, cut to what it can be: ``low`` to ``high``."""
@@ -35,8 +37,9 @@ def hidden(deviation: float, low: float, high: float, unit: str = "") -> Absent 
     """
     if 2 * SURE * deviation < high - low or not deviation:
         return None
-    unit = f" {unit}" if unit else ""
-    return Absent(absent=f"noise of +-{SURE * deviation:.3g}{unit} hides it: its range is {low:g} to {high:g}{unit}")
+    unit, half = f" {unit}" if unit else "", SURE * deviation
+    shown = f"{half:.3g}" if half < _LARGE else f"{half:,.0f}"
+    return Absent(absent=f"noise of +-{shown}{unit} hides it: its range is {low:g} to {high:,.6g}{unit}")
 
 
 def hidden_metric(plan: Plan, name: str, survivors: int) -> Absent | None:

@@ -109,6 +109,10 @@ def test_several_runs_are_verified_each_with_its_verdict(run: Run, capsys: Captu
     assert first.startswith("error: changed/receipt.json: does not hold: ")
     assert second.startswith("error: open/receipt.json: no such file; once the run is over")
     assert last == "error: of 4 receipts 1 does not hold and 1 cannot be checked"
+    Path("demo-1").mkdir()
+    code, out, err = told(capsys, "verify", "demo-1", "run")
+    assert (code, out.count(": holds: ")) == (2, 1)
+    assert err.startswith("error: demo-1: not a run's folder: it holds neither receipt.json nor journal.jsonl\n")
     code, out, err = told(capsys, "verify", "open", "run")
     assert (code, err.splitlines()[-1]) == (2, "error: of 2 receipts 1 cannot be checked")
     for option in ("--journal", "--model"):
@@ -138,7 +142,7 @@ def test_exit_codes_say_whether_it_holds_or_cannot_be_checked(run: Run, capsys: 
             2,
             "clear/receipt.json: no such file; once the run is over, its operator makes it: fedsus receipt",
         ),
-        (("empty",), 2, "empty/receipt.json: no such file; is empty the folder of a run?"),
+        (("empty",), 2, "empty: not a run's folder: it holds neither receipt.json nor journal.jsonl"),
         (("run", "--journal", "clear/journal.jsonl"), 1, "predicate.journal.head"),
         (("cut",), 1, "it has no end: the file was cut off or changed"),
         (("nowhere",), 2, "nowhere: no such file"),
@@ -341,7 +345,7 @@ def _pem(raw: bytes) -> bytes:
 
 def test_a_countersigned_receipt_verifies_with_the_members_name(run: Run, device: Path, capsys: Captured) -> None:
     told(capsys, "make", "run")
-    assert command(["client", "countersign", "run/receipt.json", "--agent", str(device)]) == 0
+    assert command(["client", "countersign", "run", "--agent", str(device)]) == 0
     shown = capsys.readouterr().out
     assert "this device took part" in shown
     assert f"signed by the key {fingerprint(key_files.load(Path('home', receipts.KEY), 'operator').public)}: " in shown

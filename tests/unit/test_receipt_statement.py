@@ -161,7 +161,7 @@ def test_what_noise_hides_is_no_figure_and_nothing_is_made_of_it(private: Path) 
     found = said(private)
     for name, of in (("accuracy", "0 to 1"), ("loss", "0 to 10")):
         assert re.search(rf"noise of \+-[0-9.]+ hides it: its range is {of}$", found.metrics[name].absent)
-    assert re.search(r"noise of \+-1.17e\+04 J hides it: its range is 0 to 15000 J", found.energy.devices.absent)
+    assert re.search(r"noise of \+-11,[0-9]{3} J hides it: its range is 0 to 15,000 J", found.energy.devices.absent)
     server, devices = found.carbon.operational
     assert "its range is 0 to 15 g CO2e" in devices.grams.absent
     assert found.carbon.total == server.grams.model_copy(update={"source": found.carbon.boundary})
@@ -179,6 +179,15 @@ def test_a_carbon_that_is_noise_alone_is_absent_with_its_rate(private: Path) -> 
 @pytest.mark.parametrize(("deviation", "gone"), [(0.249, False), (0.25, True), (0.0, False)])
 def test_noise_hides_a_figure_where_95_percent_of_it_span_all_that_it_can_be(deviation: float, gone: bool) -> None:
     assert (noise.hidden(deviation, 0.0, 1.0) is not None) == gone
+
+
+def test_live_lines_tell_the_noise_or_that_it_hides(private: Path, quiet: list[Entry]) -> None:
+    loud, low = (specification_of(entries[0]).first_plan for entries in (read(private), quiet))
+    half = 2 * math.sqrt(low.privacy.shares.metrics * 5) / 4096 / 5
+    asked = {"loss": 2.0, "accuracy": 7.5}
+    assert noise.live(low, asked, 5) == [f"loss 2 (noise +-{10 * half:.2g})", f"accuracy 1 (noise +-{half:.2g})"]
+    assert noise.live(loud, asked, 5) == ["loss: hidden by noise", "accuracy: hidden by noise"]
+    assert noise.live(None, asked, 5) == ["loss 2", "accuracy 7.5"]
 
 
 def test_rounds_that_noise_does_not_hide_are_told(private: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import reported_runs as made
 import yaml
-from receipts import IDENTITIES, OPERATOR
+from receipts import IDENTITIES, OPERATOR, private_run
 
 from fedsus import envelope
 from fedsus.cli import run as command
@@ -24,6 +24,7 @@ from fedsus.reporting.figures import Absent
 from fedsus.reporting.pages import charts, series
 from fedsus.reporting.pages.card import _yaml
 from fedsus.reporting.pages.document import Document, Share
+from fedsus.reporting.pages.parts import traffic
 from fedsus.reporting.pages.render import POLICY, document, escaped
 from fedsus.secagg.keys import Identity, fingerprint
 
@@ -181,6 +182,32 @@ def test_noise_below_zero_is_no_negative_figure(tmp_path: Path) -> None:
             cells = [str(cell) for row in (table.rows if table else ()) for cell in row[1:4]]
             assert not any(re.match(r"-\d", cell) for cell in cells)
     assert "took the sum below zero" in pages.markdown(source)
+
+
+def test_what_noise_hides_is_nowhere_a_number(tmp_path: Path) -> None:
+    """A journal of nothing but noise: its values are seldom ones that nothing else on the page has."""
+    entries = read(private_run(tmp_path / "a").folder)
+    noisy = {"costs": {"joules": 7654.3, "grams": 8.7654}, "metrics": {"accuracy": 0.43219, "loss": 6.5432}}
+    taken = [replace(entry, **noisy, server=None) if hasattr(entry, "costs") else entry for entry in entries]
+    source = pages.load(made.written(tmp_path / "b", taken))
+    shown, card = pages.markdown(source), pages.card(source)
+    for number in ("7,65", "22,96", "8.77", "26.3", "26.2", "0.43", "6.54"):
+        assert number not in shown + card
+    tiles = {tile.label: tile for tile in document(source).tiles}
+    assert (tiles["Accuracy"].value, tiles["Carbon"].value) == ("not known", "not known")
+    assert tiles["Accuracy"].detail[0].startswith("noise of +-")
+    assert "co2_eq_emissions" not in (yaml.safe_load(card.split("---\n")[1]) or {})
+    assert "Its accuracy is not known: noise of" in card
+    metrics = next(one for one in document(source).sections if one.name == "metrics")
+    assert metrics.charts == ()
+
+
+def test_phases_that_ride_on_others_have_words_on_charts_too() -> None:
+    assert [traffic._label(one) for one in ("confirm+advertise", "unmask+share", "other+thing")] == [
+        "confirm, and the next keys",
+        "unmask, and the next secrets",
+        "other+thing",
+    ]
 
 
 def test_a_stopped_run_says_what_ended_it_and_how_much_is_used(tmp_path: Path) -> None:
