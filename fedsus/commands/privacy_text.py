@@ -7,8 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from fedsus.commands.privacy_plan import Planned, noise_of, sentence, warnings
-from fedsus.commands.privacy_told import told_beside
-from fedsus.encoding.costs import told_devices, told_rounding, told_spread
+from fedsus.commands.privacy_told_text import costs, told
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS
 from fedsus.privacy.stated import shown
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
@@ -33,14 +32,14 @@ def lines(plan: Planned, judged: Judged | None) -> list[str]:
     )
     facts = [("protects", sentence(plan)), *_cohort(plan)]
     facts += [*_budget(plan), *_noise(plan)] if private else []
-    facts += [*_costs(plan), ("bytes", _bytes(plan))]
+    facts += [*costs(plan), ("bytes", _bytes(plan))]
     facts += [("warning", text) for text in warnings(plan)]
-    told = [line for name, text in facts for line in _fact(name, text)]
+    printed = [line for name, text in facts for line in _fact(name, text)]
     tables = ["", *_units(plan), "", *_rounds(plan)] if private else []
     if judged is None:
-        return [head, *told, *tables]
+        return [head, *printed, *tables]
     verdict = "admits this run" if judged.refusal is None else f"refuses this run: {judged.refusal}"
-    return [head, *told, *tables, "", f"{judged.file}: {verdict}"]
+    return [head, *printed, *tables, "", f"{judged.file}: {verdict}"]
 
 
 def against(plan: Planned, who: Adversary) -> str:
@@ -92,48 +91,7 @@ def _budget(plan: Planned) -> list[tuple[str, str]]:
         f"epsilon {asked.epsilon:g} at delta {plan.delta:g} for each {unit}, against {whom}: the run spends "
         f"{number(spends)} with all its spare attempts"
     )
-    first = specification.first_plan
-    names = ", ".join([*(metric.name for metric in first.metrics), *first.cost_ranges])
-    told = "none are sent"
-    if names and asked.metrics_share is not None:
-        told = f"{names}: noised, with {100 * asked.metrics_share:g} % of the budget{_beside(plan)}"
-    return [("budget", text), ("told" if first.costs is not None else "metrics", told)]
-
-
-def _beside(plan: Planned) -> str:
-    """What metrics and costs cost, and how much noise that buys."""
-    size = plan.specification.config.plan.cohort.size
-    told = told_beside(plan.specification, plan.inputs.members)
-    noise = told_devices(plan.specification.first_plan, size)
-    text = f"; in a sum over {size} the noise of each is the whole range of {noise:.3g} devices (standard deviation)"
-    if told is None:
-        return text
-    text += (
-        f"; one row may move all that its client tells, so that it is told unsampled and alone spends "
-        f"{number(told.epsilon)}; the gradients' noise is {100 * (told.longer - 1):.2g} % larger for it"
-    )
-    return text + (f", and sums are mod 2^{told.bits} instead of 2^{told.alone}" if told.bits > told.alone else "")
-
-
-def _costs(plan: Planned) -> list[tuple[str, str]]:
-    """What devices tell of theirs, where the run asks."""
-    first, asked = plan.specification.first_plan, plan.specification.config.plan
-    if asked.costs is None:
-        return []
-    if first.costs is None:
-        return [("costs", "none are sent")]
-    size, rounds, most = asked.cohort.size, asked.rounds, first.costs
-    text = (
-        f"up to {most.joules:g} J and {most.grams:g} g of a device in a round, {size * most.joules:g} J and "
-        f"{size * most.grams:g} g of all {size}; their sum is "
-    )
-    if not first.private:
-        off = told_rounding(first, size)
-        return [("costs", f"{text}exact but for rounding, {off['joules']:.2g} J and {off['grams']:.2g} g at most")]
-    off = told_spread(first, size)
-    run = {name: value * math.sqrt(rounds) for name, value in off.items()}
-    text += f"noised by {off['joules']:.3g} J and {off['grams']:.3g} g, over {rounds} rounds "
-    return [("costs", f"{text}{run['joules']:.3g} J and {run['grams']:.3g} g (standard deviations)")]
+    return [("budget", text), *told(plan)]
 
 
 def _noise(plan: Planned) -> list[tuple[str, str]]:

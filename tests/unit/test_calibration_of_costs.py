@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +163,12 @@ def shown(folder: Path, text: str, *options: str) -> str:
 def test_what_is_printed(tmp_path: Path) -> None:
     exact = shown(tmp_path, RUN)
     assert (
-        "costs up to 500 J and 0.25 g of a device in a round, 10000 J and 5 g of all 20; their sum is exact but for"
+        "costs up to 500 J and 0.25 g of a device in a round, 10,000 J and 5 g of all 20; their sum is exact but for"
         in exact
     )
     noised = shown(tmp_path, RUN + PRIVATE + "metrics_share = 0.2\n")
-    assert "told loss, accuracy, joules, grams: noised, with 20 % of the budget" in noised
+    assert "told 20 devices tell at most 10,000 J a round; the noise is +-14,600 J (95 %): no round will be" in noised
+    assert "only all 20 together loss, accuracy, joules, grams: noised, with 20 % of the budget" in noised
     assert "their sum is noised by" in noised and "(standard deviations)" in noised
     nothing = shown(tmp_path, RUN + PRIVATE)
     assert "costs none are sent" in nothing and "warning plan.costs asks for what devices use" in nothing
@@ -175,11 +177,11 @@ def test_what_is_printed(tmp_path: Path) -> None:
 def test_what_is_printed_of_the_example_unit(tmp_path: Path) -> None:
     example = PRIVATE.replace("client", "example").replace("central", "distributed") + "denominator = 200.0\n"
     text = shown(tmp_path, RUN + example + "metrics_share = 0.2\n")
+    assert "told 20 devices tell at most 10,000 J a round; the noise is +-" in text
     assert (
-        "told loss, accuracy, joules, grams: noised, with 20 % of the budget; in a sum over 20 the noise of each is"
-        in text
+        "loss, accuracy, joules, grams: noised, with 20 % of the budget; in a sum over 20 the noise of each is" in text
     )
-    assert "alone spends 0.600; the gradients' noise is 0.9" in text and "instead of 2^16" in text
+    assert "alone spends 0.600 the gradients' noise is 0.9" in text and "instead of 2^16" in text
     assert "their sum is noised by" in text and "warning noise drowns what a round tells" in text
     said = json.loads(shown(tmp_path, RUN + example + "metrics_share = 0.2\n", "--json"))
     told = said["budget"]["told"]
@@ -187,6 +189,33 @@ def test_what_is_printed_of_the_example_unit(tmp_path: Path) -> None:
     assert said["budget"]["told_devices"] * 500 == pytest.approx(said["costs"]["deviation"]["joules"])
     local = shown(tmp_path, RUN + example.replace("distributed", "local"))
     assert "costs none are sent" in local and "placement 'local' has no noise for them" in local
+
+
+def test_whether_anything_will_be_seen_is_said_first_and_from_how_many_devices_on(tmp_path: Path) -> None:
+    few = RUN.replace("rounds = 20", "rounds = 2") + PRIVATE.replace("client", "example").replace(
+        "central", "distributed"
+    )
+    text = shown(tmp_path, few + "denominator = 200.0\nmetrics_share = 0.02\n")
+    assert "(95 %): nothing will be seen from about" in text
+    assert re.search(r"or leave metrics_share out: it makes the gradients' noise [\d.e-]+ % larger for nothing", text)
+    found = re.search(r"from about ([\d,]+) devices on a round would be seen, from ([\d,]+) on the sum of all 2", text)
+    assert found is not None
+    enough, together = (int(count.replace(",", "")) for count in found.groups())
+    noise = [_noise_of(count) for count in (enough, enough // 2, together, together // 2)]
+    assert 4 * noise[0] < enough and 4 * noise[1] > enough // 2
+    assert 4 * noise[2] < together * math.sqrt(2) and 4 * noise[3] > together // 2 * math.sqrt(2)
+
+
+def _noise_of(count: int) -> float:
+    """Of a cohort of so many, in which as large a part may collude and fall out."""
+    made = run(
+        EXAMPLE | {"metrics_share": 0.02},
+        members=count,
+        rounds=2,
+        cohort={"size": count, "minimum": math.ceil(0.9 * count)},
+        secure_sum={"colluders": count // 10, "dropouts": count // 10},
+    )
+    return told_devices(made.specification.first_plan, count)
 
 
 def test_what_programs_read(tmp_path: Path) -> None:
