@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
 from fedsus.costs import Usage
 from fedsus.errors import CorruptionError, FedsusError
 from fedsus.owner.consumed import Consumed
+from fedsus.owner.day_budget import NO_AMOUNTS, Amounts, quantity
+from fedsus.owner.days import DAY
 from fedsus.owner.policy import DayBudget
 from fedsus.types import Clock
 from fedsus_client.config import AgentConfig
@@ -14,7 +18,13 @@ from fedsus_client.energy_views import Book
 from fedsus_client.findings import Finding, fail, fine, warn
 from fedsus_client.metering import intensity_of
 
+if TYPE_CHECKING:
+    from fedsus.energy.intensity import Intensity
+
 _WATTS = "set [energy] watts in agent.toml, or let a counter be read; 'fedsus energy show' says what this machine has"
+_ENOUGH_SECONDS: Final = 3600.0
+"""Of waiting in the record, before it says what a day of it takes."""
+
 _DECLARED = "watts that are declared stay assumed; 'fedsus energy show' says why no counter is read"
 
 
@@ -44,7 +54,7 @@ def _meter(agent: AgentConfig) -> Generator[Finding, None, Usage | None]:
         usage = make_meter(agent.energy).take()
     except FedsusError as error:
         grade = fail if agent.energy.missing == "refuse" else warn
-        yield grade("energy", str(error), "mend it, or set [energy] of agent.toml otherwise")
+        yield grade("energy", str(error), f"mend it, or set [energy] of {agent.file} otherwise")
         return None
     if usage is None:
         yield warn("energy", "[energy] meter = 'off': nothing is measured")
@@ -66,15 +76,38 @@ def _carbon(agent: AgentConfig, usage: Usage | None, clock: Clock) -> Generator[
         found = None if usage is None else priced(usage, intensity, now, now)
         rate = None if intensity is None else intensity.over(now, now)
     except FedsusError as error:
-        yield fail("carbon", str(error), "mend [carbon] of agent.toml")
+        yield fail("carbon", str(error), f"mend [carbon] of {agent.file}")
         return usage
     if rate is not None:
-        text = f"{rate.kind}, {rate.method}: {rate.source}"
+        value = f"{rate.value:.4g} g CO2e/kWh now ({rate.low:.4g} to {rate.high:.4g})"
+        text = f"{value}, {rate.kind}, {rate.method}: {rate.source}{_end(intensity)}"
         stands_in = STANDS_IN in rate.source
         yield (
             warn("carbon", text, "mend the source, or go on with what stands in") if stands_in else fine("carbon", text)
         )
     return found
+
+
+def _end(intensity: Intensity | None) -> str:
+    """Until when a series has figures."""
+    from fedsus.energy.intensity import Backed
+
+    end = intensity.end if isinstance(intensity, Backed) else None
+    return "" if end is None else f"; it ends {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _waiting(book: Book) -> Iterator[Finding]:
+    """A warning for each cap that a day of waiting alone would reach, as far as the record knows what waiting takes."""
+    waited = [one.used for one in book.intervals if one.attempt is None and set(one.used.joules) == {"wait"}]
+    seconds = sum(one.seconds for one in waited)
+    if seconds < _ENOUGH_SECONDS:
+        return
+    took = sum((Amounts.of(one) for one in waited), NO_AMOUNTS)
+    for bar in book.standing.bars:
+        a_day = getattr(took, bar.name) / seconds * DAY
+        if bar.cap <= a_day:
+            text = f"[budget] {bar.name}: waiting alone takes {quantity(a_day, bar.unit)} a day, as it did until now"
+            yield warn("budget", text, f"the cap of {quantity(bar.cap, bar.unit)} is reached each day: set it higher")
 
 
 def _budget(book: Book, usage: Usage | None) -> Iterator[Finding]:
@@ -85,6 +118,7 @@ def _budget(book: Book, usage: Usage | None) -> Iterator[Finding]:
         yield fail("budget", f'{unknown}; every round is refused: [budget] missing = "refuse"', "or set it to 'assume'")
     elif unknown is not None:
         yield warn("budget", unknown)
+    yield from _waiting(book)
     reason = standing.too_little()
     bars = list(standing.bars)
     if any(bar.hopeless for bar in bars):

@@ -155,6 +155,12 @@ class Backed:
         self._say("")
         return rate
 
+    @property
+    def end(self) -> float | None:
+        """From here on the source has no figure, seconds since the epoch; None where that is not known."""
+        found: float | None = getattr(self._source, "end", None)
+        return found
+
     def forecast(self, now: float, until: float) -> Sequence[Step]:
         """What the source forecasts; a stand-in forecasts nothing."""
         return self._source.forecast(now, until)

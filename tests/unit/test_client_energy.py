@@ -165,7 +165,7 @@ def test_check_says_what_the_meter_can_do_and_whether_the_budget_works(run: Run)
     write((1, "train", 60.0), (0, "train", 60.0))
     found = graded("[budget]\njoules = 50\n")
     assert found[0].startswith("warn energy: assumed: model: 60 W above idle as declared")
-    assert found[1].startswith("fine carbon: average, assumed: stated by the owner")
+    assert found[1].startswith("fine carbon: 300 g CO2e/kWh now (240 to 360), average, assumed: stated by the owner")
     assert found[3].startswith(
         "fail budget: [budget] joules: 50 J a day are less than one round, for this run's last took 60 J"
     )
@@ -187,9 +187,33 @@ def test_check_tells_declared_watts_and_carbon_that_stands_in_from_what_is_known
 
     energy, carbon = told("2026-01-01")
     assert "watts that are declared stay assumed" in energy.fix
-    assert (carbon.grade, carbon.text) == ("fine", "average, modelled: series grid.csv, ±20%")
+    assert (carbon.grade, carbon.text) == (
+        "fine",
+        "300 g CO2e/kWh now (240 to 360), average, modelled: series grid.csv, ±20%; it ends 2026-01-02 00:00 UTC",
+    )
     late = told("2026-01-05")[1]
     assert late.grade == "warn" and "instead of a source that failed" in late.text
+    other = Path("other.toml")
+    other.write_text(Path("agent.toml").read_text().replace("grid.csv", "none.csv"))
+    assert next(one for one in findings(load_agent(other), DayBudget(), lambda: NOON) if one.grade == "fail").fix == (
+        f"mend [carbon] of {other}"
+    )
+
+
+def test_check_warns_of_a_cap_that_waiting_alone_would_reach(run: Run) -> None:
+    del run
+    Path("agent.toml").write_text(AGENT + '[energy]\nmeter = "off"\n')
+    meter, now = FakeMeter(seconds=600.0), [NOON - 3 * 3600]
+    consumption = Consumption(meter, load_agent(Path("agent.toml")).energy_record, lambda: now[0])
+    for _ in range(12):
+        now[0] += 600
+        meter.use("wait", 1.0)
+        consumption.take()
+    consumption.close()  # takes once more
+    assert not any("waiting" in one for one in graded("[budget]\njoules = 140\n"))
+    assert [one for one in graded("[budget]\njoules = 130\n") if "waiting" in one] == [
+        "warn budget: [budget] joules: waiting alone takes 133 J a day, as it did until now"
+    ]
 
 
 def test_an_agents_meter_writes_its_record(run: Run) -> None:
