@@ -59,6 +59,15 @@ def metric_within(plan: Plan, name: str, value: float, survivors: int) -> tuple[
     return within(value, WIDE * deviation, metric.low, metric.high)
 
 
+def seen(plan: Plan, metrics: Mapping[str, float], survivors: int) -> dict[str, float]:
+    """A round's metrics as far as noise does not hide them, each within its own range."""
+    return {
+        name: metric_within(plan, name, value, survivors)[0]
+        for name, value in metrics.items()
+        if hidden_metric(plan, name, survivors) is None
+    }
+
+
 def live(plan: Plan | None, metrics: Mapping[str, float], survivors: int) -> list[str]:
     """A round's metrics in words: "loss 0.71", "loss 0.71 (noise +-0.05)" (95 % of it), "loss: hidden by noise"."""
     return [_live(plan, name, value, survivors) for name, value in metrics.items()]

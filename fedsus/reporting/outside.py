@@ -75,8 +75,10 @@ def assumed(specification: Specification, entries: Sequence[Entry], kind: Litera
 def counted(specification: Specification, entries: Sequence[Entry], kind: Literal["joules", "grams"]) -> Figure:
     """What counts towards a cap of the run: the values of the figures, not the ends of their ranges."""
     found = tally(entries, specification.config.budget, kind, _virtual(entries))
-    parts = f"server {found.server:.6g}, devices' reports {found.reported:.6g}, assumed {found.assumed:.6g}"
+    parts = f"server {found.server:.6g}, assumed {found.assumed:.6g}, devices' reports {found.reported:.6g}"
     silent = f"; not counted: {' and '.join(sorted(found.silent))}" if found.silent else ""
+    if found.reported and specification.privacy.unit != "none":
+        parts += " with the noise of the run in it, which may be most of it"
     return exact(found.total, "J" if kind == "joules" else GRAMS, parts + silent, "computed")
 
 

@@ -48,8 +48,17 @@ class RunSummary:
 
     @property
     def metrics(self) -> dict[int, dict[str, float]]:
-        """Mean metrics by round; rounds without any are left out."""
-        return {entry.round: entry.metrics for entry in self.rounds if entry.metrics is not None}
+        """Mean metrics by round; rounds without any, and what noise hides, are left out."""
+        told = {entry.round: entry.metrics for entry in self.rounds if entry.metrics is not None}
+        privacy = {} if self.opened is None else self.opened.config.get("privacy") or {}
+        if not told or self.opened is None or privacy.get("unit", "none") == "none":
+            return told
+        from fedsus.reporting.noise import seen
+        from fedsus.rounds.specification import specification_of
+
+        plan = specification_of(self.opened).first_plan
+        shown = {entry.round: seen(plan, entry.metrics or {}, entry.survivors) for entry in self.rounds}
+        return {round: metrics for round, metrics in shown.items() if metrics}
 
     @property
     def bytes_sent(self) -> int:

@@ -18,7 +18,7 @@ from fedsus.journal import NAME, AttemptOpened, Entry, RoundReleased, RunClosed,
 from fedsus.privacy import accounting
 from fedsus.privacy.adversaries import spent
 from fedsus.privacy.stated import alike, rounded, shown
-from fedsus.reporting import noise, read, sci
+from fedsus.reporting import noise, read, sci, summary
 from fedsus.reporting.figures import Absent, Figure
 from fedsus.reporting.figures import exact as exactly
 from fedsus.reporting.predicate import Measured, Metric, Predicate, Statement, schema
@@ -179,6 +179,12 @@ def test_a_carbon_that_is_noise_alone_is_absent_with_its_rate(private: Path) -> 
 @pytest.mark.parametrize(("deviation", "gone"), [(0.249, False), (0.25, True), (0.0, False)])
 def test_noise_hides_a_figure_where_95_percent_of_it_span_all_that_it_can_be(deviation: float, gone: bool) -> None:
     assert (noise.hidden(deviation, 0.0, 1.0) is not None) == gone
+
+
+def test_curves_and_tables_of_a_run_hold_what_noise_does_not_hide(private: Path, quiet: list[Entry]) -> None:
+    assert summary(private).metrics == {}
+    whole = replace(summary(private), opened=quiet[0])
+    assert whole.metrics == {e.round: e.metrics for e in quiet if isinstance(e, RoundReleased)}
 
 
 def test_live_lines_tell_the_noise_or_that_it_hides(private: Path, quiet: list[Entry]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from simulate_calls import only, told
 
+from fedsus.privacy.stated import shown
 from fedsus.reporting import released_model
 from fedsus_simulations.clients import description
 from fedsus_simulations.running import curves, evaluation, watching
@@ -100,7 +101,7 @@ def test_a_private_run_tells_its_epsilon(home: Path, capsys: pytest.CaptureFixtu
     found = json.loads(out)
     assert 0 < found["epsilon"] < 3.0 and found["delta"] == 1e-5
     assert found["metrics"] == {} and found["central"]["accuracy"] > 0
-    assert f"epsilon {found['epsilon']:.2f} at delta 1e-05" in err
+    assert f"epsilon {shown(found['epsilon'])} at delta 1e-05" in err
 
 
 @pytest.mark.parametrize(
