@@ -11,6 +11,7 @@ import pytest
 from fedsus.config import RunConfig
 from fedsus.errors import ConfigError
 from fedsus.journal import AttemptOpened, Journal, RoundReleased
+from fedsus.privacy.stated import shown
 from fedsus.rounds.specification import Specification, open_run, specified
 from fedsus_server import following, runs
 from fedsus_server.progress import Progress, against, planned_epsilon
@@ -77,7 +78,7 @@ def test_a_line_says_against_whom_and_how_many_are_at_the_edge(kind: str) -> Non
         assert epsilon is None and "epsilon" not in line
         return
     assert epsilon == found.epsilon(3)
-    assert f"epsilon {epsilon:.2f} {whom} (planned)" in line
+    assert f"epsilon {shown(epsilon)} {whom} (planned)" in line
 
 
 def test_one_colluder_is_one() -> None:
@@ -102,7 +103,7 @@ def test_status_says_what_a_run_may_have_spent(tmp_path: Path) -> None:
     assert following._released(tmp_path / "one") == "running, 0 rounds released"
     with Journal.open(tmp_path / "one", lambda: 0.0) as journal:
         journal.append(AttemptOpened(round=1, attempt=1, plan_digest="0" * 64, cohort=10))
-    told = f"epsilon {found.epsilon(1):.2f} against the server with 2 colluders (planned)"
+    told = f"epsilon {shown(found.epsilon(1))} against the server with 2 colluders (planned)"
     assert following._released(tmp_path / "one") == f"running, 0 rounds released, {told}"
 
 
