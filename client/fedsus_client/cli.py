@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
@@ -110,6 +111,8 @@ def check(agent_file: Path, policy_file: Path | None) -> None:
     """
     from fedsus_client.preflight import preflight
 
+    # What is wrong is a line here: the agent's log says it, and a warning without a handler stands on stderr as well.
+    logging.getLogger("fedsus").addHandler(logging.NullHandler())
     colours = {"fine": "green", "warn": "yellow", "fail": "red"}
     failed = 0
     for finding in preflight(agent_file, beside(agent_file, policy_file), time.time):

@@ -156,15 +156,31 @@ class Home:
         """As `running`.
 
         Raises:
-            EnvironmentFault: none runs.
+            EnvironmentFault: none runs, or it is starting.
         """
         found = self.running()
+        if found is None and self._held():
+            raise EnvironmentFault(
+                f"the server over {self.folder} is starting, which takes some seconds: try again once it says "
+                "its address"
+            )
         if found is None:
             raise EnvironmentFault(
                 f"no server runs over {self.folder}; start it: fedsus server start{home_option(self)} "
                 f"(or name its folder with --home or {VARIABLE})"
             )
         return found
+
+    def _held(self) -> bool:
+        """Whether a server has the lock."""
+        try:
+            with (self.folder / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def write_running(self, running: Running) -> None:
         """Say where this server is."""

@@ -94,10 +94,11 @@ class Progress:
         """One line about the latest released round."""
         last = self.released[-1]
         asked = last.survivors + last.refused + last.lost
+        refused = f", {last.refused} refused" if last.refused else ""
         name = "evaluation" if last.round > self.rounds else f"round {last.round}/{self.rounds}"
         parts = [
             name,
-            f"clients {last.survivors}/{asked}",
+            f"clients {last.survivors}/{asked}{refused}",
             *metric_words(last.metrics or {}, self._plan, last.survivors),
         ]
         if epsilon is not None and self.specification is not None:

@@ -52,6 +52,15 @@ def test_devices_answers_are_not_readable_for_others_in_a_folder_that_was_there(
     assert home.database.stat().st_mode & 0o777 == 0o600, "SQLite gives its other files the same mode"
 
 
+def test_a_server_that_is_starting_is_not_told_to_be_started(home: Home) -> None:
+    with pytest.raises(EnvironmentFault, match=r"^no server runs over .*; start it: fedsus server start"):
+        home.connectable()
+    with home.lock(), pytest.raises(EnvironmentFault, match=r"^the server over .* is starting"):
+        home.connectable()
+    with pytest.raises(EnvironmentFault, match=r"^no server runs over"):
+        home.connectable()
+
+
 def test_one_server_a_home(home: Home) -> None:
     with home.lock():
         home.write_running(running(os.getpid(), processes.started(os.getpid())))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,6 +264,15 @@ def entries(folder: Path, config: RunConfig) -> Iterator[Entry]:
             seconds=3.0,
         )
     yield RunClosed(reason="completed", model=HASH)
+
+
+def test_a_round_that_a_device_refused_says_so() -> None:
+    seen = progress.Progress()
+    released = dict[str, Any](round=1, attempt=1, weight=2.0, metrics=None, held_out=0, saturated=None)
+    released |= {"checkpoint": HASH, "bytes_sent": 1, "bytes_received": 1, "seconds": 1.0}
+    for refused, lost, who in ((1, 0, "3/4, 1 refused"), (0, 1, "3/4"), (2, 1, "3/6, 2 refused")):
+        seen.feed(RoundReleased(survivors=3, refused=refused, lost=lost, **released))
+        assert f"  clients {who}  " in seen.line(None)
 
 
 def shown(folder: Path, config: RunConfig, terminal: bool = False) -> tuple[str, progress.Progress]:
