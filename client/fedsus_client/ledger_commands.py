@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,6 +104,7 @@ def grant(
     The agent must not run: it alone writes its ledger.
     """
     from fedsus.owner.caps import accounts
+    from fedsus_client import ledger_views
 
     agent, privacy = _owned(*_files(ctx, agent_file, policy_file))
     cap = _cap(epsilon, delta, unlimited, as_policy, order)
@@ -114,8 +116,10 @@ def grant(
     try:
         for account in some:
             click.echo(f"{account}: {_named(book.cap(account, privacy))} -> {_named(cap) if cap else 'as the policy'}")
+        for line in ledger_views.spent_already(book, some, cap):
+            click.echo(line)
         if not yes:
-            click.confirm("Grant this?", abort=True)
+            _ask()
         book.grant(some, cap, order)
     finally:
         book.close()
@@ -124,6 +128,24 @@ def grant(
         f"granted: {what}, for {', '.join(units)} against {adversary or 'each adversary'} ({len(some)} of "
         f"{len(accounts(data_id))} accounts of data '{data_id}'), in force from the next request on"
     )
+
+
+def _ask() -> None:
+    """Go on if somebody agrees.
+
+    Raises:
+        ConfigError: nobody can answer.
+        Abort: they do not.
+    """
+    try:
+        agreed = click.confirm("Grant this?")
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo()
+        raise ConfigError("nothing was granted: nobody answers here; --yes grants without asking") from None
+    if not agreed:
+        raise click.Abort
 
 
 @ledger.command()

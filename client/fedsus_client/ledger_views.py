@@ -24,15 +24,27 @@ COLUMNS = ("seq", "time", "type", "data", "run", "attempt", "round", "survivors"
 """Of the rows; ``rest`` is JSON of all other fields."""
 
 
+_WIDEST = 1000
+_WHICH = """
+spent: of the cap, at its delta and by the filter's order; another cap changes it a little.
+epsilon: what all attempts of a run may spend; so far: what it did; each run by itself, at its own delta.
+They are counted differently: they neither equal nor add up to each other, nor to a receipt's."""
+"""Why there is more than one epsilon, under the tables."""
+
+
 def show(book: Ledger, privacy: PrivacyPolicy, names: Sequence[str]) -> None:
     """Print accounts and runs of these data sets."""
     from rich.console import Console
 
+    ran = any(book.runs(name) for name in names)
+    tables = [_accounts_table(book, privacy, names), *([_runs_table(book, names)] if ran else [])]
     console = Console()
-    console.print(_accounts_table(book, privacy, names))
-    if any(book.runs(name) for name in names):
-        console.print()
-        console.print(_runs_table(book, names))
+    # Never folded, not even where there is no room: a run's name is what owner and operator have in common.
+    console.width = max(console.width, *(Console(width=_WIDEST).measure(table).maximum for table in tables))
+    for at, table in enumerate(tables):
+        console.print(*[""] * at, table, sep="\n")
+    if ran:
+        click.echo(_WHICH)
     for line in _remarks(book, privacy, names):
         click.echo(line)
 
@@ -56,6 +68,18 @@ def rows(entries: Sequence[dict[str, Any]]) -> Iterator[list[Any]]:
         rest = {name: value for name, value in entry.items() if name not in COLUMNS}
         fields = {**entry, "rest": json.dumps(rest, sort_keys=True)}
         yield ["" if fields.get(name) is None else fields[name] for name in COLUMNS]
+
+
+def spent_already(book: Ledger, some: Sequence[Account], cap: Cap | None) -> list[str]:
+    """A warning where what was spent leaves nothing of a cap that is not 0."""
+    if cap is None or not cap.finite or not cap.epsilon:
+        return []
+    spent = {one: book.standing(one).spent(cap) for one in some if book.standing(one).left(cap) <= 0}
+    if not any(spent.values()):
+        return []
+    most = max(spent, key=lambda one: spent[one])
+    others = f" ({len(spent) - 1} more likewise)" if len(spent) > 1 else ""
+    return [f"warning: {most}: epsilon {shown(spent[most])} is spent already, so that no run passes{others}"]
 
 
 def _accounts_table(book: Ledger, privacy: PrivacyPolicy, names: Sequence[str]) -> Any:
@@ -85,8 +109,7 @@ def _runs_table(book: Ledger, names: Sequence[str]) -> Any:
 
     table = Table(box=None, header_style="bold")
     table.add_column("data", overflow="fold")
-    table.add_column("run", overflow="fold")  # never cut: the name is what owner and operator have in common
-    for title in ("attempts", "epsilon", "so far", "delta"):
+    for title in ("run", "attempts", "epsilon", "so far", "delta"):
         table.add_column(title, no_wrap=True)
     for name in names:
         for run in book.runs(name):

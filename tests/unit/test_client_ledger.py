@@ -90,7 +90,11 @@ def test_the_table_never_cuts_a_runs_name(run: Run, book: Ledger, monkeypatch: p
     monkeypatch.setenv("COLUMNS", "80")
     name = "heart-20261122T015554Z-e2fff4"
     book.open_run("clinic", name, SMALL, load(Path("policy.toml"), Policy).privacy)
-    assert name in run().output
+    long = name.replace("heart", "a-trial-of-all-the-wards")
+    book.open_run("clinic", long, SMALL, load(Path("policy.toml"), Policy).privacy)
+    lines = [line.split() for line in run().output.splitlines()]
+    assert all(["clinic", full] in [line[:2] for line in lines] for full in (name, long))
+    assert "spent: of the cap, at its delta" in run().output
 
 
 @pytest.mark.usefixtures("book")
@@ -141,6 +145,20 @@ def test_a_grant_is_asked_for_written_and_stands_before_the_policy(run: Run, tmp
         run("grant", *cap, "--order", "13", "--yes")
     run("grant", "--data", "clinic", "--as-policy", "--yes")
     assert Ledger(path, lambda: DAY, read_only=True).cap(server, private) == Cap(3.5, 1e-5)
+
+
+def test_nobody_to_answer_is_told_how_to_grant_all_the_same(run: Run) -> None:
+    with pytest.raises(ConfigError, match="nothing was granted: nobody answers here; --yes grants without asking"):
+        run("grant", "--data", "clinic", "--unlimited")
+
+
+def test_a_cap_below_what_is_spent_is_granted_with_a_warning(run: Run, book: Ledger) -> None:
+    spent = book.standing(Account("clinic", "example", "server")).spent(Cap(3.5, 1e-5))
+    book.close()
+    cap = ("grant", "--data", "clinic", "--unit", "example", "--delta", "1e-5", "--yes", "--epsilon")
+    said = run(*cap, f"{spent / 2:.3g}").output
+    assert re.search(r"warning: data 'clinic', example against \w+: epsilon 1\.\d+ is spent already, so that no", said)
+    assert "warning" not in run(*cap, f"{spent * 2:.3g}").output + run(*cap, "0").output
 
 
 def test_what_was_capped_is_said_in_one_line(run: Run, tmp_path: Path) -> None:
