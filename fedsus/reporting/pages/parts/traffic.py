@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from fedsus.reporting.figures import Absent
 from fedsus.reporting.pages import charts
 from fedsus.reporting.pages.document import Chart, Section, Table
-from fedsus.reporting.pages.words import METHODS, amount, cleaned, scale, value
+from fedsus.reporting.pages.words import METHODS, amount, cleaned, counted, scale, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def section(source: Source) -> Section:
         "Bytes of all messages between the server and the clients, both ways. The data themselves never travel: what "
         f"travels is the model, and each client's {kind} change to it.",
     )
-    unknown = f"{found.unknown:,} attempts are in no line: nobody noted their bytes." if found.unknown else ""
+    unknown = f"Of {counted(found.unknown, 'attempt')} nobody noted the bytes." if found.unknown else ""
     rows = [
         (name(phase), amount(both.sent.value, "B"), amount(both.received.value, "B"))
         for phase, both in found.phases.items()
