@@ -25,10 +25,11 @@ def told(plan: Planned) -> list[tuple[str, str]]:
     title = "told" if first.costs is not None else "metrics"
     if not names or share is None:
         return [(title, "none are sent")]
-    size, rounds = asked.cohort.size, asked.rounds
+    # Costs are added up over a run; metrics are told of each round alone.
+    size, rounds = asked.cohort.size, asked.rounds if first.costs is not None else 1
     noise = told_devices(first, size)
     beside = told_beside(plan.specification, plan.inputs.members)
-    found = [_verdict(plan, noise)]
+    found = [_verdict(plan, noise, rounds)]
     if not _seen(noise, size, rounds):
         found += [_from(noise, rounds), f"or leave metrics_share out: {_price(beside, share)} for nothing"]
     found.append(
@@ -74,20 +75,18 @@ def _seen(noise: float, size: int, rounds: int) -> bool:
     return _SEEN * noise * math.sqrt(rounds) < size * rounds
 
 
-def _verdict(plan: Planned, noise: float) -> str:
+def _verdict(plan: Planned, noise: float, rounds: int) -> str:
     """What will be seen of a round, and of all rounds."""
-    first, asked = plan.specification.first_plan, plan.specification.config.plan
-    size, rounds, off = asked.cohort.size, asked.rounds, SURE * noise
-    if first.costs is not None:
-        most = first.costs.joules
-        text = f"{size} devices tell at most {digits(size * most)} J a round; the noise is +-{digits(off * most)} J"
-    else:
-        text = f"metrics of {size} devices together span {size} ranges of one; the noise is +-{digits(off)} of them"
+    size, costs = plan.specification.config.plan.cohort.size, plan.specification.first_plan.costs
+    text = f"a metric's mean over {size} devices is off by +-{digits(SURE * noise / size)} times its range (95 %)"
+    if costs is not None:
+        most, off = digits(size * costs.joules), digits(SURE * noise * costs.joules)
+        text = f"{size} devices tell at most {most} J a round; the noise is +-{off} J (95 %)"
     if _seen(noise, size, 1):
-        return f"{text} (95 %)"
+        return text
     if _seen(noise, size, rounds):
-        return f"{text} (95 %): no round will be seen, only all {rounds} together"
-    return f"{text} (95 %): nothing will be seen"
+        return f"{text}: no round will be seen, only the costs of all {rounds} together"
+    return f"{text}: nothing will be seen"
 
 
 def _from(noise: float, rounds: int) -> str:
@@ -98,7 +97,7 @@ def _from(noise: float, rounds: int) -> str:
     """
     text = f"from about {digits(_up(_SEEN * noise))} devices on a round would be seen"
     if rounds > 1:
-        text += f", from {digits(_up(_SEEN * noise / math.sqrt(rounds)))} on the sum of all {rounds} rounds"
+        text += f", from {digits(_up(_SEEN * noise / math.sqrt(rounds)))} on the costs of all {rounds} together"
     return text
 
 
