@@ -32,8 +32,8 @@ from fedsus_client.status import paused
 from fedsus_client.telling import Telling
 
 if TYPE_CHECKING:
-    from fedsus.rounds.device import Answer
-    from fedsus.rounds.seeds import SeedSource
+    from fedsus.rounds.device_half.device import Answer
+    from fedsus.rounds.device_half.seeds import SeedSource
 
 log = logging.getLogger("fedsus.client")
 _EXIT_SECONDS: Final = 4.0
@@ -201,7 +201,7 @@ class Agent:
 
     def _answer(self, connection: FleetConnection, incoming: Incoming, raw: bytes) -> Answer | None:
         """Train in the worker, beating meanwhile; None if it was stopped or came too late."""
-        from fedsus.rounds.answers import Answer, refusal_of
+        from fedsus.rounds.device_half.answers import Answer, refusal_of
 
         if paused(self._config.state.folder):
             log.info("refused: the owner paused this device")

@@ -15,7 +15,7 @@ from fedsus_client.membership import StandingRoster
 
 if TYPE_CHECKING:
     from fedsus.owner.consumption import Consumption
-    from fedsus.rounds.sessions import Sessions
+    from fedsus.rounds.device_half.sessions import Sessions
     from fedsus.types import Clock
     from fedsus_client.config import AgentConfig
 
@@ -29,7 +29,7 @@ def load_sessions(config: AgentConfig, clock: Clock, consumption: Consumption) -
         ConfigError: the identity cannot be used.
         CorruptionError, EnvironmentFault: the notes were changed, or another agent uses them.
     """
-    from fedsus.rounds.sessions import Sessions
+    from fedsus.rounds.device_half.sessions import Sessions
 
     if not config.identity.signing.exists():
         text = "%s: no identity key: secure sums are refused; make one with: fedsus client enroll"

@@ -19,11 +19,11 @@ from fedsus_client.standing import StandingPolicy
 if TYPE_CHECKING:
     from fedsus.owner.consumption import Consumption
     from fedsus.owner.ledger import Ledger
-    from fedsus.rounds.answers import Answer, Granted
-    from fedsus.rounds.device import Device
+    from fedsus.rounds.device_half.answers import Answer, Granted
+    from fedsus.rounds.device_half.device import Device
+    from fedsus.rounds.device_half.seeds import SeedSource
+    from fedsus.rounds.device_half.sessions import Sessions
     from fedsus.rounds.messages import Request
-    from fedsus.rounds.seeds import SeedSource
-    from fedsus.rounds.sessions import Sessions
 
 log = logging.getLogger("fedsus.client")
 
@@ -94,7 +94,7 @@ class Answering:
             return load_device(self._config, policy, self._ledger, self._seeds, self._clock, found, self._consumption)
 
     def _answer(self, raw: bytes, stop: Stop, light: bool) -> Answer:
-        from fedsus.rounds.answers import Answer, nothing, refusal_of, without_identity
+        from fedsus.rounds.device_half.answers import Answer, nothing, refusal_of, without_identity
 
         try:
             policy = self._policy.current()

@@ -19,7 +19,7 @@ from fedsus_client.findings import Finding, fail, fine, warn
 from fedsus_client.metering import intensity_of
 
 if TYPE_CHECKING:
-    from fedsus.energy.intensity import Intensity
+    from fedsus.energy.grid.intensity import Intensity
 
 _WATTS = "set [energy] watts in agent.toml, or let a counter be read; 'fedsus energy show' says what this machine has"
 _ENOUGH_SECONDS: Final = 3600.0
@@ -48,7 +48,7 @@ def energy(agent: AgentConfig, budget: DayBudget, clock: Clock) -> Iterator[Find
 
 def _meter(agent: AgentConfig) -> Generator[Finding, None, Usage | None]:
     """Yields one finding; returns a first reading, None where there is none."""
-    from fedsus.energy.meter import make_meter
+    from fedsus.energy.meters.meter import make_meter
 
     try:
         usage = make_meter(agent.energy).take()
@@ -68,8 +68,8 @@ def _meter(agent: AgentConfig) -> Generator[Finding, None, Usage | None]:
 
 def _carbon(agent: AgentConfig, usage: Usage | None, clock: Clock) -> Generator[Finding, None, Usage | None]:
     """Yields one finding; returns ``usage`` with its carbon, where that is known."""
-    from fedsus.energy.carbon import priced
-    from fedsus.energy.intensity import STANDS_IN
+    from fedsus.energy.grid.carbon import priced
+    from fedsus.energy.grid.intensity import STANDS_IN
 
     try:
         now, intensity = clock(), intensity_of(agent, clock)
@@ -90,7 +90,7 @@ def _carbon(agent: AgentConfig, usage: Usage | None, clock: Clock) -> Generator[
 
 def _end(intensity: Intensity | None) -> str:
     """Until when a series has figures."""
-    from fedsus.energy.intensity import Backed
+    from fedsus.energy.grid.intensity import Backed
 
     end = intensity.end if isinstance(intensity, Backed) else None
     return "" if end is None else f"; it ends {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC"

@@ -6,13 +6,13 @@ import threading
 
 import httpx
 
-from fedsus.energy.certificates import authorities, mistrusted
-from fedsus.energy.fetching import Answer, Request, closed_after
+from fedsus.energy.grid.certificates import authorities, mistrusted
+from fedsus.energy.grid.fetching import Answer, Request, closed_after
 from fedsus.errors import EnvironmentFault
 
 
 def fetch(request: Request) -> Answer:
-    """See `fedsus.energy.fetching.Fetch`. No redirect is followed, no proxy asked, and nothing decoded.
+    """See `fedsus.energy.grid.fetching.Fetch`. No redirect is followed, no proxy asked, and nothing decoded.
 
     After the timeout in all the connection is closed, however its bytes drip: it would be there for days else.
 

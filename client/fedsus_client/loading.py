@@ -14,9 +14,9 @@ from fedsus_client.config import AgentConfig
 if TYPE_CHECKING:
     from fedsus.owner.consumption import Consumption
     from fedsus.owner.ledger import Ledger
-    from fedsus.rounds.device import Device
-    from fedsus.rounds.seeds import SeedSource
-    from fedsus.rounds.sessions import Sessions
+    from fedsus.rounds.device_half.device import Device
+    from fedsus.rounds.device_half.seeds import SeedSource
+    from fedsus.rounds.device_half.sessions import Sessions
 
 log = logging.getLogger("fedsus.client")
 
@@ -34,8 +34,8 @@ def load_device(
     started = time.monotonic()
     from fedsus.learning.settings import Compute
     from fedsus.privacy.noise import SystemNoise
-    from fedsus.rounds.device import Device
-    from fedsus.rounds.seeds import system_seed
+    from fedsus.rounds.device_half.device import Device
+    from fedsus.rounds.device_half.seeds import system_seed
     from fedsus.tasks.task import DataSource
     from fedsus_client.evaluations import Evaluations
 

@@ -12,8 +12,8 @@ from fedsus.owner.consumption import Consumption, Fault
 
 if TYPE_CHECKING:
     from fedsus.costs import Meter, Phase, Usage
-    from fedsus.energy.fetching import Fetch
-    from fedsus.energy.intensity import Intensity
+    from fedsus.energy.grid.fetching import Fetch
+    from fedsus.energy.grid.intensity import Intensity
     from fedsus.types import Clock
     from fedsus_client.config import AgentConfig
 
@@ -65,7 +65,7 @@ class Metering:
         """Until ``[carbon]`` was read, which takes a moment for long series: no server hears of a device before.
 
         Raises:
-            UserError: what makes it unusable; see `fedsus.energy.carbon.make_intensity`.
+            UserError: what makes it unusable; see `fedsus.energy.grid.carbon.make_intensity`.
         """
         while not stopped.is_set() and not wait_for([self._intensity], timeout=_LOOK_SECONDS).done:
             pass
@@ -78,7 +78,7 @@ class Metering:
         self._worker.shutdown(cancel_futures=True)
 
     def _find_meter(self) -> Meter:
-        from fedsus.energy.meter import make_meter
+        from fedsus.energy.meters.meter import make_meter
 
         return make_meter(self._config.energy)
 
@@ -86,7 +86,7 @@ class Metering:
         return intensity_of(self._config, self._clock)
 
     def _priced(self, usage: Usage, start: float, end: float) -> Usage:
-        from fedsus.energy.carbon import priced
+        from fedsus.energy.grid.carbon import priced
 
         return priced(usage, self._intensity.result(), start, end)
 
@@ -95,11 +95,11 @@ def intensity_of(config: AgentConfig, clock: Clock) -> Intensity | None:
     """The source that ``[carbon]`` of an agent.toml names; None where it names none.
 
     Raises:
-        UserError: as `fedsus.energy.carbon.make_intensity`.
+        UserError: as `fedsus.energy.grid.carbon.make_intensity`.
     """
     if config.carbon.source is None:
         return None
-    from fedsus.energy.carbon import make_intensity
+    from fedsus.energy.grid.carbon import make_intensity
 
     fetch: Fetch | None = None
     if config.carbon.http is not None:  # importing it takes longer than all else here

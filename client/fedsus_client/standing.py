@@ -11,7 +11,7 @@ from fedsus.errors import ConfigError
 from fedsus.owner.policy import DayBudget, Policy
 
 if TYPE_CHECKING:
-    from fedsus.rounds.answers import Answer
+    from fedsus.rounds.device_half.answers import Answer
 
 log = logging.getLogger("fedsus.client")
 AWAY_SECONDS: Final = 20.0

@@ -13,7 +13,7 @@ from fedsus.types import Clock
 from fedsus_client.status import Status, paused, process_start, write_status
 
 if TYPE_CHECKING:
-    from fedsus.rounds.device import Answer
+    from fedsus.rounds.device_half.device import Answer
 
 _SECONDS: Final = 1.0
 log = logging.getLogger("fedsus.client")

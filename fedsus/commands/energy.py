@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from fedsus.costs import Usage
-    from fedsus.energy.machine import Machine
+    from fedsus.energy.meters.machine import Machine
     from fedsus.settings.energy import EnergySettings
 
 
@@ -51,7 +51,7 @@ def show(meter: Any, watts: float | None, idle_watts: float | None, seconds: flo
 
     Nothing is sent or written, and nothing needs rights.
     """
-    from fedsus.energy.machine import look
+    from fedsus.energy.meters.machine import look
     from fedsus.settings.energy import EnergySettings
 
     settings = EnergySettings(meter=meter, watts=watts, idle_watts=idle_watts, missing="refuse")
@@ -70,7 +70,7 @@ def show(meter: Any, watts: float | None, idle_watts: float | None, seconds: flo
 
 
 def _measured(machine: Machine, settings: EnergySettings, seconds: float) -> Usage:
-    from fedsus.energy.meter import meter_of
+    from fedsus.energy.meters.meter import meter_of
 
     meter = meter_of(machine, settings)
     with meter.phase("train"):

@@ -52,7 +52,7 @@ def export(run_dir: Path, output: Path | None) -> None:
     """Write the newest released model of the run in RUN_DIR."""
     from fedsus.model_file import metadata, write_model
     from fedsus.reporting import released_model, summary
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.specification import specification_of
 
     vector = released_model(run_dir)
     opened = summary(run_dir).opened

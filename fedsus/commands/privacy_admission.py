@@ -65,7 +65,7 @@ def _session(plan: Planned, policy: Policy) -> None:
         Refusal: the policy asks for more.
     """
     from fedsus.owner.cohorts import check_numbers
-    from fedsus.rounds.withstood import imagined
+    from fedsus.rounds.planning.withstood import imagined
 
     found, asked = plan.found, plan.specification.config.plan
     if found is None or plan.inputs.members is None:

@@ -13,11 +13,11 @@ from fedsus.privacy.adversaries import ADVERSARIES, UNITS, Adversary, Unit, spen
 from fedsus.privacy.factorisation import sensitivity
 from fedsus.privacy.sensitivity import padded
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, NoPrivacy
-from fedsus.rounds import cautions, demands
-from fedsus.rounds.calibrated import calibrated
-from fedsus.rounds.specification import Specification
-from fedsus.rounds.traffic import Upload, upload
-from fedsus.rounds.withstood import Numbers, numbers
+from fedsus.rounds.planning import cautions, demands
+from fedsus.rounds.planning.calibrated import calibrated
+from fedsus.rounds.planning.specification import Specification
+from fedsus.rounds.planning.withstood import Numbers, numbers
+from fedsus.rounds.server_half.traffic import Upload, upload
 
 if TYPE_CHECKING:
     from fedsus.commands.privacy_inputs import Inputs
@@ -131,7 +131,7 @@ def planned(inputs: Inputs, rows: int | None = None) -> Planned:
     """Calibrate a run as it will be when it opens, and refuse what cannot open.
 
     Raises:
-        ConfigError: see `fedsus.rounds.calibrated` and `fedsus.rounds.demands`.
+        ConfigError: see `fedsus.rounds.planning.calibrated` and `fedsus.rounds.planning.demands`.
     """
     config, members = inputs.config, inputs.members
     if not inputs.simulated:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from fedsus.privacy.adversaries import told_by_examples
 from fedsus.protection import ExampleDistributed
-from fedsus.rounds.calibrated import calibrated
-from fedsus.rounds.specification import Specification
+from fedsus.rounds.planning.calibrated import calibrated
+from fedsus.rounds.planning.specification import Specification
 
 if TYPE_CHECKING:
     from fedsus.protection import Privacy

@@ -1,1 +1,4 @@
-"""Energy and carbon: meters of this machine, intensity of its grid. The only place that reads hardware."""
+"""Energy and carbon: meters of this machine, the grid it is on, and what their figures come to.
+
+The only place that reads hardware.
+"""

@@ -7,7 +7,7 @@ from typing import Final
 
 from fedsus.costs import worst
 from fedsus.energy.figures import Figure
-from fedsus.energy.intensity import JOULES_PER_KWH, Rate
+from fedsus.energy.grid.intensity import JOULES_PER_KWH, Rate
 from fedsus.errors import ConfigError
 from fedsus.settings.carbon import NetworkSettings
 

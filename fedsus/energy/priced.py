@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedsus.costs import PHASES, Grams, Usage, sources, worst
-from fedsus.energy.carbon import priced
+from fedsus.energy.grid.carbon import priced
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from fedsus.costs import Meter, Phase
-    from fedsus.energy.intensity import Clock, Intensity
+    from fedsus.energy.grid.intensity import Clock, Intensity
 
 
 class PricedMeter:

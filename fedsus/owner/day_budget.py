@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from fedsus.energy.intensity import JOULES_PER_KWH
-from fedsus.energy.yearly import WORLD
+from fedsus.energy.grid.intensity import JOULES_PER_KWH
+from fedsus.energy.grid.yearly import WORLD
 from fedsus.errors import Refusal
 from fedsus.owner import days
 

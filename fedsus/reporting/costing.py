@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedsus.costs import Grams, Usage
     from fedsus.journal import Entry
     from fedsus.reporting.figures import Quantity
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.planning.specification import Specification
 
 _NO_REPORTS = "no device's costs were asked for: the plan has no [plan.costs]"
 _NO_SHARE = "no device's costs left it: no part of the privacy budget was set aside for them, or no round was released"

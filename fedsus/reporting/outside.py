@@ -9,11 +9,11 @@ import math
 from typing import TYPE_CHECKING, Final, Literal
 
 from fedsus.energy.embodied import embodied
-from fedsus.energy.intensity import JOULES_PER_KWH, Rate
+from fedsus.energy.grid.intensity import JOULES_PER_KWH, Rate
 from fedsus.energy.network import network
 from fedsus.journal import AttemptAbandoned, RoundReleased
 from fedsus.reporting.figures import Absent, Figure, exact, joined
-from fedsus.rounds.budgets import tally
+from fedsus.rounds.server_half.budgets import tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedsus.journal import Entry
     from fedsus.reporting.figures import Quantity
     from fedsus.reporting.predicate import Traffic
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.planning.specification import Specification
 
 GRAMS: Final = "g CO2e"
 AT_LEAST: Final = ", at least: the clock was set back meanwhile"
@@ -61,7 +61,7 @@ def embodied_devices() -> Quantity:
 
 
 def assumed(specification: Specification, entries: Sequence[Entry], kind: Literal["joules", "grams"]) -> Quantity:
-    """What devices that reported nothing are assumed to have used, as `fedsus.rounds.budgets` counts it."""
+    """What devices that reported nothing are assumed to have used, as `fedsus.rounds.server_half.budgets` counts it."""
     budget = specification.config.budget
     stated = budget.device_watts if kind == "joules" else budget.device_grams_per_kwh
     if stated is None:

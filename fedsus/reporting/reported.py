@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fedsus.journal import Entry
     from fedsus.reporting.figures import Absent
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.planning.specification import Specification
 
 
 def reports(entries: Sequence[Entry]) -> list[tuple[RoundReleased, Mapping[str, float]]]:

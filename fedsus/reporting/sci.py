@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedsus.journal import RoundReleased
     from fedsus.reporting.figures import Quantity
     from fedsus.reporting.predicate import Carbon, Metric
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.planning.specification import Specification
 
 
 def intensity(

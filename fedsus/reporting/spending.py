@@ -12,7 +12,7 @@ from fedsus.privacy.stated import rounded
 from fedsus.protection import ClientCentral, Distributed, ExampleDistributed, ExamplePrivacy, NoPrivacy
 from fedsus.reporting.figures import Absent
 from fedsus.reporting.predicate import Loss, PrivacySpent, SecureSum
-from fedsus.rounds.withstood import numbers
+from fedsus.rounds.planning.withstood import numbers
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fedsus.plan import Plan
     from fedsus.privacy.adversaries import Adversary, Unit
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.planning.specification import Specification
 
 
 def privacy(specification: Specification, attempts: int) -> PrivacySpent:

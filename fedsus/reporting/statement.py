@@ -31,7 +31,7 @@ from fedsus.reporting.predicate import (
     Time,
 )
 from fedsus.reporting.traffic import traffic
-from fedsus.rounds.specification import Specification, specification_of
+from fedsus.rounds.planning.specification import Specification, specification_of
 from fedsus.secagg.roster import digest as roster_digest
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ class RunSummary:
         if not told or self.opened is None or privacy.get("unit", "none") == "none":
             return told
         from fedsus.reporting.noise import seen
-        from fedsus.rounds.specification import specification_of
+        from fedsus.rounds.planning.specification import specification_of
 
         plan = specification_of(self.opened).first_plan
         shown = {entry.round: seen(plan, entry.metrics or {}, entry.survivors) for entry in self.rounds}

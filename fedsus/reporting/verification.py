@@ -154,7 +154,7 @@ def _recomputed(payload: dict[str, Any], journal: bytes, operator: str) -> _Deri
 @lru_cache(maxsize=4)
 def _derived(journal: bytes, operator: str) -> _Derived:
     from fedsus.reporting.spending import epsilons
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.specification import specification_of
 
     entries, head = entries_of(journal, _JOURNAL)
     opened = entries[0]

@@ -151,7 +151,7 @@ def _progress(run: ActiveRun) -> str:
 
 def _released(folder: Path) -> str:
     """Rounds, and what they may have spent, with the attempts that failed."""
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.specification import specification_of
 
     found = summary(folder)
     text = f"{looping.waits(folder) or 'running'}, {len(found.rounds)} rounds released"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from fedsus.rounds.postponing import CLEANER
+from fedsus.rounds.server_half.postponing import CLEANER
 from fedsus_server import processes
 from fedsus_server.home import write
 
@@ -26,7 +26,7 @@ class Loop:
     Attributes:
         ended: the reason when it ended itself by a named error.
         waits: until when it waits, seconds since the epoch.
-        why: what for, as `fedsus.rounds.postponing.Waits` says it.
+        why: what for, as `fedsus.rounds.server_half.postponing.Waits` says it.
     """
 
     pid: int

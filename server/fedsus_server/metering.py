@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from fedsus.config import RunConfig
     from fedsus.costs import Meter, Phase, Usage
-    from fedsus.energy.fetching import Fetch
-    from fedsus.energy.intensity import Intensity
+    from fedsus.energy.grid.fetching import Fetch
+    from fedsus.energy.grid.intensity import Intensity
     from fedsus.settings.carbon import CarbonSettings
     from fedsus.types import Clock
 
@@ -32,10 +32,10 @@ def of(config: RunConfig, folder: Path, clock: Clock, where: str = "run.toml") -
         ConfigError: the source of intensity cannot be used.
         EnvironmentFault: counters are asked for without an assumption, and are not there.
     """
-    from fedsus.energy.carbon import make_intensity
-    from fedsus.energy.meter import make_meter
-    from fedsus.energy.parents import Parents
-    from fedsus.energy.phases import Times
+    from fedsus.energy.grid.carbon import make_intensity
+    from fedsus.energy.meters.meter import make_meter
+    from fedsus.energy.meters.parents import Parents
+    from fedsus.energy.meters.phases import Times
     from fedsus.energy.priced import PricedMeter
 
     fetch: Fetch | None = None

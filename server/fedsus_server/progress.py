@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleRenderable
 
     from fedsus.plan import Plan
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.planning.specification import Specification
 
 _FIRST: Final = ("loss", "accuracy")
 _NAMES: Final = 8
@@ -53,7 +53,7 @@ class Progress:
         """Take one more entry into account."""
         match entry:
             case RunOpened():
-                from fedsus.rounds.specification import specification_of
+                from fedsus.rounds.planning.specification import specification_of
 
                 self.specification = specification_of(entry)
             case AttemptOpened():

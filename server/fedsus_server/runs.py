@@ -14,8 +14,8 @@ from fedsus.errors import ConfigError, EnvironmentFault, ProtocolViolation
 from fedsus.journal import NAME, Journal, RunClosed
 from fedsus.model_file import read_model, task_of
 from fedsus.reporting import released_model, summary
-from fedsus.rounds.demands import check_deployed
 from fedsus.rounds.messages import model_hash
+from fedsus.rounds.planning.demands import check_deployed
 from fedsus.secagg import roster as rosters
 from fedsus_server import looping, metering, processes
 from fedsus_server.home import ActiveRun, Home
@@ -98,7 +98,7 @@ def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> Act
         ConfigError, CorruptionError: as `prepare`; or the run cannot work as asked.
         EnvironmentFault: the folder cannot be written.
     """
-    from fedsus.rounds.specification import open_run
+    from fedsus.rounds.planning.specification import open_run
     from fedsus.secagg.session import NO_SERVER
     from fedsus_server import certificates
 
@@ -115,8 +115,8 @@ def open_new(path: Path, runs: Path, clock: Clock, ca: str | None = None) -> Act
 
 def exchange_line(folder: Path) -> str:
     """What this server will see of the run in ``folder``: one line for the operator."""
-    from fedsus.rounds.specification import specification_of
-    from fedsus.rounds.withstood import numbers
+    from fedsus.rounds.planning.specification import specification_of
+    from fedsus.rounds.planning.withstood import numbers
 
     opened = summary(folder).opened
     if opened is None:
@@ -135,8 +135,8 @@ def exchange_line(folder: Path) -> str:
 
 def caution_lines(folder: Path) -> list[str]:
     """What the operator should know of the privacy of the run in ``folder``; nothing of a run without."""
-    from fedsus.rounds.cautions import cautions
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.cautions import cautions
+    from fedsus.rounds.planning.specification import specification_of
 
     opened = summary(folder).opened
     if opened is None:
@@ -150,7 +150,7 @@ def caution_lines(folder: Path) -> list[str]:
 
 def cost_lines(folder: Path) -> list[str]:
     """What the operator should know of the budget and the schedule of the run in ``folder``."""
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.specification import specification_of
 
     opened = summary(folder).opened
     return [] if opened is None else metering.lines(specification_of(opened).config)

@@ -16,9 +16,9 @@ from fedsus import plan as plans
 from fedsus.config import RunConfig, validate
 from fedsus.journal.entries import RoundReleased
 from fedsus.reporting import read
-from fedsus.rounds.exchange import Fleet, conduct
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.exchange import Fleet, conduct
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg.exchange import Patience, establish, secure_sum
 from fedsus.secagg.roster import Roster
 from fedsus.tasks.heart import HOSPITALS, shipped

@@ -27,8 +27,8 @@ from fedsus.owner.policy import Policy
 from fedsus.plan import Plan, canonical, decode, encode
 from fedsus.privacy import sensitivity
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.answers import Answer
-from fedsus.rounds.device import Device
+from fedsus.rounds.device_half.answers import Answer
+from fedsus.rounds.device_half.device import Device
 from fedsus.rounds.messages import encode_request
 from fedsus.secagg.wire import Kind, frames
 from fedsus.tasks.task import DataSource

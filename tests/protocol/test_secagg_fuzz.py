@@ -22,8 +22,8 @@ from recorded_round import Asked, N, decoders, others, server_steps
 from secagg_mutations import spoil, spoil_frames
 
 from fedsus.errors import ProtocolViolation, Refusal
-from fedsus.rounds import sessions as device_sessions
-from fedsus.rounds.answers import Answer, refused
+from fedsus.rounds.device_half import sessions as device_sessions
+from fedsus.rounds.device_half.answers import Answer, refused
 from fedsus.secagg import wire
 from fedsus.secagg.exchange import Taker, _Taking
 from fedsus.types import Answered

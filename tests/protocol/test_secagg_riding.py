@@ -13,7 +13,7 @@ from secagg_devices import Devices, a_plan, losing, refused
 
 from fedsus.errors import CohortTooSmall
 from fedsus.owner.marks import SessionMarks
-from fedsus.rounds.sessions import Sessions
+from fedsus.rounds.device_half.sessions import Sessions
 from fedsus.secagg.roster import Roster, digest
 from fedsus.secagg.server import Established
 from fedsus.secagg.session import Phase
@@ -191,7 +191,7 @@ def test_a_session_older_than_a_revocation_is_refused() -> None:
 
 def test_a_device_that_admits_a_session_once_sums_with_the_revoked_member() -> None:
     devices = Devices()
-    found = revoked(devices, lambda: patch("fedsus.rounds.sessions.admit_session", lambda *_: 0))
+    found = revoked(devices, lambda: patch("fedsus.rounds.device_half.sessions.admit_session", lambda *_: 0))
     assert np.array_equal(found, devices.summed(*devices.names))
 
 

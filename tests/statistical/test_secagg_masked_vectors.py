@@ -15,7 +15,7 @@ from scipy import stats
 
 from fedsus import plan as plans
 from fedsus.encoding.packing import unpack
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg import client as clients
 from fedsus.secagg import wire
 from fedsus.secagg.exchange import Patience, establish

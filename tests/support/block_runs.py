@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedsus.learning.parameters import flatten
 from fedsus.learning.settings import Compute
 from fedsus.rounds.messages import Request
-from fedsus.rounds.specification import specified
+from fedsus.rounds.planning.specification import specified
 from fedsus.tasks import registry
 from fedsus_simulations.clients.blocks import Workers, blocks_of
 from fedsus_simulations.clients.partitions import population_of

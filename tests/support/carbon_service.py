@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import fedsus_client.fetching
-from fedsus.energy.fetching import Fetch
-from fedsus.energy.http_source import HttpSource
+from fedsus.energy.grid.fetching import Fetch
+from fedsus.energy.grid.http_source import HttpSource
 from fedsus.settings.carbon import HttpSettings
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC).timestamp()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsus.costs import Usage
-from fedsus.energy import rapl
-from fedsus.energy.machine import Hardware
-from fedsus.energy.meter import PartsMeter
-from fedsus.energy.model import Model, Range
-from fedsus.energy.package import Packages
-from fedsus.energy.phases import Times
-from fedsus.energy.processors import Processor
+from fedsus.energy.meters import rapl
+from fedsus.energy.meters.machine import Hardware
+from fedsus.energy.meters.meter import PartsMeter
+from fedsus.energy.meters.model import Model, Range
+from fedsus.energy.meters.package import Packages
+from fedsus.energy.meters.phases import Times
+from fedsus.energy.meters.processors import Processor
 
 MODEL = Model(core=Range(value=4.0, low=2.0, high=8.0), idle=5.0, method="modelled", source="the model")
 RANGE = 262_143_328_850

@@ -15,11 +15,11 @@ from secagg_parties import PATIENCE, LossyFleet, clients
 from fedsus import plan as plans
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
-from fedsus.rounds import sessions as device_sessions
-from fedsus.rounds.answers import Answer, indifferent
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.device_half import sessions as device_sessions
+from fedsus.rounds.device_half.answers import Answer, indifferent
+from fedsus.rounds.device_half.sessions import Sessions
 from fedsus.rounds.messages import model_hash
-from fedsus.rounds.sessions import Sessions
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg.exchange import establish, secure_sum
 from fedsus.secagg.keys import Identity
 from fedsus.secagg.roster import Roster, RosterMember, digest

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedsus.config import RunConfig
-from fedsus.energy.intensity import Rate, Step
+from fedsus.energy.grid.intensity import Rate, Step
 from fedsus.settings.schedule import ScheduleSettings
 
 HOUR = 3600.0

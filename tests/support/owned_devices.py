@@ -17,9 +17,9 @@ from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.device import Answer, Device
+from fedsus.rounds.device_half.device import Answer, Device
+from fedsus.rounds.device_half.seeds import seeded
 from fedsus.rounds.messages import encode_request, model_hash
-from fedsus.rounds.seeds import seeded
 from fedsus.tasks import heart, registry
 from fedsus.tasks.task import DataSource
 from fedsus.types import Vector

@@ -22,8 +22,8 @@ from fedsus.journal import NAME, AttemptAbandoned, AttemptOpened, Journal, Round
 from fedsus.plan import canonical
 from fedsus.reporting.receipt import make
 from fedsus.rounds.messages import decode_request, encode_answer
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg.keys import Identity
 from fedsus.secagg.roster import Roster, RosterMember, SignedRoster
 from fedsus.types import Answered, Ask, LocalUpdate, Lost, Member, Refused, Reply

@@ -14,7 +14,7 @@ from secagg_parties import PATIENCE, PLAN, LossyFleet, clients, federation
 
 from fedsus import plan as plans
 from fedsus.errors import ProtocolViolation
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
 from fedsus.secagg.exchange import establish, secure_sum

@@ -26,7 +26,7 @@ HOSTILE = '<script>alert("1")</script> | `x` $y_2$ \u202e\n## z <img src=https:/
 
 _SHARES = {"scale": 1024.0, "variance": 470846.2860697599, "bits": 19, "colluders": 15, "survivors": 45}
 _CALIBRATED = {"unit": "client", "placement": "distributed", "epsilon": 10.0, "delta": 1e-5, "clip": 1.0}
-"""What `fedsus.rounds.specification.open_run` found for the plan of `private`, which takes a second."""
+"""What `fedsus.rounds.planning.specification.open_run` found for the plan of `private`, which takes a second."""
 
 
 def written(folder: Path, entries: Sequence[Entry]) -> Path:

@@ -13,9 +13,9 @@ from fedsus.config import RunConfig, validate
 from fedsus.journal import RoundReleased
 from fedsus.owner.ledger import Ledger
 from fedsus.reporting import read, released_model
-from fedsus.rounds.device import Device
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.tasks.task import DataSource
 from fedsus.types import Vector
 from fedsus_simulations.running.simulation import Simulation

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedsus.owner import key_files
-from fedsus.rounds.device import Answer
+from fedsus.rounds.device_half.device import Answer
 from fedsus_client import agent as agents
 from fedsus_client import answering, identity
 from fedsus_client.agent import Agent

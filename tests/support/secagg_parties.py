@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsus import plan as plans
 from fedsus.errors import CohortTooSmall
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg import wire
 from fedsus.secagg.exchange import Patience, SecureSummed, establish, secure_sum
 from fedsus.secagg.keys import Identity, Signatures

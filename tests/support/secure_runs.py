@@ -14,10 +14,10 @@ from pacts import NAMES, members
 from fedsus.config import RunConfig
 from fedsus.journal import AttemptOpened
 from fedsus.reporting import read
-from fedsus.rounds.device import Device
-from fedsus.rounds.secure import SecureRounds
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run, specification_of
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.planning.specification import open_run, specification_of
+from fedsus.rounds.server_half.secure import SecureRounds
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg import session as sessions
 from fedsus.secagg import wire
 from fedsus.secagg.session import Session

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from fedsus.energy.series import Series, load_series
+from fedsus.energy.grid.series import Series, load_series
 from fedsus.settings.carbon import SeriesSettings
 
 BEGIN = datetime(2021, 3, 1, tzinfo=UTC)

@@ -14,10 +14,10 @@ from fedsus import plan as plans
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
-from fedsus.rounds.answers import Answer
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.device_half.answers import Answer
+from fedsus.rounds.device_half.sessions import Sessions
 from fedsus.rounds.messages import Request
-from fedsus.rounds.sessions import Sessions
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg import wire
 from fedsus.secagg.cohort import keys as cohort_keys
 from fedsus.secagg.exchange import Patience, SecureSummed, establish, secure_sum

@@ -16,8 +16,8 @@ from fedsus.config import RunConfig, validate
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.plan import Plan
 from fedsus.rounds.messages import Request, encode_request
-from fedsus.rounds.server import RunLoop, Watch
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop, Watch
 from fedsus.types import Ask, Ring, Vector
 from fedsus_simulations.clients.attempts import AttemptFile
 from fedsus_simulations.clients.blocks import Added, Block, Encoded

@@ -13,8 +13,8 @@ import pytest
 from scripted_agent import MESSAGE, Server, agent_config, answered, player, status
 
 from fedsus.errors import Cancelled, ConfigError, EnvironmentFault, ProtocolViolation, Refusal
-from fedsus.rounds.answers import refused
-from fedsus.rounds.device import Answer
+from fedsus.rounds.device_half.answers import refused
+from fedsus.rounds.device_half.device import Answer
 from fedsus.rounds.messages import REFUSAL
 from fedsus_client import agent as agents
 from fedsus_client import telling

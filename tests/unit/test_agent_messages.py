@@ -15,8 +15,8 @@ from scripted_agent import MESSAGE, NAME, FakeDevice, Server, agent_config, answ
 
 from fedsus.errors import Cancelled, Refusal
 from fedsus.owner.energy_record import Attempt, history
-from fedsus.rounds.answers import refused
-from fedsus.rounds.device import Answer
+from fedsus.rounds.device_half.answers import refused
+from fedsus.rounds.device_half.device import Answer
 from fedsus.rounds.messages import REFUSAL
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
@@ -231,7 +231,7 @@ def test_what_a_request_uses_is_its_runs_and_what_waits_is_nobodys(
     play: Any, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, meter = Server(None, MESSAGE, None), FakeMeter()
-    monkeypatch.setattr("fedsus.energy.meter.make_meter", lambda _: meter)
+    monkeypatch.setattr("fedsus.energy.meters.meter.make_meter", lambda _: meter)
 
     def work(stop: Callable[[], bool]) -> Answer:
         assert server.agent is not None

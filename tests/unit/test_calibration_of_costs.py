@@ -20,7 +20,7 @@ from fedsus.encoding.mechanisms import mechanism_of
 from fedsus.owner.charges import events_of
 from fedsus.privacy.sensitivity import client_metrics
 from fedsus.protection import ClientCentral, ClientDistributed
-from fedsus.rounds.cautions import cautions
+from fedsus.rounds.planning.cautions import cautions
 
 DIMENSION, SIZE = 1000, 20
 METRICS = [{"name": "loss", "low": 0.0, "high": 10.0}, {"name": "accuracy", "low": 0.0, "high": 1.0}]
@@ -148,6 +148,7 @@ grams = 0.25
 colluders = 2
 dropouts = 2
 """
+COSTS_ASKED = "[plan.costs]\njoules = 500\ngrams = 0.25\n"
 PRIVATE = '[plan.privacy]\nunit = "client"\nplacement = "central"\nepsilon = 3.0\ndelta = 1e-5\n'
 
 
@@ -168,7 +169,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
     )
     noised = shown(tmp_path, RUN + PRIVATE + "metrics_share = 0.2\n")
     assert "told 20 devices tell at most 10,000 J a round; the noise is +-14,600 J (95 %): no round will be" in noised
-    assert "only all 20 together loss, accuracy, joules, grams: noised, with 20 % of the budget" in noised
+    assert "only the costs of all 20 together loss, accuracy, joules, grams: noised, with 20 % of the budget" in noised
     assert "their sum is noised by" in noised and "(standard deviations)" in noised
     nothing = shown(tmp_path, RUN + PRIVATE)
     assert "costs none are sent" in nothing and "warning plan.costs asks for what devices use" in nothing
@@ -198,8 +199,12 @@ def test_whether_anything_will_be_seen_is_said_first_and_from_how_many_devices_o
     text = shown(tmp_path, few + "denominator = 200.0\nmetrics_share = 0.02\n")
     assert "(95 %): nothing will be seen from about" in text
     assert re.search(r"or leave metrics_share out: it makes the gradients' noise [\d.e-]+ % larger for nothing", text)
-    found = re.search(r"from about ([\d,]+) devices on a round would be seen, from ([\d,]+) on the sum of all 2", text)
+    found = re.search(
+        r"from about ([\d,]+) devices on a round would be seen, from ([\d,]+) on the costs of all 2", text
+    )
     assert found is not None
+    metrics = shown(tmp_path, (few + "denominator = 200.0\nmetrics_share = 0.02\n").replace(COSTS_ASKED, ""))
+    assert "metrics a metric's mean over 20 devices is off by +-" in metrics and "on the costs" not in metrics
     enough, together = (int(count.replace(",", "")) for count in found.groups())
     noise = [_noise_of(count) for count in (enough, enough // 2, together, together // 2)]
     assert 4 * noise[0] < enough and 4 * noise[1] > enough // 2

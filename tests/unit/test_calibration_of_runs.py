@@ -15,7 +15,7 @@ from fedsus.privacy.adversaries import spent
 from fedsus.privacy.calibration import LARGEST_LOCAL, most_attempts, smallest_noise
 from fedsus.privacy.events import leaves
 from fedsus.protection import ClientCentral, ClientDistributed, Distributed, ExamplePrivacy, Private
-from fedsus.rounds.specification import Specification, specified
+from fedsus.rounds.planning.specification import Specification, specified
 
 DIMENSION = 1000
 METRICS = [{"name": "loss", "low": 0.0, "high": 10.0}, {"name": "accuracy", "low": 0.0, "high": 1.0}]

@@ -12,8 +12,8 @@ import pytest
 from fedsus.config import RunConfig, validate
 from fedsus.errors import ConfigError
 from fedsus.protection import MOST_VARIANCE, Distributed, Shares
-from fedsus.rounds import demands
-from fedsus.rounds.specification import Specification, specified
+from fedsus.rounds.planning import demands
+from fedsus.rounds.planning.specification import Specification, specified
 
 DISTRIBUTED: dict[str, Any] = {"unit": "client", "epsilon": 3.0, "delta": 1e-5}
 STEPS: dict[str, Any] = {

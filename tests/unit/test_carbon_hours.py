@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsus.energy.series import Series, load_series
-from fedsus.energy.series_files import Row, read
+from fedsus.energy.grid.series import Series, load_series
+from fedsus.energy.grid.series_files import Row, read
 from fedsus.errors import ConfigError, EnvironmentFault, RunFailed
 from fedsus_simulations.benchmarks import carbon_beyond, carbon_hours, carbon_traces
 from fedsus_simulations.benchmarks.carbon_hours import Saved

@@ -12,8 +12,8 @@ from carbon_service import NOW, Clock, Reply, Source, asked, iso, raw, says, ser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsus.energy.fetching import Answer
-from fedsus.energy.http_answers import understood
+from fedsus.energy.grid.fetching import Answer
+from fedsus.energy.grid.http_answers import understood
 from fedsus.errors import EnvironmentFault
 from fedsus.settings.carbon import HttpSettings
 

@@ -13,8 +13,8 @@ from carbon_service import HEAD, NOW, Clock, Source, asked, endless, says, servi
 
 import fedsus_client.fetching
 import fedsus_server.fetching
-from fedsus.energy.fetching import Answer, Fetch, Request
-from fedsus.energy.http_source import HttpSource
+from fedsus.energy.grid.fetching import Answer, Fetch, Request
+from fedsus.energy.grid.http_source import HttpSource
 from fedsus.errors import EnvironmentFault
 from fedsus.settings.carbon import HttpSettings
 

@@ -11,10 +11,10 @@ from carbon_service import NOW, Clock, Source, asked, raw, says, serving, values
 import fedsus_client.fetching
 import fedsus_server.fetching
 from fedsus.config import loads
-from fedsus.energy.carbon import make_intensity
-from fedsus.energy.fetching import Fetch
-from fedsus.energy.http_source import token
-from fedsus.energy.intensity import Intensity
+from fedsus.energy.grid.carbon import make_intensity
+from fedsus.energy.grid.fetching import Fetch
+from fedsus.energy.grid.http_source import token
+from fedsus.energy.grid.intensity import Intensity
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import CarbonSettings
 

@@ -16,8 +16,8 @@ from carbon_service import NOW, Clock, Source, asked, says, serving, values
 import fedsus_client.fetching
 import fedsus_server.fetching
 from fedsus.config import loads
-from fedsus.energy.carbon import make_intensity
-from fedsus.energy.fetching import Fetch
+from fedsus.energy.grid.carbon import make_intensity
+from fedsus.energy.grid.fetching import Fetch
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import CarbonSettings
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from fedsus.config import loads
 from fedsus.costs import Usage
-from fedsus.energy import yearly as yearly_module
-from fedsus.energy.carbon import make_intensity, priced
 from fedsus.energy.embodied import PUBLISHED, YEAR, embodied
-from fedsus.energy.fetching import Answer, Request
 from fedsus.energy.figures import sci
-from fedsus.energy.intensity import Flat, Intensity, Rate, stated
+from fedsus.energy.grid import yearly as yearly_module
+from fedsus.energy.grid.carbon import make_intensity, priced
+from fedsus.energy.grid.fetching import Answer, Request
+from fedsus.energy.grid.intensity import Flat, Intensity, Rate, stated
+from fedsus.energy.grid.yearly import WORLD, yearly
 from fedsus.energy.network import network
-from fedsus.energy.yearly import WORLD, yearly
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import CarbonSettings, EmbodiedSettings, NetworkSettings
 
@@ -176,7 +176,9 @@ def test_without_the_extra_there_is_a_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_codecarbon_itself_is_not_imported() -> None:
     table()
-    code = "import sys; from fedsus.energy.yearly import yearly; yearly('FRA'); sys.exit('codecarbon' in sys.modules)"
+    code = (
+        "import sys; from fedsus.energy.grid.yearly import yearly as y; y('FRA'); sys.exit('codecarbon' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from series_files_made import BEGIN, T0, at, loaded, steps, table
 
-from fedsus.energy.series import Series
-from fedsus.energy.series_files import Row
+from fedsus.energy.grid.series import Series
+from fedsus.energy.grid.series_files import Row
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import SeriesSettings
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from series_files_made import T0, at, loaded, steps, table
 
-from fedsus.energy.days_alike import ages
-from fedsus.energy.series import Series
+from fedsus.energy.grid.days_alike import ages
+from fedsus.energy.grid.series import Series
 from fedsus.errors import ConfigError
 from fedsus.settings.carbon import SeriesSettings
 

@@ -18,12 +18,12 @@ from fedsus.config import RunConfig, validate
 from fedsus.errors import ConfigError
 from fedsus.journal import AttemptAbandoned, RoundReleased, get
 from fedsus.reporting import read, released_model
-from fedsus.rounds.answers import Answer, nothing
-from fedsus.rounds.device import Device
+from fedsus.rounds.device_half.answers import Answer, nothing
+from fedsus.rounds.device_half.device import Device
 from fedsus.rounds.messages import WANTED, request_bytes
 from fedsus.rounds.models import Held
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run, reference_of
+from fedsus.rounds.planning.specification import open_run, reference_of
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 from fedsus.tasks.heart import HOSPITALS, shipped

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from fedsus.energy.meter import PartsMeter
-from fedsus.energy.model import Model, Range
-from fedsus.energy.phases import Times
+from fedsus.energy.meters.meter import PartsMeter
+from fedsus.energy.meters.model import Model, Range
+from fedsus.energy.meters.phases import Times
 from fedsus.errors import EnvironmentFault
 
 MODEL = Model(core=Range(value=4.0, low=2.0, high=8.0), idle=5.0, method="modelled", source="a processor")

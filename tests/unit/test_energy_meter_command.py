@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from fedsus.cli import run
-from fedsus.energy import rapl
+from fedsus.energy.meters import rapl
 
 QUIET: Final = """
 import sys
@@ -23,8 +23,8 @@ def watch(event, args):
         bad.append((event, str(args)[:80]))
 from os import O_CREAT, O_RDWR, O_WRONLY
 sys.dont_write_bytecode = True
-from fedsus.energy.meter import make_meter
-from fedsus.energy.processors import tdp
+from fedsus.energy.meters.meter import make_meter
+from fedsus.energy.meters.processors import tdp
 from fedsus.settings.energy import EnergySettings
 sys.addaudithook(watch)
 meter = make_meter(EnergySettings())

@@ -17,11 +17,11 @@ from counted_machine import RANGE, Machine, taken, without
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsus.energy import rapl
-from fedsus.energy.counters import LAG, Lost, between
-from fedsus.energy.machine import look
-from fedsus.energy.meter import make_meter, watched
-from fedsus.energy.phases import Times
+from fedsus.energy.meters import rapl
+from fedsus.energy.meters.counters import LAG, Lost, between
+from fedsus.energy.meters.machine import look
+from fedsus.energy.meters.meter import make_meter, watched
+from fedsus.energy.meters.phases import Times
 from fedsus.errors import EnvironmentFault
 from fedsus.settings.energy import EnergySettings
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from counted_machine import Machine, taken, without
 
-from fedsus.energy import amd, nvml
-from fedsus.energy.gpu import GpuPart
-from fedsus.energy.machine import look
-from fedsus.energy.meter import PartsMeter
-from fedsus.energy.phases import Work
+from fedsus.energy.meters import amd, nvml
+from fedsus.energy.meters.gpu import GpuPart
+from fedsus.energy.meters.machine import look
+from fedsus.energy.meters.meter import PartsMeter
+from fedsus.energy.meters.phases import Work
 from fedsus.errors import EnvironmentFault
 from fedsus.settings.energy import EnergySettings
 

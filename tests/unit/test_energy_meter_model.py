@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from counted_machine import Machine, without
 
-from fedsus.energy.meter import NoMeter, make_meter
-from fedsus.energy.model import IDLE_CORE
-from fedsus.energy.package import busy_seconds
-from fedsus.energy.processors import Processor, processor, tdp
+from fedsus.energy.meters.meter import NoMeter, make_meter
+from fedsus.energy.meters.model import IDLE_CORE
+from fedsus.energy.meters.package import busy_seconds
+from fedsus.energy.meters.processors import Processor, processor, tdp
 from fedsus.settings.energy import EnergySettings
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsus.costs import PHASES
-from fedsus.energy.meter import PartsMeter
-from fedsus.energy.model import Model, Range
-from fedsus.energy.phases import Phases, Times
+from fedsus.energy.meters.meter import PartsMeter
+from fedsus.energy.meters.model import Model, Range
+from fedsus.energy.meters.phases import Phases, Times
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsus.energy.parents import PROC, Parents
+from fedsus.energy.meters.parents import PROC, Parents
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedsus.costs import Grams, Phase, Usage
-from fedsus.energy.intensity import Rate, Step
+from fedsus.energy.grid.intensity import Rate, Step
 from fedsus.energy.priced import PricedMeter, together
 from fedsus.errors import EnvironmentFault
 

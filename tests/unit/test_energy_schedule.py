@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsus.energy.intensity import Rate, Step
-from fedsus.energy.schedule import Start, Work, next_start
-from fedsus.energy.shifted import Shifted
+from fedsus.energy.grid.intensity import Rate, Step
+from fedsus.energy.grid.schedule import Start, Work, next_start
+from fedsus.energy.grid.shifted import Shifted
 from fedsus.errors import EnvironmentFault
 
 NOW = 1_700_000_000.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsus.energy.spent import Spent
+from fedsus.energy.meters.spent import Spent
 
 
 def test_a_counter_that_fails_at_every_reading_is_told_once_a_reason() -> None:

@@ -39,7 +39,7 @@ VIOLATIONS = {
     "distributions": ("fedsus.rounds", "import fedsus_server"),
     "no-transport": ("fedsus.rounds", "import flwr"),
     "server-half": ("fedsus_server", "def f():\n    import torch"),
-    "server-half, through another": ("fedsus.rounds.exchange", "import fedsus.tasks"),
+    "server-half, through another": ("fedsus.rounds.server_half.exchange", "import fedsus.tasks"),
     "device-half": ("fedsus_client", "import fedsus.journal"),
     "bare-folders": ("fedsus_client", "import server"),
     "a module in no layer": ("fedsus.utilities", ""),

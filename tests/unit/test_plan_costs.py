@@ -15,7 +15,7 @@ from fedsus.errors import ConfigError, ProtocolViolation, Refusal
 from fedsus.owner.admission import admit
 from fedsus.owner.policy import Policy
 from fedsus.protection import ExamplePrivacy, NoPrivacy
-from fedsus.rounds.demands import check_deployed
+from fedsus.rounds.planning.demands import check_deployed
 
 COSTS = Costs(joules=500.0, grams=0.25)
 HIDDEN: dict[str, Any] = {"exchange": "secure_sum", "session": "0" * 64}

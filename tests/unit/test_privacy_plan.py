@@ -23,8 +23,8 @@ from fedsus.model_file import metadata, write_model
 from fedsus.privacy.accounting import epsilon
 from fedsus.privacy.adversaries import ADVERSARIES, UNITS, spent
 from fedsus.protection import ClientDistributed
-from fedsus.rounds.specification import open_run
-from fedsus.rounds.traffic import secure_overhead
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.traffic import secure_overhead
 from fedsus.secagg import thresholds, wire
 
 ROOT = Path(__file__).resolve().parents[2]

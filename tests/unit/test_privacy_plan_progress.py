@@ -12,7 +12,7 @@ from fedsus.config import RunConfig
 from fedsus.errors import ConfigError
 from fedsus.journal import AttemptOpened, Journal, RoundReleased
 from fedsus.privacy.stated import shown
-from fedsus.rounds.specification import Specification, open_run, specified
+from fedsus.rounds.planning.specification import Specification, open_run, specified
 from fedsus_server import following, runs
 from fedsus_server.progress import Progress, against, planned_epsilon
 

@@ -27,7 +27,7 @@ from fedsus.owner.charges import Charge, events_of, goal_of
 from fedsus.owner.ledger import Ledger
 from fedsus.reporting import read
 from fedsus.rounds.messages import model_hash
-from fedsus.rounds.specification import specification_of
+from fedsus.rounds.planning.specification import specification_of
 from fedsus.secagg.keys import fingerprint
 from fedsus.secagg.roster import SignedRoster, encode
 from fedsus_client.config import load_agent

@@ -24,7 +24,7 @@ from fedsus.reporting.figures import exact as exactly
 from fedsus.reporting.predicate import Measured, Metric, Predicate, Statement, schema
 from fedsus.reporting.receipt import head_of, make
 from fedsus.reporting.statement import plain, statement
-from fedsus.rounds.specification import specification_of
+from fedsus.rounds.planning.specification import specification_of
 
 ROOT = Path(__file__).parents[2]
 SECOND = "b" * 64

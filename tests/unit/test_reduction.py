@@ -21,7 +21,7 @@ from fedsus.encoding.packing import packed_size
 from fedsus.encoding.reduction import Reduced, Reduction, chosen, least
 from fedsus.privacy.noise import SeededNoise
 from fedsus.protection import NoPrivacy
-from fedsus.rounds.traffic import upload
+from fedsus.rounds.server_half.traffic import upload
 from fedsus.types import LocalUpdate
 
 SIGMAS = 6.5

@@ -27,7 +27,7 @@ from fedsus.privacy.events import SkellamDpEvent
 from fedsus.privacy.noise import SeededNoise
 from fedsus.privacy.sensitivity import client_update, example_update
 from fedsus.protection import Distributed, NoPrivacy, Private
-from fedsus.rounds.specification import specified
+from fedsus.rounds.planning.specification import specified
 from fedsus.types import LocalUpdates
 
 SIGMAS = 6.5

@@ -18,10 +18,10 @@ from fedsus.config import RunConfig, ServerConfig
 from fedsus.errors import ProtocolViolation, RunFailed
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
 from fedsus.reporting import read
-from fedsus.rounds.absences import LONGEST_SECONDS, SKEW_SECONDS, Absences, ration
 from fedsus.rounds.messages import REFUSAL, WANTED, declined, decode_answer, encode_answer, encode_hour, refusal
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.absences import LONGEST_SECONDS, SKEW_SECONDS, Absences, ration
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Ask, Lost, Member, Refused, Reply

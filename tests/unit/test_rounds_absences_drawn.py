@@ -14,10 +14,10 @@ from hours import BEGAN, HOUR, Time
 from fedsus.config import ServerConfig
 from fedsus.journal import AttemptAbandoned, RoundReleased
 from fedsus.reporting import read
-from fedsus.rounds.absences import SKEW_SECONDS
 from fedsus.rounds.messages import encode_hour, refusal
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.absences import SKEW_SECONDS
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.types import Answered, Ask, Member, Reply
 
 BACK = BEGAN - BEGAN % HOUR + 9 * HOUR

@@ -16,10 +16,10 @@ from fedsus.owner import days
 from fedsus.owner.consumption import Consumption
 from fedsus.owner.policy import DayBudget
 from fedsus.reporting import read
-from fedsus.rounds.absences import HOUR, SKEW_SECONDS
-from fedsus.rounds.device import Device
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.absences import HOUR, SKEW_SECONDS
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.tasks.heart import HOSPITALS, shipped
 from fedsus.tasks.task import DataSource
 from fedsus_simulations.whole.memory import DeviceFleet, Members, devices

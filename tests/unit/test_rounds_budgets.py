@@ -22,9 +22,9 @@ from fedsus.costs import Grams, Phase, Usage
 from fedsus.errors import ConfigError, EnvironmentFault, RunFailed
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunClosed
 from fedsus.reporting import read
-from fedsus.rounds.budgets import Budgets, tally
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.budgets import Budgets, tally
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.settings.budgets import RunBudget
 
 

@@ -15,9 +15,9 @@ from fedsus.errors import EnvironmentFault
 from fedsus.owner import filters
 from fedsus.owner.caps import Account
 from fedsus.owner.ledger import Ledger
-from fedsus.rounds.device import Device
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.tasks import heart
 from fedsus.tasks.task import DataSource
 from fedsus_simulations.whole.devices import DeviceFleet

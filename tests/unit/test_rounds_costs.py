@@ -29,13 +29,13 @@ from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.plan import Plan
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.answers import Answer
-from fedsus.rounds.device import Device
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.device_half.answers import Answer
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.device_half.seeds import seeded
+from fedsus.rounds.device_half.sessions import Sessions
 from fedsus.rounds.messages import REFUSAL, declined, encode_hour, encode_request, refusal
-from fedsus.rounds.seeds import seeded
-from fedsus.rounds.sessions import Sessions
-from fedsus.rounds.specification import specified
+from fedsus.rounds.planning.specification import specified
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg import client as clients
 from fedsus.secagg import wire
 from fedsus.secagg.client import Advertised
@@ -383,7 +383,9 @@ def drawn_alike() -> Iterator[None]:
         stack.enter_context(
             patch.object(Agreement, "generate", lambda: Agreement(X25519PrivateKey.from_private_bytes(draw(32))))
         )
-        stack.enter_context(patch("fedsus.rounds.sessions.advertise", lambda seat, now: advertise(seat, now, draw)))
+        stack.enter_context(
+            patch("fedsus.rounds.device_half.sessions.advertise", lambda seat, now: advertise(seat, now, draw))
+        )
         stack.enter_context(
             patch.object(Advertised, "share", lambda self, adverts, now: share(self, adverts, now, draw))
         )

@@ -20,9 +20,9 @@ from fedsus.encoding.packing import packed_size, unpack
 from fedsus.errors import Cancelled
 from fedsus.learning.parameters import flatten
 from fedsus.plan import Plan
-from fedsus.rounds.device import Answer
+from fedsus.rounds.device_half.device import Answer
+from fedsus.rounds.device_half.seeds import seeded, system_seed
 from fedsus.rounds.messages import REFUSAL, decode_answer
-from fedsus.rounds.seeds import seeded, system_seed
 from fedsus.tasks import heart, registry
 from fedsus_client.evaluations import FILE
 

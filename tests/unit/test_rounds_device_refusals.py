@@ -12,7 +12,7 @@ import odd_tasks
 import pytest
 from owned_devices import HEART, METRICS, PRIVATE, Owned, a_plan, initial, owned_devices
 
-from fedsus.rounds.device import Answer
+from fedsus.rounds.device_half.device import Answer
 from fedsus.rounds.messages import REFUSAL, encode_request
 
 
@@ -91,7 +91,7 @@ def test_a_request_that_breaks_the_device_half_is_refused(
     def broken(*_: Any) -> Any:
         raise OverflowError("int too large to convert")
 
-    monkeypatch.setattr("fedsus.rounds.device.admit", broken)
+    monkeypatch.setattr("fedsus.rounds.device_half.device.admit", broken)
     owned = make()
     refused(owned, owned.ask(initial()), "OverflowError: int too large to convert", caplog)
 

@@ -11,9 +11,9 @@ import pytest
 from fedsus.config import RunConfig, validate
 from fedsus.errors import RunFailed
 from fedsus.journal import RunState
-from fedsus.rounds.gathering import Gathering, turn_of
-from fedsus.rounds.secure import draw_anew
-from fedsus.rounds.specification import Specification, specified
+from fedsus.rounds.planning.specification import Specification, specified
+from fedsus.rounds.server_half.gathering import Gathering, turn_of
+from fedsus.rounds.server_half.secure import draw_anew
 from fedsus.types import Ask, Member, Reply
 
 BANDS, ROUNDS = 3, 9

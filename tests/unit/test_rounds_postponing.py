@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedsus.errors import EnvironmentFault
 from fedsus.journal.entries import AttemptAbandoned, AttemptOpened, Entry, RoundReleased, RunOpened
-from fedsus.rounds.postponing import Postponing, Stopwatch
+from fedsus.rounds.server_half.postponing import Postponing, Stopwatch
 from fedsus.settings.schedule import ScheduleSettings
 
 

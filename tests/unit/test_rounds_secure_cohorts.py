@@ -14,9 +14,9 @@ from fedsus import plan as plans
 from fedsus.errors import ConfigError, CorruptionError, RunFailed
 from fedsus.journal import AttemptAbandoned, Entry, Journal, RoundReleased
 from fedsus.reporting import read
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import Specification, open_run, specification_of
-from fedsus.rounds.withstood import numbers
+from fedsus.rounds.planning.specification import Specification, open_run, specification_of
+from fedsus.rounds.planning.withstood import numbers
+from fedsus.rounds.server_half.server import RunLoop
 
 
 def test_a_cohort_drawn_from_a_larger_roster_works(tmp_path: Path) -> None:

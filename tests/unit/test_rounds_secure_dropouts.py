@@ -14,8 +14,8 @@ from secure_runs import FIRST, LAST, ROUND, SEED, START, Fleet, Run, config, sou
 from fedsus.config import ServerConfig
 from fedsus.errors import RunFailed
 from fedsus.journal import AttemptAbandoned, RoundReleased, RunClosed
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg.wire import Kind
 from fedsus.types import Answered, Ask, Lost, Reply, Vector
 from fedsus_simulations.whole.memory import devices

@@ -13,7 +13,7 @@ from hours import HOUR, Hours, Time, scheduled
 from secure_runs import FIRST, LAST, ROUND, START, Run, config, secure
 
 from fedsus.journal import Disk, RoundReleased
-from fedsus.rounds.server import RunLoop
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg.wire import Kind
 
 

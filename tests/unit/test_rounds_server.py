@@ -23,8 +23,8 @@ from fedsus.journal import journal as journal_module
 from fedsus.journal.software import installed
 from fedsus.reporting import read, released_model
 from fedsus.rounds.messages import model_hash
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 
 
 def clock() -> Iterator[float]:

@@ -19,8 +19,8 @@ from session_sites import (
     state_of,
 )
 
-from fedsus.rounds.answers import Answer
-from fedsus.rounds.sessions import MOST
+from fedsus.rounds.device_half.answers import Answer
+from fedsus.rounds.device_half.sessions import MOST
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 

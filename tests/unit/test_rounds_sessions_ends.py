@@ -23,7 +23,7 @@ from session_sites import (
 from fedsus import plan as plans
 from fedsus.errors import Cancelled, CohortTooSmall
 from fedsus.owner.policy import Policy
-from fedsus.rounds.sessions import MOST
+from fedsus.rounds.device_half.sessions import MOST
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 

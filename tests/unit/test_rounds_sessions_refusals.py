@@ -13,10 +13,10 @@ from fedsus.learning.settings import Compute
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.policy import Policy
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.answers import refusal_of
-from fedsus.rounds.device import Device
+from fedsus.rounds.device_half.answers import refusal_of
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.device_half.sessions import Sessions
 from fedsus.rounds.messages import REFUSAL, encode_request
-from fedsus.rounds.sessions import Sessions
 from fedsus.secagg import wire
 from fedsus.secagg.wire import Kind
 

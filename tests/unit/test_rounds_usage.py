@@ -10,7 +10,7 @@ from fake_meter import FakeMeter
 from fedsus.costs import MOST_SOURCES, Usage
 from fedsus.energy.priced import together
 from fedsus.errors import EnvironmentFault
-from fedsus.rounds.noting import UsageOf
+from fedsus.rounds.server_half.noting import UsageOf
 
 
 @pytest.mark.parametrize("fault", [EnvironmentFault("no counter"), RuntimeError("driver gone")])

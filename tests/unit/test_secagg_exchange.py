@@ -11,7 +11,7 @@ from secagg_parties import PLAN, Fate, LossyFleet, clients, federation, first, s
 
 from fedsus import plan as plans
 from fedsus.errors import CohortTooSmall
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg import wire
 from fedsus.secagg.exchange import Patience, Taker, _Taking, establish, secure_sum
 from fedsus.secagg.keys import Signatures

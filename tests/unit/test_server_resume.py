@@ -17,7 +17,7 @@ from fedsus.config import RunConfig
 from fedsus.errors import EnvironmentFault
 from fedsus.journal import AttemptOpened, Journal, RoundReleased, RunClosed
 from fedsus.reporting import summary
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
 from fedsus_server import looping, processes, runs
 from fedsus_server.flower.control import FlowerRun
 from fedsus_server.home import ActiveRun, Home, write

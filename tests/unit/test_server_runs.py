@@ -25,7 +25,7 @@ from fedsus.plan import TaskPart
 from fedsus.privacy import stated
 from fedsus.privacy.accounting import dp_sgd_event, epsilon
 from fedsus.reporting import read
-from fedsus.rounds.specification import open_run, specification_of, specified
+from fedsus.rounds.planning.specification import open_run, specification_of, specified
 from fedsus.secagg import roster as rosters
 from fedsus.secagg.keys import Identity
 from fedsus.secagg.roster import RosterMember, SignedRoster

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from fedsus.config import RunConfig
-from fedsus.energy.parents import Parents
+from fedsus.energy.meters.parents import Parents
 from fedsus.errors import ConfigError
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Entry, Journal, RunClosed
 from fedsus.reporting import follow, read
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
 from fedsus.types import Stop
 from fedsus_server import following, looping, metering, runs
 from fedsus_server.home import ActiveRun, Home
@@ -168,7 +168,7 @@ def test_the_superlinks_work_is_the_round_loops_too_and_is_said(
             used.append(1000.0 * len(used))
             return used[-1]
 
-    monkeypatch.setattr("fedsus.energy.parents.Parents", WithParent)
+    monkeypatch.setattr("fedsus.energy.meters.parents.Parents", WithParent)
     meter, _ = metering.of(config, tmp_path, lambda: 1.0)
     with meter.phase("communicate"):
         pass

@@ -9,7 +9,7 @@ import pytest
 
 from fedsus.config import RunConfig, validate
 from fedsus.journal import AttemptAbandoned, AttemptOpened, Journal, RoundReleased, blobs
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
 from fedsus_simulations.running import curves, evaluation
 
 HASH = "0" * 64
@@ -89,7 +89,7 @@ def test_a_private_run_shows_its_epsilon_and_no_metric_of_clients(tmp_path: Path
 
 def test_epsilon_counts_the_attempts_that_were_abandoned(tmp_path: Path) -> None:
     from fedsus.reporting import summary
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.specification import specification_of
     from fedsus_server.progress import planned_epsilon
 
     run = summary(written(tmp_path, 3, private=True))

@@ -13,8 +13,8 @@ from secagg_devices import LENGTH, Devices, a_plan
 from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import pack
 from fedsus.errors import CohortTooSmall, ProtocolViolation
-from fedsus.rounds.exchange import Metered, clear_sum, conduct
 from fedsus.rounds.messages import encode_answer, encode_request
+from fedsus.rounds.server_half.exchange import Metered, clear_sum, conduct
 from fedsus.types import Answered, Ask, Lost, Member, Partial, Reply, Ring
 
 MODEL = np.arange(3, dtype=np.float32)

@@ -11,7 +11,7 @@ from fedsus.config import validate
 from fedsus.errors import ConfigError
 from fedsus.journal import AttemptAbandoned, RoundReleased
 from fedsus.reporting import read
-from fedsus.rounds.server import RunLoop, pause_after
+from fedsus.rounds.server_half.server import RunLoop, pause_after
 from fedsus.types import Vector
 from fedsus_simulations.clients import attempts
 from fedsus_simulations.running.simulation import Simulation

@@ -10,7 +10,7 @@ import pytest
 
 from fedsus import plan as plans
 from fedsus.errors import RunFailed
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg.exchange import Patience, establish, secure_sum
 from fedsus.secagg.wire import Kind
 from fedsus.types import Ask

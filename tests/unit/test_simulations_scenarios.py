@@ -11,7 +11,7 @@ import pytest
 from fedsus.config import load
 from fedsus.errors import UserError
 from fedsus.learning.parameters import flatten
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
 from fedsus.tasks import registry
 from fedsus.tasks.task import Grouped
 from fedsus_simulations.running.simulation import Simulation

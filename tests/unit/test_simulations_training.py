@@ -20,7 +20,7 @@ from fedsus.learning.settings import Compute
 from fedsus.learning.stacked import best_stack
 from fedsus.owner.ledger import Ledger
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.device import Device
+from fedsus.rounds.device_half.device import Device
 from fedsus.rounds.messages import decode_answer, decode_request, encode_request
 from fedsus.tasks.task import DataSource
 from fedsus_simulations.clients.blocks import blocks_of

@@ -29,7 +29,7 @@ from fedsus.privacy.events import SkellamDpEvent
 from fedsus.privacy.noise import SeededNoise
 from fedsus.privacy.sensitivity import METRIC_STEPS
 from fedsus.protection import MOST_VARIANCE, ExampleDistributed
-from fedsus.rounds.specification import Specification, specified
+from fedsus.rounds.planning.specification import Specification, specified
 from fedsus.types import LocalUpdate
 
 DIMENSION = 8

@@ -9,7 +9,7 @@ from fedsus.errors import ConfigError, CorruptionError, FedsusError, ReceiptFaul
 from fedsus.journal import NAME, AttemptAbandoned, Reader, RoundReleased
 from fedsus.reporting.receipt import FILE, MOST_JOURNAL, read_file
 from fedsus.reporting.statement import statement
-from fedsus.rounds.specification import Specification, specification_of
+from fedsus.rounds.planning.specification import Specification, specification_of
 
 if TYPE_CHECKING:
     from pathlib import Path

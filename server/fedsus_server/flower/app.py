@@ -61,8 +61,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def _loop(grid: Grid, folder: Path, log: logging.Logger) -> None:
     from fedsus.reporting import summary
-    from fedsus.rounds.server import RunLoop
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.specification import specification_of
+    from fedsus.rounds.server_half.server import RunLoop
     from fedsus_server.flower.fleet import FlowerFleet
 
     before = summary(folder)

@@ -102,7 +102,7 @@ def price() -> dict[str, Any]:
 
 @dataclass(slots=True)
 class GridDraw:
-    """Chooses cohorts from the zone of each round; implements `fedsus.rounds.secure.Draw`.
+    """Chooses cohorts from the zone of each round; implements `fedsus.rounds.server_half.secure.Draw`.
 
     Attributes:
         zones: of each round.
@@ -150,8 +150,8 @@ def _reached(
     seed: int, rounds: int, zones: Sequence[str] | None = None, names: Sequence[str] = ()
 ) -> tuple[float, float]:
     """AUC and accuracy, percent, of the rows that the hospitals hold out; without zones, clients are drawn from all."""
-    from fedsus.rounds.server import RunLoop
-    from fedsus.rounds.specification import open_run
+    from fedsus.rounds.planning.specification import open_run
+    from fedsus.rounds.server_half.server import RunLoop
     from fedsus_simulations.running.simulation import Simulation
     from fedsus_simulations.scenario import seeding
     from fedsus_simulations.scenario.config import Scenario

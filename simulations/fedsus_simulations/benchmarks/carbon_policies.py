@@ -4,8 +4,8 @@ immediate   each round at once
 one piece   the start whose forecast has the lowest mean over the whole run, without a pause: for jobs that cannot
             be interrupted, Wiesner et al., "Let's Wait Awhile" (Middleware 2021)
 threshold   a round starts while the intensity is among the lowest 30% of the last day, or the slack is used up
-cleanest    `fedsus.rounds.postponing`, with what is known at each moment; the last day's hours stand for what lies
-            behind the forecast's end
+cleanest    `fedsus.rounds.server_half.postponing`, with what is known at each moment; the last day's hours
+            stand for what lies behind the forecast's end
 7 days alike  the same; behind the forecast's end, the hours of seven days, working days or weekends as the day itself
 oracle      the same, with all that is to come: an upper bound, on the same grid of starts
 """
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fedsus.energy.days_alike import DAY
+from fedsus.energy.grid.days_alike import DAY
 from fedsus.errors import RunFailed
 from fedsus.journal.entries import AttemptOpened, Entry, RoundReleased
-from fedsus.rounds.postponing import Postponing
+from fedsus.rounds.server_half.postponing import Postponing
 from fedsus.settings.schedule import ScheduleSettings
 from fedsus_simulations.benchmarks.carbon_traces import Known, Oracle
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fedsus.energy.intensity import Intensity
+    from fedsus.energy.grid.intensity import Intensity
     from fedsus_simulations.benchmarks.carbon_traces import Trace
 
 STEP_MINUTES: Final = 15.0

@@ -132,12 +132,12 @@ def ran(trace: Trace, start: float, policy: str, rounds: int = ROUNDS, slack: fl
 
 
 def _ran(simulation: Simulation, folder: Path, trace: Trace, start: float) -> Ran:
-    from fedsus.energy.shifted import Shifted
+    from fedsus.energy.grid.shifted import Shifted
     from fedsus.journal.entries import RoundReleased
     from fedsus.reporting import read
     from fedsus.rounds.messages import model_hash
-    from fedsus.rounds.server import RunLoop
-    from fedsus.rounds.specification import open_run
+    from fedsus.rounds.planning.specification import open_run
+    from fedsus.rounds.server_half.server import RunLoop
     from fedsus_simulations.running.outcome import outcome
     from fedsus_simulations.running.simulation import quiet
     from fedsus_simulations.scenario.seeding import Drawn, server_noise

@@ -1,7 +1,7 @@
 """Carbon intensity on a regular grid of time, of one zone or the mean of several, and what is known of it when.
 
-Read by `fedsus.energy.series_files`, so that what a run would refuse is refused here. `Known` forecasts step by step
-what `fedsus.energy.series.Series` does, faster: a simulation looks at hundreds of thousands of forecasts.
+Read by `fedsus.energy.grid.series_files`, so that what a run would refuse is refused here. `Known` forecasts step by
+step what `fedsus.energy.grid.series.Series` does, faster: a simulation looks at hundreds of thousands of forecasts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from fedsus.energy.days_alike import DAY, FADE, ages, calendar_of, weekday_of
-from fedsus.energy.intensity import Rate, Step, Steps
-from fedsus.energy.series_files import read
+from fedsus.energy.grid.days_alike import DAY, FADE, ages, calendar_of, weekday_of
+from fedsus.energy.grid.intensity import Rate, Step, Steps
+from fedsus.energy.grid.series_files import read
 from fedsus.errors import ConfigError, EnvironmentFault
 from fedsus.settings.carbon import SeriesSettings
 
@@ -121,7 +121,7 @@ def load(folder: Path | None) -> list[Trace]:
     """A trace for each zone; generated where no folder is given.
 
     Raises:
-        ConfigError: as `fedsus.energy.series_files.read`.
+        ConfigError: as `fedsus.energy.grid.series_files.read`.
     """
     if folder is None:
         return [made(zone, seed) for seed, zone in enumerate(ZONES, 1)]
@@ -187,7 +187,7 @@ class Known(_Traced):
     calendar: str | None = None
 
     def forecast(self, now: float, until: float) -> Sequence[Step]:
-        """As `fedsus.energy.series.Series.forecast`."""
+        """As `fedsus.energy.grid.series.Series.forecast`."""
         row = self.trace.row(now)
         count = self._count(row, until)
         if until <= now:

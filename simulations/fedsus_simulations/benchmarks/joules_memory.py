@@ -13,18 +13,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedsus.energy.meter import make_meter
+from fedsus.energy.meters.meter import make_meter
 from fedsus.energy.priced import together
 from fedsus.owner.consumption import Consumption
 from fedsus.owner.energy_record import history
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.marks import SessionMarks
 from fedsus.reporting import read
-from fedsus.rounds.device import Device
-from fedsus.rounds.seeds import seeded
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.sessions import Sessions
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.device_half.seeds import seeded
+from fedsus.rounds.device_half.sessions import Sessions
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.settings.energy import EnergySettings
 from fedsus.tasks import registry
 from fedsus.types import Answered, Ask, Member, Reply

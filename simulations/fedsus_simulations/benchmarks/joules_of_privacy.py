@@ -132,8 +132,8 @@ def _compared(part: str, variants: Mapping[str, Sequence[Spent]], name: str) -> 
 
 def core_watts() -> float | None:
     """W of a busy core above idle, where this machine's joules are modelled alone."""
-    from fedsus.energy.machine import look
-    from fedsus.energy.model import Model
+    from fedsus.energy.meters.machine import look
+    from fedsus.energy.meters.model import Model
     from fedsus.settings.energy import EnergySettings
 
     parts = look(EnergySettings()).parts

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.config import RunConfig, validate
-from fedsus.energy.meter import make_meter
+from fedsus.energy.meters.meter import make_meter
 from fedsus.learning.parameters import flatten
 from fedsus.owner.consumption import NO_CONSUMPTION, Consumption
 from fedsus.rounds.messages import encode_request
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
 from fedsus.settings.energy import EnergySettings
 from fedsus.tasks import registry
 from fedsus.tasks.task import DataSource
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from fedsus.costs import Meter, Phase
     from fedsus.owner.policy import DayBudget
-    from fedsus.rounds.device import Device
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.device_half.device import Device
+    from fedsus.rounds.planning.specification import Specification
     from fedsus.types import Vector
 
 MOST: Final = 1.01

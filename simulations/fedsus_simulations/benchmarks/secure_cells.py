@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from fedsus import plan as plans
 from fedsus.errors import RunFailed
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg import channels, wire
 from fedsus.secagg.alike import confirmed_payload, own_mask
 from fedsus.secagg.client import Advertised, advertise

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from fedsus import plan as plans
-from fedsus.rounds.exchange import conduct
+from fedsus.rounds.server_half.exchange import conduct
 from fedsus.secagg.exchange import Patience, establish, secure_sum
 from fedsus.secagg.keys import Signatures
 from fedsus.secagg.thresholds import Thresholds, colluders

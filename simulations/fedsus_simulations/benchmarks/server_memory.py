@@ -25,8 +25,8 @@ from fedsus.encoding.mechanism import FixedPoint
 from fedsus.encoding.packing import pack
 from fedsus.plan import Plan
 from fedsus.rounds.messages import encode_answer
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.types import Answered, Ask, LocalUpdate, Member, Reply
 from fedsus_server.supervisor import ALLOCATOR
 from fedsus_simulations.benchmarks import processes

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from fedsus.rounds.specification import Specification
+    from fedsus.rounds.planning.specification import Specification
     from fedsus.tasks.task import Batch, Task
     from fedsus.types import Vector
 
@@ -216,7 +216,7 @@ def federated(federation: Federation, scenario: dict[str, Any]) -> Reached:
     Raises:
         RunFailed: no attempts are left.
     """
-    from fedsus.rounds.traffic import upload
+    from fedsus.rounds.server_half.traffic import upload
     from fedsus_simulations.running.outcome import outcome
     from fedsus_simulations.running.simulation import Simulation
     from fedsus_simulations.scenario.config import Scenario
@@ -247,7 +247,7 @@ def _loader(reference: str) -> Any:
 def _opened(folder: Path) -> Specification:
     from fedsus.journal.entries import RunOpened
     from fedsus.reporting import read
-    from fedsus.rounds.specification import specification_of
+    from fedsus.rounds.planning.specification import specification_of
 
     return specification_of(next(entry for entry in read(folder) if isinstance(entry, RunOpened)))
 

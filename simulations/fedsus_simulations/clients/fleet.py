@@ -1,8 +1,8 @@
 """The fleet of a simulation: whole phases at once, for the round loop of a deployment.
 
 In clear, and where masks are skipped, each block of clients is trained and added at once. With real masks, each
-client's own part in secure aggregation (`fedsus.rounds.sessions`) answers every phase, and masks the integers that its
-block was trained to.
+client's own part in secure aggregation (`fedsus.rounds.device_half.sessions`) answers every phase, and masks the
+integers that its block was trained to.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Note = Callable[["Attempt"], None]
 
 @dataclass(slots=True)
 class SimulatedFleet:
-    """Implements `fedsus.rounds.exchange.Fleet` for a population.
+    """Implements `fedsus.rounds.server_half.exchange.Fleet` for a population.
 
     Args:
         clock: advanced by what each phase takes.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fedsus.errors import Refusal
-from fedsus.rounds.answers import indifferent
+from fedsus.rounds.device_half.answers import indifferent
 from fedsus.rounds.messages import Request, request_of
 from fedsus.rounds.models import Held
 from fedsus.secagg import wire
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fedsus.owner.policy import Policy
     from fedsus.plan import Plan
-    from fedsus.rounds.sessions import Sessions
+    from fedsus.rounds.device_half.sessions import Sessions
     from fedsus.types import Clock, Ring, Stop, Vector
     from fedsus_simulations.clients.owners import Owners
     from fedsus_simulations.whole.memory import Members
@@ -35,7 +35,10 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A client's integers, made before; implements `fedsus.rounds.answers.Granted`. Nothing is charged: the run is."""
+    """A client's integers, made before; implements `fedsus.rounds.device_half.answers.Granted`.
+
+    Nothing is charged: the run is.
+    """
 
     ring: Ring
     bits: int

@@ -12,7 +12,7 @@ import numpy as np
 from fedsus.errors import ConfigError, Refusal
 from fedsus.owner.admission import admit
 from fedsus.owner.cohorts import check_numbers
-from fedsus.rounds.specification import NO_SESSION
+from fedsus.rounds.planning.specification import NO_SESSION
 from fedsus.secagg import thresholds
 from fedsus_simulations.scenario.draws import divided
 from fedsus_simulations.scenario.sums import session_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedsus.reporting import summary
-from fedsus.rounds.specification import specification_of
+from fedsus.rounds.planning.specification import specification_of
 from fedsus_simulations.running import evaluation
 from fedsus_simulations.running.saved import write
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedsus.journal import AttemptAbandoned
 from fedsus.reporting import read, summary
-from fedsus.rounds.specification import specification_of
+from fedsus.rounds.planning.specification import specification_of
 from fedsus_simulations.clients import attempts
 from fedsus_simulations.clients.attempts import Behaviour
 from fedsus_simulations.running import evaluation

@@ -13,8 +13,8 @@ from fedsus.errors import ConfigError
 from fedsus.journal import NAME, Journal, RoundReleased, get
 from fedsus.journal.disk import fault
 from fedsus.reporting import read
-from fedsus.rounds.server import RunLoop, pause_after
-from fedsus.rounds.specification import open_run, specification_of
+from fedsus.rounds.planning.specification import open_run, specification_of
+from fedsus.rounds.server_half.server import RunLoop, pause_after
 from fedsus.tasks import metrics
 from fedsus_simulations.clients.attempts import AttemptFile
 from fedsus_simulations.clients.fleet import fleet_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedsus.config import RunConfig
-    from fedsus.rounds.server import Watch
+    from fedsus.rounds.server_half.server import Watch
     from fedsus.tasks.task import Task
     from fedsus.types import Vector
     from fedsus_simulations.clients.blocks import Workers

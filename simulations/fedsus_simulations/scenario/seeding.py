@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.seeds import seeded
+from fedsus.rounds.device_half.seeds import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedsus.plan import Plan
-    from fedsus.rounds.server import NoiseSource
+    from fedsus.rounds.server_half.server import NoiseSource
     from fedsus.types import Member
 
 
@@ -39,7 +39,10 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Chooses cohorts; implements `fedsus.rounds.secure.Draw`. An attempt draws the same from the same members."""
+    """Chooses cohorts; implements `fedsus.rounds.server_half.secure.Draw`.
+
+    An attempt draws the same from the same members.
+    """
 
     seed: int
 
@@ -56,7 +59,8 @@ def server_noise(seed: int) -> NoiseSource:
 class SeededClient:
     """One client's order of training, and its noise, which starts anew with each round's order.
 
-    It is both a `fedsus.rounds.seeds.SeedSource` and a `fedsus.types.Noise`. An abandoned attempt is repeated alike.
+    It is both a `fedsus.rounds.device_half.seeds.SeedSource` and a `fedsus.types.Noise`. An abandoned attempt is
+    repeated alike.
     """
 
     seed: int

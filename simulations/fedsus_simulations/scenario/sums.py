@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedsus.rounds.withstood import imagined, numbers
+from fedsus.rounds.planning.withstood import imagined, numbers
 from fedsus.secagg import thresholds
 
 if TYPE_CHECKING:

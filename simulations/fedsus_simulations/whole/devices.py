@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from fedsus.errors import Cancelled
-from fedsus.rounds.device import Device
+from fedsus.rounds.device_half.device import Device
 from fedsus.types import Answered, Ask, Lost, Member, Reply
 
 

@@ -15,11 +15,11 @@ from fedsus.owner.consumption import NO_CONSUMPTION, Consumption
 from fedsus.owner.ledger import Ledger
 from fedsus.owner.marks import SessionMarks
 from fedsus.owner.policy import Policy
-from fedsus.rounds.device import Device
-from fedsus.rounds.seeds import seeded, system_seed
-from fedsus.rounds.server import RunLoop
-from fedsus.rounds.sessions import Sessions
-from fedsus.rounds.specification import open_run
+from fedsus.rounds.device_half.device import Device
+from fedsus.rounds.device_half.seeds import seeded, system_seed
+from fedsus.rounds.device_half.sessions import Sessions
+from fedsus.rounds.planning.specification import open_run
+from fedsus.rounds.server_half.server import RunLoop
 from fedsus.secagg.keys import Identity, Signatures
 from fedsus.secagg.roster import Roster, RosterMember
 from fedsus.types import Clock, Vector

@@ -1,7 +1,7 @@
 """Clients of secure aggregation in memory, without training: the protocol's own client states, given their integers.
 
 For benchmarks and tests of the protocol. What a deployment adds around a client (policy, roster, ledger, training) is
-in `fedsus.rounds.sessions`.
+in `fedsus.rounds.device_half.sessions`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def never_dropped(index: int, kind: Kind) -> bool:
 
 @dataclass(slots=True)
 class MemoryFleet:
-    """The clients of one cohort; implements `fedsus.rounds.exchange.Fleet`.
+    """The clients of one cohort; implements `fedsus.rounds.server_half.exchange.Fleet`.
 
     Args:
         clients: address -> client.

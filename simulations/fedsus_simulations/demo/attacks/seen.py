@@ -20,7 +20,7 @@ from fedsus.learning.settings import Compute, TrainSettings
 from fedsus.privacy.accounting import epsilon
 from fedsus.privacy.adversaries import spent
 from fedsus.privacy.noise import SeededNoise
-from fedsus.rounds.specification import specified
+from fedsus.rounds.planning.specification import specified
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

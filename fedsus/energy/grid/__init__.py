@@ -1,0 +1,1 @@
+"""Carbon intensity of this machine's grid: sources, forecasts, and rounds that wait for cleaner hours."""

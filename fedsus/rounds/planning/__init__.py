@@ -1,0 +1,1 @@
+"""From what a run asks to its plans: noise, scale, bits, and what is said before anything runs."""

@@ -1,0 +1,1 @@
+"""What the server does: gather a cohort, conduct the exchange, release, note; it runs no user code."""
