@@ -117,10 +117,15 @@ def _drowned(specification: Specification) -> Iterator[str]:
     fewer = ", or to leave 'metrics' or [plan.costs] out" if plan.metrics and plan.costs is not None else ""
     many = (noise * math.sqrt(rounds), size * rounds)
     yield (
-        f"noise drowns what a round tells of metrics and costs: its deviation is the whole range of {noise:.3g} "
-        f"devices in a sum over {size}, and of {many[0]:.3g} in one over {many[1]} of all rounds; larger cohorts "
-        f"or a larger metrics_share help{fewer}"
+        f"noise drowns what a round tells of metrics and costs: in a sum over {size} devices its deviation is the "
+        f"whole range of {_digits(noise)}, over all rounds of {_digits(many[0])} in {many[1]:,}; larger cohorts or "
+        f"a larger metrics_share help{fewer}"
     )
+
+
+def _digits(value: float) -> str:
+    """Three that count, written out."""
+    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 def _sampling(specification: Specification, members: int | None) -> Iterator[str]:
