@@ -80,8 +80,8 @@ def _carbon(agent: AgentConfig, usage: Usage | None, clock: Clock) -> Generator[
         return usage
     if rate is not None:
         value = f"{rate.value:.4g} g CO2e/kWh now ({rate.low:.4g} to {rate.high:.4g})"
-        text = f"{value}, {rate.kind}, {rate.method}: {rate.source}{_end(intensity)}"
         stands_in = STANDS_IN in rate.source
+        text = f"{value}, {rate.kind}, {rate.method}: {rate.source}{'' if stands_in else _end(intensity)}"
         yield (
             warn("carbon", text, "mend the source, or go on with what stands in") if stands_in else fine("carbon", text)
         )

@@ -193,6 +193,7 @@ def test_check_tells_declared_watts_and_carbon_that_stands_in_from_what_is_known
     )
     late = told("2026-01-05")[1]
     assert late.grade == "warn" and "instead of a source that failed" in late.text
+    assert "it ends" not in late.text, "why it failed says so"
     other = Path("other.toml")
     other.write_text(Path("agent.toml").read_text().replace("grid.csv", "none.csv"))
     assert next(one for one in findings(load_agent(other), DayBudget(), lambda: NOON) if one.grade == "fail").fix == (
