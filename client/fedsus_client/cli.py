@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fedsus.commands.asking import agreed
 from fedsus.errors import EnvironmentFault, FedsusError, UserError
 from fedsus_client.energy_command import energy
 from fedsus_client.ledger_commands import ledger
@@ -213,8 +214,8 @@ def leave(agent_file: Path, yes: bool) -> None:
     from fedsus_client.config import load_agent
 
     agent = load_agent(agent_file)
-    if not yes:
-        click.confirm(f"Stop the agent and leave {agent.server.address}?", abort=True)
+    if not yes and not agreed(f"Stop the agent and leave {agent.server.address}?", "the device has not left"):
+        raise click.Abort
     states.pause(agent.state.folder)
     last = states.read_status(agent.state.folder)
     if last is not None and states.running(last):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from fedsus.commands.asking import agreed
 from fedsus.errors import ConfigError, CorruptionError, EnvironmentFault, UserError
 from fedsus_client.options import agent_option, beside, policy_option
 
@@ -118,8 +118,8 @@ def grant(
             click.echo(f"{account}: {_named(book.cap(account, privacy))} -> {_named(cap) if cap else 'as the policy'}")
         for line in ledger_views.spent_already(book, some, cap):
             click.echo(line)
-        if not yes:
-            _ask()
+        if not yes and not agreed("Grant this?", "nothing was granted"):
+            raise click.Abort
         book.grant(some, cap, order)
     finally:
         book.close()
@@ -128,24 +128,6 @@ def grant(
         f"granted: {what}, for {', '.join(units)} against {adversary or 'each adversary'} ({len(some)} of "
         f"{len(accounts(data_id))} accounts of data '{data_id}'), in force from the next request on"
     )
-
-
-def _ask() -> None:
-    """Go on if somebody agrees.
-
-    Raises:
-        ConfigError: nobody can answer.
-        Abort: they do not.
-    """
-    try:
-        agreed = click.confirm("Grant this?")
-    except click.Abort:
-        if sys.stdin.isatty():
-            raise
-        click.echo()
-        raise ConfigError("nothing was granted: nobody answers here; --yes grants without asking") from None
-    if not agreed:
-        raise click.Abort
 
 
 @ledger.command()

@@ -146,6 +146,7 @@ def renew(roster_file: Path, signers: tuple[Path, ...], needed: int | None) -> N
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def sign(roster_file: Path, key_file: Path, yes: bool) -> None:
     """Show what changes, ask, and sign."""
+    from fedsus.commands.asking import agreed
     from fedsus.commands.rosters import opened
     from fedsus.commands.signing import check, offer, put_signature
     from fedsus.owner.key_files import load
@@ -160,7 +161,8 @@ def sign(roster_file: Path, key_file: Path, yes: bool) -> None:
             check(found, base, key_file, identity)
             for line in offer(found, base):
                 click.echo(line)
-            if not yes and not click.confirm(f"Sign number {found.roster.number} of '{found.roster.federation}'?"):
+            question = f"Sign number {found.roster.number} of '{found.roster.federation}'?"
+            if not yes and not agreed(question, f"{roster_file}: not signed"):
                 click.echo(f"{roster_file}: not signed; the file is as it was")
                 raise click.exceptions.Exit(1)
             result = put_signature(found, key_file, identity)

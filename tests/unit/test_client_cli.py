@@ -187,6 +187,8 @@ def test_leave_stops_the_agent_and_keeps_ledger_and_key(
     Ledger(tmp_path / "state" / "ledger.sqlite", lambda: 1.0).close()
     write_status(tmp_path / "state", status_of(agent_process.pid))
     assert run("leave", answer="n\n").exit_code == 1
+    with pytest.raises(ConfigError, match="has not left: nobody answers here; --yes goes on without asking"):
+        run("leave")
     assert agent_process.poll() is None
     assert not paused(tmp_path / "state")
     result = run("leave", answer="y\n")

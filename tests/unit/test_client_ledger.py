@@ -148,7 +148,7 @@ def test_a_grant_is_asked_for_written_and_stands_before_the_policy(run: Run, tmp
 
 
 def test_nobody_to_answer_is_told_how_to_grant_all_the_same(run: Run) -> None:
-    with pytest.raises(ConfigError, match="nothing was granted: nobody answers here; --yes grants without asking"):
+    with pytest.raises(ConfigError, match="nothing was granted: nobody answers here; --yes goes on without asking"):
         run("grant", "--data", "clinic", "--unlimited")
 
 
