@@ -120,6 +120,8 @@ def _verified(receipt: Path, common: Evidence, journal: Path | None = None, mode
         return list(verified_lines(check(raw, evidence)))
     except ReceiptFault as fault:
         raise ReceiptFault(f"{file}: does not hold: {fault}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{file}: cannot be checked: {error}") from None
 
 
 def _verdict(faults: Sequence[FedsusError], many: int) -> FedsusError:

@@ -106,7 +106,10 @@ def _opened(raw: bytes) -> tuple[Envelope, dict[str, Any]]:
     for name, wanted in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
         said = _at(payload, (name,))
         if said != wanted:
-            raise ConfigError(f"{name}: {_short(said)}; this fedsus checks {wanted} alone")
+            raise ConfigError(
+                f"{name}: {_short(said)}; this fedsus checks {wanted} alone: move it away, and its operator makes "
+                "one anew: fedsus receipt make RUN"
+            )
     named = _at(payload, ("predicate", "operator"))
     if named != sealed.author:
         raise ReceiptFault(
