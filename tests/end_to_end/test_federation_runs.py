@@ -132,7 +132,8 @@ def test_an_agent_asks_for_the_gateways_paths_alone_and_never_for_a_bundle(sites
     assert not any("get-" in path for path in paths)
     for name in ("pull-object", "push-messages", "push-object", "confirm-message-received"):
         assert asked[f"POST /v1/fleet/{name}"] == answered, asked
-    assert answered <= asked["POST /v1/fleet/pull-messages"] <= 3 * answered + 2
+    # The first message came by a question that was held from before, and the next question may not be there yet.
+    assert answered - 1 <= asked["POST /v1/fleet/pull-messages"] <= 3 * answered + 2
 
 
 def test_sigterm_while_idle_ends_an_agent_before_its_question_is_answered(sites: Sites) -> None:

@@ -55,7 +55,7 @@ def test_devices_that_bear_each_others_names_are_left_out_and_the_log_says_why(
     run.fleet.names = {"ada": "ben", "ben": "ada"}
     with pytest.raises(RunFailed, match="all 1 attempts of the run are spent"):
         run.run()
-    assert "adverts: 2 of 4 clients" in run.of(AttemptAbandoned)[0].reason
+    assert "joined: 2 of 4 clients" in run.of(AttemptAbandoned)[0].reason
     told = [line for line in caplog.messages if "a device's name here must be its name in the roster" in line]
     assert [line.partition(": it is")[0][-8:] for line in told] == ["client 0", "client 1"]
 
