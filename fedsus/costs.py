@@ -70,6 +70,23 @@ class Grams:
     kind: Literal["average", "marginal"]
     source: str
 
+    def __add__(self, other: Grams) -> Grams:
+        """Both together.
+
+        Raises:
+            ValueError: one is an average and the other marginal: there is no such sum.
+        """
+        if self.kind != other.kind:
+            raise ValueError(f"{self.kind} and {other.kind} grams have no sum")
+        return Grams(
+            value=self.value + other.value,
+            low=self.low + other.low,
+            high=self.high + other.high,
+            method=worst(self.method, other.method),
+            kind=self.kind,
+            source=sources(self.source, other.source),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:

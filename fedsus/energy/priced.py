@@ -69,13 +69,4 @@ def _both(one: Usage, other: Usage) -> Grams | None:
     if len(found) == 1:
         return found[0]
     first, second = found
-    if first.kind != second.kind:
-        return None
-    return Grams(
-        value=first.value + second.value,
-        low=first.low + second.low,
-        high=first.high + second.high,
-        method=worst(first.method, second.method),
-        kind=first.kind,
-        source=sources(first.source, second.source),
-    )
+    return first + second if first.kind == second.kind else None

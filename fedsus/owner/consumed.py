@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
-from fedsus.costs import Amount, Grams, Method, Phase, Usage, sources, worst
+from fedsus.costs import Amount, Grams, Method, Phase, Usage, worst
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -96,7 +96,7 @@ class Consumed:
             method=worst(self.method, other.method),
             sources=_each_once(self.sources, other.sources),
             boundaries=_each_once(self.boundaries, other.boundaries),
-            grams=self.grams | {kind: _both(self.grams.get(kind), one) for kind, one in other.grams.items()},
+            grams=self.grams | {k: self.grams[k] + one if k in self.grams else one for k, one in other.grams.items()},
             unpriced=self.unpriced + other.unpriced,
             unmeasured=self.unmeasured + other.unmeasured,
         )
@@ -124,19 +124,6 @@ def _each_once(ours: list[str], theirs: list[str]) -> list[str]:
 
 def _added(ours: dict[Phase, float], theirs: dict[Phase, float]) -> dict[Phase, float]:
     return ours | {phase: ours.get(phase, 0.0) + joules for phase, joules in theirs.items()}
-
-
-def _both(ours: Grams | None, theirs: Grams) -> Grams:
-    if ours is None:
-        return theirs
-    return Grams(
-        value=ours.value + theirs.value,
-        low=ours.low + theirs.low,
-        high=ours.high + theirs.high,
-        method=worst(ours.method, theirs.method),
-        kind=ours.kind,
-        source=sources(ours.source, theirs.source),
-    )
 
 
 @cache

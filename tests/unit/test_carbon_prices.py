@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsus.config import loads
-from fedsus.costs import Usage
+from fedsus.costs import Grams, Usage
 from fedsus.energy.embodied import PUBLISHED, YEAR, embodied
 from fedsus.energy.figures import sci
 from fedsus.energy.grid import yearly as yearly_module
@@ -302,3 +303,12 @@ def test_settings_that_are_refused(text: str, said: str) -> None:
 )
 def test_addresses_that_are_taken(url: str) -> None:
     assert loads(f"http = {{ url = '{url}' }}", CarbonSettings).http is not None
+
+
+def test_grams_of_two_kinds_have_no_sum() -> None:
+    one = Grams(value=1.0, low=0.5, high=2.0, method="counter", kind="average", source="a")
+    assert one + replace(one, value=2.0, method="modelled", source="b") == Grams(
+        value=3.0, low=1.0, high=4.0, method="modelled", kind="average", source="a; b"
+    )
+    with pytest.raises(ValueError, match="average and marginal grams have no sum"):
+        one + replace(one, kind="marginal")
