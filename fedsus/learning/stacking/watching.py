@@ -86,6 +86,19 @@ def _held(holder: object) -> dict[str, Any]:
     return {name: _mark(value, _DEPTH) for name, value in getattr(holder, "__dict__", {}).items()}
 
 
+class _Same:
+    """Equal for one and the same object, which it keeps: no later one gets its address meanwhile."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
 def _mark(value: Any, depth: int) -> Any:
     """Equal for what has not changed; parameters and what is not known here have none."""
     if isinstance(value, _PLAIN):
@@ -93,7 +106,7 @@ def _mark(value: Any, depth: int) -> Any:
     if isinstance(value, nn.Parameter):
         return None
     if isinstance(value, Tensor):
-        return id(value), 0 if value.is_inference() else value._version
+        return _Same(value), 0 if value.is_inference() else value._version
     if isinstance(value, torch.Generator):
         return value.get_state().numpy().tobytes()
     if isinstance(value, np.random.Generator):
